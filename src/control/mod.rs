@@ -1,0 +1,1 @@
+//! The gRPC door for existing clients: `ateapi.Control` and `ateapi.SessionIdentity`.

@@ -1,0 +1,1 @@
+//! Reconcilers of WorkerPool and ActorTemplate.

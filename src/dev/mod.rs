@@ -1,0 +1,1 @@
+//! `ate dev`: every component on one machine, supervised.

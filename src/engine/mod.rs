@@ -1,0 +1,1 @@
+//! Carries out, across store and node, the steps that `lifecycle` decides for an actor.

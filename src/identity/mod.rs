@@ -1,0 +1,1 @@
+//! Keys and certificates: our own CA and the leaves it signs.

@@ -1,0 +1,1 @@
+//! OCI images: fetched by digest, unpacked once per node, shared read-only.

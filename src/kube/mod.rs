@@ -1,0 +1,1 @@
+//! The Kubernetes API as a client: templates and pools as a local cache.

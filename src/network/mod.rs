@@ -1,0 +1,1 @@
+//! The network of a slot: an interior namespace behind a veth, translated by nftables.

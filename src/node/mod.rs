@@ -1,0 +1,1 @@
+//! The node's side: slots converge on what is assigned to them.

@@ -1,0 +1,1 @@
+//! The gRPC wire formats, generated from `src/proto/*.proto`.

@@ -1,0 +1,1 @@
+//! The data path: Host header to actor to worker, waking what sleeps.

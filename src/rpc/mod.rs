@@ -1,0 +1,1 @@
+//! Our own gRPC clients and servers: channels, TLS, deadlines.

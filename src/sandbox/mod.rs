@@ -1,0 +1,1 @@
+//! Sandboxes: what runs an actor's processes, behind one behavioural contract.

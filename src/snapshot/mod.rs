@@ -1,0 +1,1 @@
+//! Snapshots: a manifest and its data in an object store, published last and verified when fetched.
