@@ -1,1 +1,332 @@
-//! The store: actors, workers, claims and the change log on Redis or Valkey.
+//! The store: actors, workers, claims, nodes and the change log on Redis or Valkey.
+//!
+//! One implementation behind [`Store`] (`redis`), and one in memory for tests, under one conformance suite
+//! (`conformance`). No operation touches two shards and each is atomic on the server; what spans shards is a
+//! sequence that any replica can finish. Nothing here decides anything about an actor: the caller says which
+//! phases may become which, the store makes sure that nobody else moved first.
+
+use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::record::{
+    ActorRecord, Claim, Desired, MetaRecord, NodeRecord, Phase, SpecRecord, WorkerRecord,
+};
+use crate::api::time::Timestamp;
+use async_trait::async_trait;
+use std::time::Duration;
+
+/// What a caller can do about it: `Unavailable` retry; `Conflict`, `Fenced` read again; `Exists`, `NotFound`,
+/// `CapReached` tell the user; `Expired` list again; `Corrupt` is a bug or a foreign hand.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store did not answer, or not in time. Whether a write happened is unknown.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Created already.
+    #[error("{0} already exists")]
+    Exists(String),
+    /// Not there.
+    #[error("{0} not found")]
+    NotFound(String),
+    /// Changed since it was read.
+    #[error("{0} has been modified; read it again")]
+    Conflict(String),
+    /// Another operation took the actor over.
+    #[error("another operation has taken {0} over")]
+    Fenced(String),
+    /// The namespace is full.
+    #[error("namespace {namespace} has reached its cap of {cap} actors")]
+    CapReached {
+        /// The namespace.
+        namespace: String,
+        /// Its cap.
+        cap: u64,
+    },
+    /// The log no longer reaches back that far.
+    #[error("resource version {0} is too old")]
+    Expired(ResourceVersion),
+    /// A record that cannot be read.
+    #[error("{what} cannot be read: {why}")]
+    Corrupt {
+        /// Which record.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What `begin` may do, by the phase that it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// Leave the record as it is and return it.
+    Refuse,
+    /// A transition starts: the phase becomes this, `operation` becomes the new epoch.
+    Start(Phase),
+    /// A transition whose lease expired is taken over: phase and `operation` stay.
+    TakeOver,
+}
+
+/// An attempt to own an actor.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// The actor.
+    pub key: ActorKey,
+    /// What to do in each phase, in the order of [`Phase::ALL`].
+    pub edges: [Edge; 6],
+    /// What is wanted from now on; `None` leaves it. Written only when an edge is taken.
+    pub desired: Option<Desired>,
+    /// The caller's process.
+    pub owner: u64,
+    /// How long the caller owns the actor.
+    pub lease: Duration,
+}
+
+/// What `begin` found or did. All carry the record as it is now.
+#[derive(Clone, Debug)]
+pub enum Begun {
+    /// The caller owns the actor: the epoch was raised.
+    Owned {
+        /// As it is now.
+        record: ActorRecord,
+        /// The phase before.
+        before: Phase,
+        /// The store's clock.
+        now: Timestamp,
+    },
+    /// Another operation owns it and its lease holds.
+    Held {
+        /// As it is now.
+        record: ActorRecord,
+        /// The store's clock.
+        now: Timestamp,
+    },
+    /// The edge for its phase is `Refuse`.
+    Refused {
+        /// As it is now.
+        record: ActorRecord,
+        /// The store's clock.
+        now: Timestamp,
+    },
+}
+
+/// A claim wanted on any worker of a pool.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// The pool.
+    pub pool: PoolKey,
+    /// Who claims, since which epoch, until when. A deadline that has passed by the store's clock is refused with `Fenced`.
+    pub claim: Claim,
+    /// A worker on this node is taken if one is free.
+    pub prefer_node: Option<String>,
+    /// Only on that node.
+    pub require_node: bool,
+}
+
+/// How much of an acknowledgement waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Return when the server's memory has it (activity, resume).
+    Memory,
+    /// Return when the append-only file is synced (create, suspend, pause, delete).
+    Fsync,
+}
+
+/// Which kind a log entry or a watch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Actors.
+    Actor,
+    /// Workers.
+    Worker,
+}
+
+/// A record before or after a change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Image {
+    /// An actor.
+    Actor(Box<ActorRecord>),
+    /// A worker.
+    Worker(Box<WorkerRecord>),
+}
+
+/// One entry of the change log. `before` is absent at creation, `after` at removal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Its place in the log.
+    pub version: ResourceVersion,
+    /// The record before.
+    pub before: Option<Image>,
+    /// The record after.
+    pub after: Option<Image>,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// In the order of namespace and name.
+    pub items: Vec<T>,
+    /// The state is at least as new as this; a watch from here misses nothing.
+    pub version: ResourceVersion,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<ActorKey>,
+}
+
+/// The operations. Every method is cancel-safe in the sense that a dropped call either happened or did not.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // ---- actors
+
+    /// Adds an actor. `cap` bounds the actors of its namespace. A `flat` one takes the flat id that equals its
+    /// name as well; `Exists` if either is taken. Returns the record with its stamps.
+    async fn create_actor(&self, record: ActorRecord, cap: u64) -> Result<ActorRecord, StoreError>;
+    /// Reads an actor; `NotFound` if there is none.
+    async fn get_actor(&self, key: &ActorKey) -> Result<ActorRecord, StoreError>;
+    /// Reads the actor with a flat id; `NotFound` if there is none.
+    async fn get_flat(&self, id: &str) -> Result<ActorRecord, StoreError>;
+    /// Fences and reads in one step.
+    async fn begin(&self, begin: Begin) -> Result<Begun, StoreError>;
+    /// The owner writes phase, desired, assignment and status; spec and meta stay as they are in the store. With a
+    /// phase that is not transitional the lease ends. `Fenced` when epoch or owner differ.
+    async fn commit(
+        &self,
+        record: &ActorRecord,
+        owner: u64,
+        durability: Durability,
+    ) -> Result<ActorRecord, StoreError>;
+    /// Extends the owner's lease. `Fenced` when epoch or owner differ. No new resource version.
+    async fn renew(
+        &self,
+        key: &ActorKey,
+        epoch: Epoch,
+        owner: u64,
+        lease: Duration,
+    ) -> Result<(), StoreError>;
+    /// A user writes spec and meta; header and status stay. `Conflict` when `expected` is not the current version.
+    /// A write that changes nothing returns the record as it is, without a new version.
+    async fn update_spec(
+        &self,
+        key: &ActorKey,
+        expected: ResourceVersion,
+        spec: &SpecRecord,
+        meta: &MetaRecord,
+    ) -> Result<ActorRecord, StoreError>;
+    /// The owner removes the record and its flat id. `Fenced` when epoch or owner differ.
+    async fn remove_actor(
+        &self,
+        key: &ActorKey,
+        epoch: Epoch,
+        owner: u64,
+    ) -> Result<(), StoreError>;
+    /// Actors in the order of namespace and name, after `after`, at most `limit`.
+    async fn list_actors(
+        &self,
+        namespace: Option<&str>,
+        after: Option<&ActorKey>,
+        limit: usize,
+    ) -> Result<Page<ActorRecord>, StoreError>;
+    /// Actors whose lease has expired, at most `limit`.
+    async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError>;
+    /// A request touched the actor; no new resource version.
+    async fn touch(&self, key: &ActorKey, at: Timestamp) -> Result<(), StoreError>;
+
+    // ---- workers
+
+    /// A node reports a worker: added when new; identity, address and `Draining`/`Dirty`/`Free` taken over, an existing claim kept.
+    async fn report_worker(&self, worker: &WorkerRecord) -> Result<WorkerRecord, StoreError>;
+    /// Takes a free worker of the pool in O(1). `None` if there is none. A pool has at most one worker per actor: a
+    /// claim that the same actor holds already at the same epoch is returned again.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Option<WorkerRecord>, StoreError>;
+    /// Gives a worker back, clean. Nothing happens unless the claim is of this actor at this epoch or an older one.
+    async fn release(
+        &self,
+        pool: &PoolKey,
+        worker: &WorkerKey,
+        actor: &ActorKey,
+        epoch: Epoch,
+    ) -> Result<(), StoreError>;
+    /// Removes a worker, whatever its claim.
+    async fn remove_worker(&self, pool: &PoolKey, worker: &WorkerKey) -> Result<(), StoreError>;
+    /// Workers of a pool, or all.
+    async fn list_workers(&self, pool: Option<&PoolKey>) -> Result<Page<WorkerRecord>, StoreError>;
+    /// The worker that an actor holds in a pool.
+    async fn claim_of(
+        &self,
+        pool: &PoolKey,
+        actor: &ActorKey,
+    ) -> Result<Option<WorkerRecord>, StoreError>;
+
+    // ---- nodes and the store itself
+
+    /// Renews a node's lease; returns its end, by the store's clock.
+    async fn renew_node(
+        &self,
+        node: &str,
+        address: &str,
+        lease: Duration,
+    ) -> Result<NodeRecord, StoreError>;
+    /// All nodes, those whose lease lapsed included, and the store's clock.
+    async fn list_nodes(&self) -> Result<(Vec<NodeRecord>, Timestamp), StoreError>;
+    /// Forgets a node.
+    async fn remove_node(&self, node: &str) -> Result<(), StoreError>;
+    /// The store's incarnation.
+    async fn incarnation(&self) -> Result<Incarnation, StoreError>;
+
+    // ---- the change log
+
+    /// Changes of a kind after a version, in order, at most `limit`; waits up to `wait` for the first.
+    /// `Expired` when the log was trimmed past `after`.
+    async fn changes(
+        &self,
+        kind: Kind,
+        after: ResourceVersion,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<Change>, StoreError>;
+
+    // ---- small documents of `ate dev` (templates and pools), one shard
+
+    /// Reads a document: its version and JSON.
+    async fn get_document(&self, kind: &str, key: &str) -> Result<Option<Document>, StoreError>;
+    /// Writes a document when its version is `expected` (`None`: it does not exist), `None` as body removes it.
+    async fn put_document(
+        &self,
+        kind: &str,
+        key: &str,
+        expected: Option<ResourceVersion>,
+        body: Option<&str>,
+    ) -> Result<ResourceVersion, StoreError>;
+    /// All documents of a kind in the order of their keys, and the version of the list.
+    async fn list_documents(
+        &self,
+        kind: &str,
+    ) -> Result<(Vec<Document>, ResourceVersion), StoreError>;
+    /// Changes of documents of a kind after a version, in order; waits up to `wait` for the first.
+    async fn document_changes(
+        &self,
+        kind: &str,
+        after: ResourceVersion,
+        wait: Duration,
+    ) -> Result<Vec<DocumentChange>, StoreError>;
+}
+
+/// A small document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// `namespace/name`.
+    pub key: String,
+    /// Its version.
+    pub version: ResourceVersion,
+    /// JSON.
+    pub body: String,
+}
+
+/// A change of a small document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentChange {
+    /// Its place in the log.
+    pub version: ResourceVersion,
+    /// `namespace/name`.
+    pub key: String,
+    /// The body before.
+    pub before: Option<String>,
+    /// The body after.
+    pub after: Option<String>,
+}
