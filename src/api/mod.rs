@@ -5,14 +5,26 @@
 //! [`record`]); [`view`] turns a record into the object that a client sees. [`names`] holds the newtypes that must not be
 //! mixed up, [`validate`] the rules that every edge applies. No I/O, no clock.
 
+pub mod actor;
+pub mod condition;
 pub mod names;
+pub mod pool;
 pub mod reason;
 pub mod record;
+pub mod selector;
+pub mod template;
 pub mod time;
+pub mod validate;
+pub mod view;
+pub mod worker;
 
+pub use actor::{Actor, ActorSpec, ActorStatus};
 pub use names::{
     ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, SnapshotId, TemplateKey, WorkerKey,
 };
+pub use pool::{SandboxClass, WorkerPool, WorkerPoolSpec, WorkerPoolStatus};
 pub use reason::Reason;
 pub use record::{ActorRecord, Phase, WorkerRecord};
+pub use template::{ActorTemplate, ActorTemplateSpec, ActorTemplateStatus};
 pub use time::Timestamp;
+pub use worker::{Worker, WorkerStatus};

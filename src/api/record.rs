@@ -3,6 +3,7 @@
 
 use super::names::{ActorKey, Epoch, PoolKey, ResourceVersion, SnapshotId, TemplateKey, WorkerKey};
 use super::reason::Reason;
+use super::selector::Selector;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -148,7 +149,7 @@ pub struct SpecRecord {
     /// Policy.
     pub mode: OperatingMode,
     /// Labels of the pools whose workers may run it.
-    pub worker_selector: BTreeMap<String, String>,
+    pub worker_selector: Selector,
     /// Overrides of the template's idle times.
     pub idle: IdleRecord,
     /// Counts changes of the spec and the start of deletion.

@@ -1,0 +1,459 @@
+//! ActorTemplate: what an actor is made of.
+
+use super::pool::SandboxClass;
+use k8s_openapi::api::core::v1::{ObjectReference, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What an actor is made of. Immutable: a changed image means a new template.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "ate.dev",
+    version = "v1alpha1",
+    kind = "ActorTemplate",
+    namespaced,
+    status = "ActorTemplateStatus",
+    shortname = "at",
+    category = "ate",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "ActorTemplate says what an actor is made of. One golden snapshot is taken of it, from which every new actor starts.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Actors", type_ = "integer", json_path = ".status.actors.total"),
+    printcolumn(name = "Awake", type_ = "integer", json_path = ".status.actors.awake"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.spec == oldSelf.spec").message("spec is immutable: make a new template, for example with a content hash in its name")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ActorTemplateSpec {
+    /// Image of the pause container; accepted and unused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_image: Option<String>,
+    /// The containers; one runs as the sandbox's root.
+    #[schemars(length(min = 1, max = 16))]
+    pub containers: Vec<Container>,
+    /// Directories that survive where memory does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volumes: Vec<Volume>,
+    /// Where snapshots are kept. The installation has a default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots_config: Option<SnapshotsConfig>,
+    /// Shorthand for one pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_pool_ref: Option<ObjectReference>,
+    /// Labels of WorkerPools. Neither this nor `workerPoolRef`: pools of the class in the template's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_selector: Option<LabelSelector>,
+    /// The runtime's build, per architecture. The installation has a default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runsc: Option<Runsc>,
+    /// What kind of sandbox runs the actors.
+    #[serde(default)]
+    pub sandbox_class: SandboxClass,
+    /// How the golden snapshot is taken.
+    #[serde(default)]
+    pub golden: Golden,
+    /// When actors go to sleep.
+    #[serde(default)]
+    pub idle: Idle,
+    /// What a sandbox that exits by itself leads to.
+    #[serde(default)]
+    pub on_exit: OnExit,
+    /// Runs in the sandbox after a restore or fork, before traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_restore: Option<Hook>,
+    /// How many durable snapshots are kept per actor.
+    #[serde(default)]
+    pub retention: Retention,
+    /// Namespaces whose actors may use this template; empty: its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub allowed_namespaces: Vec<String>,
+}
+
+/// A container of an actor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    /// DNS label.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// Pinned by digest: `name@sha256:...` or `oci-layout:/path@sha256:...`.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"@sha256:[0-9a-f]{64}$"))]
+    pub image: String,
+    /// Overrides the image's entrypoint and command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Arguments to the command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Environment, as it is when the golden snapshot is taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+    /// Overrides the image's working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// Ports; requests go to the one named `http`, else the first, else 80.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ContainerPort>,
+    /// Requests and limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// When the container can take requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readyz: Option<Readyz>,
+    /// Where volumes appear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_mounts: Vec<VolumeMount>,
+}
+
+/// An environment variable: a value or where it comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvVar {
+    /// Its name.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// Its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Where its value comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<EnvVarSource>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvVarSource {
+    /// A key of a Secret in the template's namespace.
+    pub secret_key_ref: SecretKeyRef,
+}
+
+/// A key of a Secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// The Secret.
+    pub name: String,
+    /// Its key.
+    pub key: String,
+    /// Whether it may be missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+}
+
+/// A port that a container listens on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    /// `http` is the one that requests go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub container_port: i32,
+}
+
+/// When a container can take requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Readyz {
+    /// Answers with 2xx or 3xx.
+    pub http_get: HttpGet,
+    /// How long to wait for it.
+    #[serde(default = "thirty")]
+    #[schemars(range(min = 1, max = 600))]
+    pub timeout_seconds: i32,
+}
+
+fn thirty() -> i32 {
+    30
+}
+
+/// An HTTP GET in the sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpGet {
+    /// The path, with its leading slash.
+    #[serde(default = "slash")]
+    pub path: String,
+    /// The port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+}
+
+fn slash() -> String {
+    "/".into()
+}
+
+/// Where a volume appears in a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeMount {
+    /// The volume.
+    pub name: String,
+    /// Absolute path.
+    pub mount_path: String,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// A directory that survives where memory does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable_dir: Option<DurableDir>,
+}
+
+/// A directory that survives where memory does not: a boot from files only finds it again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DurableDir {}
+
+/// Where snapshots are kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotsConfig {
+    /// `s3://`, `gs://` or `file://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// What a pause keeps.
+    #[serde(default)]
+    pub on_pause: SnapshotScope,
+    /// What a suspend keeps.
+    #[serde(default)]
+    pub on_commit: SnapshotScope,
+}
+
+/// What a snapshot holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SnapshotScope {
+    /// Memory and files.
+    #[default]
+    Full,
+    /// Durable directories only.
+    Data,
+}
+
+/// The runtime's build, per architecture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Runsc {
+    /// For x86-64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amd64: Option<RuntimeBuild>,
+    /// For 64-bit Arm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arm64: Option<RuntimeBuild>,
+    /// How to authenticate to where the build is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<RuntimeAuthentication>,
+}
+
+/// A build of the runtime.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeBuild {
+    /// `https://`, `gs://`, `s3://` or `file://`.
+    pub url: String,
+    /// 64 lower-case hex digits.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub sha256_hash: String,
+}
+
+/// How to authenticate to where a runtime's build is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RuntimeAuthentication {
+    /// By the node's Google service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcp: Option<GcpAuthentication>,
+}
+
+/// By the node's Google service account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GcpAuthentication {}
+
+/// Whether a golden snapshot is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GoldenPolicy {
+    /// Actors wait for it.
+    #[default]
+    Required,
+    /// Actors boot from the image until it is there.
+    Optional,
+    /// Actors always boot from the image.
+    Disabled,
+}
+
+/// How the golden snapshot is taken.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Golden {
+    /// Whether it is needed.
+    #[serde(default)]
+    pub policy: GoldenPolicy,
+    /// How long to wait after start; default 20 where there is no readyz, else 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub settle_seconds: Option<i32>,
+}
+
+/// When actors go to sleep by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Idle {
+    /// Suspend after this long without activity; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend_after: Option<String>,
+    /// Pause after this long without activity; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_after: Option<String>,
+    /// How long requests in flight may take to finish before a suspend; default 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<String>,
+    /// Busy while it uses more CPU than this, as a quantity of cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_below: Option<String>,
+}
+
+/// What a sandbox that exits by itself leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnExit {
+    /// The next request resumes it from its last snapshot.
+    #[default]
+    Suspend,
+    /// It is resumed at once.
+    Resume,
+}
+
+/// Something that runs in the sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Hook {
+    /// A command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecHook>,
+    /// A request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_get: Option<HttpGet>,
+}
+
+/// A command in the sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ExecHook {
+    /// The command and its arguments; not run in a shell.
+    pub command: Vec<String>,
+}
+
+/// How many snapshots are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Retention {
+    /// Durable snapshots kept per actor.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 100))]
+    pub snapshots: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { snapshots: 1 }
+    }
+}
+
+/// Where the golden snapshot of a template is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TemplatePhase {
+    /// Not begun.
+    #[default]
+    #[serde(rename = "")]
+    New,
+    /// The golden actor is being started.
+    ResumeGoldenActor,
+    /// The golden actor settles.
+    WaitGoldenActor,
+    /// Actors can be made.
+    Ready,
+    /// It failed; the conditions say why and when it is tried again.
+    Failed,
+}
+
+/// What is known of a template.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ActorTemplateStatus {
+    /// The generation that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the golden snapshot is on its way.
+    #[serde(default)]
+    pub phase: TemplatePhase,
+    /// The actor that the golden snapshot is taken of.
+    #[serde(
+        default,
+        rename = "goldenActorID",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub golden_actor_id: Option<String>,
+    /// When the golden snapshot is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub take_golden_snapshot_at: Option<Time>,
+    /// URI of the newest golden snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub golden_snapshot: Option<String>,
+    /// Golden snapshots, one per runtime build.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub golden_snapshots: Vec<GoldenSnapshot>,
+    /// Failed attempts in a row.
+    #[serde(default)]
+    pub attempts: i32,
+    /// No attempt is made before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+    /// Ready, GoldenReady, Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// How many actors there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actors: Option<ActorCounts>,
+}
+
+/// A golden snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GoldenSnapshot {
+    /// Its id.
+    pub id: String,
+    /// Build of the runtime that made it.
+    pub runtime: String,
+    /// Architecture of the machine that made it.
+    pub arch: String,
+    /// CPU features that it needs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cpu_baseline: String,
+    /// Bytes as stored.
+    pub bytes: i64,
+    /// When it was complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+}
+
+/// How many actors there are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ActorCounts {
+    /// All.
+    pub total: i64,
+    /// Those that run.
+    pub awake: i64,
+}

@@ -1,0 +1,339 @@
+//! From records to the objects that clients see, and back: one place for both doors.
+
+use super::actor::{
+    Actor, ActorIdle, ActorSpec, ActorStatus, SnapshotStatus, TemplateRef, Transition,
+    WorkerStatusRef,
+};
+use super::condition::{Status, condition};
+use super::names::{ActorKey, TemplateKey};
+use super::reason::Reason;
+use super::record::{
+    ActorRecord, IdleRecord, MetaRecord, OperatingMode, Phase, SnapshotKind, SpecRecord,
+};
+use super::selector::{Selector, SelectorError};
+use super::time::Timestamp;
+use super::validate::{self, Duration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
+
+/// The zone of actors' host names.
+pub const ACTOR_ZONE: &str = "actors.resources.substrate.ate.dev";
+/// After so many failures of one snapshot in a row the actor says CrashLoop.
+pub const CRASH_LOOP_AFTER: u32 = 3;
+
+/// The object that clients see.
+pub fn actor(record: &ActorRecord) -> Actor {
+    Actor {
+        metadata: metadata(record),
+        spec: spec(record),
+        status: Some(status(record)),
+    }
+}
+
+fn metadata(record: &ActorRecord) -> ObjectMeta {
+    let meta = &record.meta;
+    let from_json = |values: &[serde_json::Value]| {
+        (!values.is_empty()).then(|| {
+            values
+                .iter()
+                .filter_map(|v| serde_json::from_value(v.clone()).ok())
+                .collect()
+        })
+    };
+    ObjectMeta {
+        name: Some(record.key.name.clone()),
+        namespace: Some(record.key.namespace.clone()),
+        uid: Some(record.status.uid.to_string()),
+        resource_version: Some(record.header.resource_version.to_string()),
+        generation: Some(i64::from(record.spec.generation)),
+        creation_timestamp: Some(record.status.created.to_time()),
+        deletion_timestamp: record.spec.deleted.map(Timestamp::to_time),
+        deletion_grace_period_seconds: record.spec.deleted.map(|_| 0),
+        labels: (!meta.labels.is_empty()).then(|| meta.labels.clone()),
+        annotations: (!meta.annotations.is_empty()).then(|| meta.annotations.clone()),
+        finalizers: finalizers(record),
+        owner_references: from_json(&meta.owner_references),
+        managed_fields: (!meta.managed_fields.is_empty()).then(|| {
+            meta.managed_fields
+                .iter()
+                .filter_map(|v| serde_json::from_value(v.clone()).ok())
+                .collect()
+        }),
+        ..ObjectMeta::default()
+    }
+}
+
+/// While a sandbox may exist the actor cannot go: shown as a finalizer of ours.
+pub const SANDBOX_FINALIZER: &str = "runtime.ate.dev/sandbox";
+
+fn finalizers(record: &ActorRecord) -> Option<Vec<String>> {
+    let mut all = record.meta.finalizers.clone();
+    if record.spec.deleted.is_some() {
+        all.push(SANDBOX_FINALIZER.to_owned());
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+fn spec(record: &ActorRecord) -> ActorSpec {
+    let spec = &record.spec;
+    let namespace =
+        (spec.template.namespace != record.key.namespace).then(|| spec.template.namespace.clone());
+    let print = |d: &std::time::Duration| Duration(*d).to_string();
+    let idle = ActorIdle {
+        suspend_after: spec.idle.suspend_after.as_ref().map(print),
+        pause_after: spec.idle.pause_after.as_ref().map(print),
+    };
+    ActorSpec {
+        template_ref: TemplateRef {
+            name: spec.template.name.clone(),
+            namespace,
+        },
+        operating_mode: spec.mode,
+        worker_selector: spec.worker_selector.to_kubernetes(),
+        from: None,
+        idle: (idle != ActorIdle::default()).then_some(idle),
+    }
+}
+
+fn status(record: &ActorRecord) -> ActorStatus {
+    let s = &record.status;
+    ActorStatus {
+        observed_generation: Some(i64::from(record.spec.generation)),
+        phase: record.header.phase.to_string(),
+        conditions: conditions(record),
+        id: record.flat_id(),
+        epoch: i64::try_from(record.header.epoch.0).unwrap_or(i64::MAX),
+        address: host(record),
+        worker: s.assignment.as_ref().map(|a| WorkerStatusRef {
+            namespace: a.worker.namespace.clone(),
+            name: a.worker.name.clone(),
+            pool: a.pool.name.clone(),
+            node: a.node.clone(),
+            ip: a.ip.clone(),
+        }),
+        snapshot: snapshot(record),
+        last_activity_time: (s.last_activity.0 > 0).then(|| s.last_activity.to_time()),
+        last_transition: transition(record),
+    }
+}
+
+/// The host name that requests for an actor are sent to.
+pub fn host(record: &ActorRecord) -> String {
+    if record.status.flat {
+        format!("{}.{ACTOR_ZONE}", record.key.name)
+    } else {
+        format!("{}.{}.{ACTOR_ZONE}", record.key.name, record.key.namespace)
+    }
+}
+
+fn snapshot(record: &ActorRecord) -> Option<SnapshotStatus> {
+    let (snapshot, kind, nodes) = match (&record.status.local, &record.status.durable) {
+        (Some(local), _) => (
+            &local.snapshot,
+            SnapshotKind::Local,
+            vec![local.node.clone()],
+        ),
+        (None, Some(durable)) => (durable, SnapshotKind::Durable, vec![]),
+        (None, None) => return None,
+    };
+    Some(SnapshotStatus {
+        id: record.snapshot_id(snapshot).to_string(),
+        kind: format!("{kind:?}"),
+        uri: String::new(),
+        bytes: i64::try_from(snapshot.bytes).unwrap_or(i64::MAX),
+        time: Some(snapshot.time.to_time()),
+        nodes,
+    })
+}
+
+fn transition(record: &ActorRecord) -> Option<Transition> {
+    let s = &record.status;
+    if s.last_transition.0 == 0 || record.header.phase.is_transitional() {
+        return None;
+    }
+    let took = std::time::Duration::from_micros(s.last_duration_micros);
+    let end = jiff::Timestamp::from_millisecond(i64::try_from(s.last_transition.0).ok()?).ok()?;
+    let start = end
+        .checked_sub(jiff::SignedDuration::try_from(took).ok()?)
+        .ok()?;
+    Some(Transition {
+        to: record.header.phase.to_string(),
+        start: MicroTime(start),
+        duration: Duration(took).to_string(),
+        steps: vec![],
+    })
+}
+
+fn conditions(record: &ActorRecord) -> Vec<Condition> {
+    let s = &record.status;
+    let generation = i64::from(record.spec.generation);
+    let since = if s.last_transition.0 > 0 {
+        s.last_transition
+    } else {
+        s.created
+    };
+    let mut all = vec![
+        ready(record, generation, since),
+        awake(record, generation, since),
+    ];
+    if let Some(r) = &s.rolled_back {
+        let to = r.to.map_or_else(
+            || "its start".to_owned(),
+            |t| format!("its snapshot of {t}"),
+        );
+        let message = format!("what it did after {to} is lost ({})", r.reason);
+        all.push(condition(
+            "RolledBack",
+            true,
+            r.reason,
+            message,
+            generation,
+            r.time,
+        ));
+    }
+    if let Some(f) = s
+        .failure
+        .as_ref()
+        .filter(|f| f.count >= CRASH_LOOP_AFTER && !f.reason.is_transient())
+    {
+        let message = format!(
+            "{} attempts failed: {}. Roll back or boot from the image: kubectl ate boot {}",
+            f.count, f.message, record.key.name
+        );
+        all.push(condition(
+            "CrashLoop",
+            true,
+            f.reason,
+            message,
+            generation,
+            f.time,
+        ));
+    }
+    all
+}
+
+fn ready(record: &ActorRecord, generation: i64, since: Timestamp) -> Condition {
+    let of = |status: Status, reason: &str, message: String, at| {
+        condition("Ready", status, reason, message, generation, at)
+    };
+    if record.spec.deleted.is_some() {
+        return of(
+            Status::False,
+            "Deleting",
+            "the actor is being deleted".into(),
+            since,
+        );
+    }
+    if record.spec.mode == OperatingMode::Suspended {
+        return of(
+            Status::False,
+            "OperatingModeSuspended",
+            "spec.operatingMode says that it does not wake".into(),
+            since,
+        );
+    }
+    match (&record.status.failure, record.header.phase) {
+        (Some(f), phase) if f.reason != Reason::NoFreeWorkers && phase != Phase::Running => of(
+            Status::False,
+            &f.reason.to_string(),
+            f.message.clone(),
+            f.time,
+        ),
+        (_, Phase::Running) => of(Status::True, "Running", "requests are served".into(), since),
+        (_, Phase::Suspended | Phase::Paused) => of(
+            Status::True,
+            "Asleep",
+            "the next request wakes it".into(),
+            since,
+        ),
+        (_, Phase::Resuming | Phase::Suspending | Phase::Pausing) => of(
+            Status::True,
+            &record.header.phase.to_string(),
+            "requests wait for the transition".into(),
+            since,
+        ),
+    }
+}
+
+fn awake(record: &ActorRecord, generation: i64, since: Timestamp) -> Condition {
+    let phase = record.header.phase;
+    let (holds, message) = match (&record.status.assignment, phase) {
+        (Some(a), Phase::Running) => (true, format!("runs on worker {}", a.worker)),
+        (_, _) => (false, format!("is {phase}")),
+    };
+    condition("Awake", holds, phase, message, generation, since)
+}
+
+/// A spec that a record cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// A selector that does not fit.
+    #[error("spec.workerSelector.{0}")]
+    Selector(#[from] SelectorError),
+    /// A duration that does not parse.
+    #[error("{field}: {why}")]
+    Duration {
+        /// The field's path.
+        field: &'static str,
+        /// What is wrong with it.
+        why: validate::DurationError,
+    },
+}
+
+/// The record's form of a validated spec. `generation` and `deleted` are the caller's to carry over.
+pub fn spec_record(key: &ActorKey, spec: &ActorSpec) -> Result<SpecRecord, SpecError> {
+    let template = &spec.template_ref;
+    let namespace = template
+        .namespace
+        .clone()
+        .unwrap_or_else(|| key.namespace.clone());
+    let duration = |field, text: Option<&String>| match text {
+        None => Ok(None),
+        Some(text) => text
+            .parse::<Duration>()
+            .map(|d| Some(d.0))
+            .map_err(|why| SpecError::Duration { field, why }),
+    };
+    let idle = spec.idle.clone().unwrap_or_default();
+    Ok(SpecRecord {
+        template: TemplateKey::new(namespace, &template.name),
+        mode: spec.operating_mode,
+        worker_selector: spec
+            .worker_selector
+            .as_ref()
+            .map(Selector::try_from)
+            .transpose()?
+            .unwrap_or_default(),
+        idle: IdleRecord {
+            suspend_after: duration("spec.idle.suspendAfter", idle.suspend_after.as_ref())?,
+            pause_after: duration("spec.idle.pauseAfter", idle.pause_after.as_ref())?,
+        },
+        generation: 1,
+        deleted: None,
+    })
+}
+
+/// The record's form of what users may write of an object's metadata.
+pub fn meta_record(meta: &ObjectMeta) -> MetaRecord {
+    MetaRecord {
+        labels: meta.labels.clone().unwrap_or_default(),
+        annotations: meta.annotations.clone().unwrap_or_default(),
+        finalizers: meta
+            .finalizers
+            .iter()
+            .flatten()
+            .filter(|f| *f != SANDBOX_FINALIZER)
+            .cloned()
+            .collect(),
+        owner_references: meta
+            .owner_references
+            .iter()
+            .flatten()
+            .map(to_json)
+            .collect(),
+        managed_fields: meta.managed_fields.iter().flatten().map(to_json).collect(),
+    }
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
