@@ -53,23 +53,15 @@ pub enum StoreError {
     },
 }
 
-/// What `begin` may do, by the phase that it finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edge {
-    /// Leave the record as it is and return it.
-    Refuse,
-    /// A transition starts: the phase becomes this, `operation` becomes the new epoch.
-    Start(Phase),
-    /// A transition whose lease expired is taken over: phase and `operation` stay.
-    TakeOver,
-}
+pub use crate::lifecycle::edges::Edge;
 
 /// An attempt to own an actor.
 #[derive(Clone, Debug)]
 pub struct Begin {
     /// The actor.
     pub key: ActorKey,
-    /// What to do in each phase, in the order of [`Phase::ALL`].
+    /// What to do in each phase, in the order of [`Phase::ALL`]. On a start `operation` becomes the new epoch; on a
+    /// takeover it stays.
     pub edges: [Edge; 6],
     /// What is wanted from now on; `None` leaves it. Written only when an edge is taken.
     pub desired: Option<Desired>,

@@ -1,0 +1,283 @@
+//! Which pools may run an actor, and which snapshot a resume starts from.
+
+use crate::api::names::{PoolKey, SnapshotId, TemplateKey};
+use crate::api::record::ActorRecord;
+use crate::api::selector::{Selector, SelectorError};
+use crate::api::template::{GoldenPolicy, TemplatePhase};
+use crate::api::{ActorTemplate, Reason, WorkerPool};
+
+/// The state that a resume starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A snapshot on one node only.
+    Local {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The node.
+        node: String,
+    },
+    /// A snapshot of the actor's own in object storage.
+    Durable {
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// The template's golden snapshot.
+    Golden {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Prefix under which it lies.
+        uri: String,
+    },
+    /// The image.
+    Boot,
+}
+
+/// What the next resume of `actor` starts from: the newest state, never an older one in silence.
+pub fn source(actor: &ActorRecord, template: &ActorTemplate) -> Result<Source, (Reason, String)> {
+    if actor.status.boot {
+        return Ok(Source::Boot);
+    }
+    if let Some(local) = &actor.status.local {
+        return Ok(Source::Local {
+            id: actor.snapshot_id(&local.snapshot),
+            node: local.node.clone(),
+        });
+    }
+    if let Some(durable) = &actor.status.durable {
+        return Ok(Source::Durable {
+            id: actor.snapshot_id(durable),
+        });
+    }
+    golden(template)
+}
+
+fn golden(template: &ActorTemplate) -> Result<Source, (Reason, String)> {
+    let status = template.status.clone().unwrap_or_default();
+    let golden = status
+        .golden_snapshots
+        .last()
+        .zip(status.golden_snapshot.as_ref());
+    match (template.spec.golden.policy, golden, status.phase) {
+        (GoldenPolicy::Disabled, _, _) => Ok(Source::Boot),
+        (_, Some((snapshot, uri)), _) => match snapshot.id.parse() {
+            Ok(id) => Ok(Source::Golden {
+                id,
+                uri: uri.clone(),
+            }),
+            Err(e) => Err((
+                Reason::SnapshotUnreadable,
+                format!("the template's golden snapshot: {e}"),
+            )),
+        },
+        (GoldenPolicy::Optional, None, _) => Ok(Source::Boot),
+        (GoldenPolicy::Required, None, phase) => {
+            let name = template.metadata.name.as_deref().unwrap_or_default();
+            let why = match phase {
+                TemplatePhase::Failed => {
+                    "its golden snapshot failed; kubectl describe actortemplate says why"
+                }
+                TemplatePhase::New
+                | TemplatePhase::ResumeGoldenActor
+                | TemplatePhase::WaitGoldenActor
+                | TemplatePhase::Ready => "its golden snapshot is not ready yet",
+            };
+            Err((
+                Reason::TemplateNotReady,
+                format!("ActorTemplate {name}: {why}"),
+            ))
+        }
+    }
+}
+
+/// The pools whose workers may run `actor`, in the order in which they are tried.
+pub fn pools<'a>(
+    actor: &ActorRecord,
+    template: &ActorTemplate,
+    all: impl IntoIterator<Item = &'a WorkerPool>,
+) -> Result<Vec<PoolKey>, SelectorError> {
+    let spec = &template.spec;
+    let home = template.metadata.namespace.as_deref().unwrap_or_default();
+    let by_label = spec
+        .worker_selector
+        .as_ref()
+        .map(Selector::try_from)
+        .transpose()?;
+    let matches = |pool: &WorkerPool| {
+        let name = pool.metadata.name.as_deref().unwrap_or_default();
+        let namespace = pool.metadata.namespace.as_deref().unwrap_or_default();
+        let labels = pool.metadata.labels.clone().unwrap_or_default();
+        let wanted = match (&spec.worker_pool_ref, &by_label) {
+            (Some(wanted), _) => {
+                wanted.name.as_deref() == Some(name)
+                    && wanted.namespace.as_deref().unwrap_or(home) == namespace
+            }
+            (None, Some(selector)) => selector.matches(&labels),
+            (None, None) => namespace == home,
+        };
+        wanted
+            && pool.spec.sandbox_class == spec.sandbox_class
+            && actor.spec.worker_selector.matches(&labels)
+    };
+    let key = |pool: &WorkerPool| {
+        PoolKey::new(
+            pool.metadata.namespace.as_deref().unwrap_or_default(),
+            pool.metadata.name.as_deref().unwrap_or_default(),
+        )
+    };
+    let mut keys: Vec<_> = all
+        .into_iter()
+        .filter(|pool| matches(pool))
+        .map(key)
+        .collect();
+    keys.sort();
+    Ok(keys)
+}
+
+/// The port of the container that requests go to: the one named `http`, else the first declared, else 80.
+pub fn request_port(template: &ActorTemplate) -> u16 {
+    let ports = || template.spec.containers.iter().flat_map(|c| &c.ports);
+    let port = ports()
+        .find(|p| p.name.as_deref() == Some("http"))
+        .or_else(|| ports().next());
+    port.and_then(|p| u16::try_from(p.container_port).ok())
+        .unwrap_or(80)
+}
+
+/// Prefix under which an actor's snapshots lie: `LOCATION/NAMESPACE/NAME`.
+pub fn snapshots_of(
+    actor: &ActorRecord,
+    template: &ActorTemplate,
+    default_location: &str,
+) -> String {
+    let config = template
+        .spec
+        .snapshots_config
+        .as_ref()
+        .and_then(|c| c.location.as_deref());
+    let location = config.unwrap_or(default_location).trim_end_matches('/');
+    format!("{location}/{}/{}", actor.key.namespace, actor.key.name)
+}
+
+/// Whether an actor of `namespace` may use the template.
+pub fn is_allowed(template: &TemplateKey, namespace: &str, allowed: &[String]) -> bool {
+    template.namespace == namespace || allowed.iter().any(|a| a == namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Epoch;
+    use crate::api::record::{LocalSnapshotRecord, SnapshotRecord};
+    use crate::api::template::{
+        ActorTemplateSpec, ActorTemplateStatus, Container, ContainerPort, GoldenSnapshot,
+    };
+    use crate::api::{ActorKey, Timestamp, WorkerPoolSpec};
+    use k8s_openapi::api::core::v1::ObjectReference;
+
+    fn template() -> ActorTemplate {
+        let mut t = ActorTemplate::new("t", ActorTemplateSpec::default());
+        t.metadata.namespace = Some("home".into());
+        t
+    }
+
+    fn pool(namespace: &str, name: &str, tier: &str) -> WorkerPool {
+        let mut p = WorkerPool::new(name, WorkerPoolSpec::default());
+        p.metadata.namespace = Some(namespace.into());
+        p.metadata.labels = Some([("tier".to_owned(), tier.to_owned())].into());
+        p
+    }
+
+    #[test]
+    fn the_newest_state_wins() {
+        let mut actor = ActorRecord {
+            key: ActorKey::new("home", "a"),
+            ..ActorRecord::default()
+        };
+        let mut t = template();
+        assert_eq!(source(&actor, &t).unwrap_err().0, Reason::TemplateNotReady);
+        t.status = Some(ActorTemplateStatus {
+            golden_snapshot: Some("file:///s/g".into()),
+            golden_snapshots: vec![GoldenSnapshot {
+                id: SnapshotId::default().to_string(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        });
+        assert!(matches!(source(&actor, &t).unwrap(), Source::Golden { .. }));
+        let snapshot = SnapshotRecord {
+            epoch: Epoch(3),
+            bytes: 1,
+            time: Timestamp(1),
+        };
+        actor.status.durable = Some(snapshot.clone());
+        assert!(
+            matches!(source(&actor, &t).unwrap(), Source::Durable { id } if id.epoch == Epoch(3))
+        );
+        actor.status.local = Some(LocalSnapshotRecord {
+            snapshot,
+            node: "n".into(),
+        });
+        assert!(matches!(source(&actor, &t).unwrap(), Source::Local { .. }));
+        actor.status.boot = true;
+        assert_eq!(source(&actor, &t).unwrap(), Source::Boot);
+    }
+
+    #[test]
+    fn pools_by_reference_label_or_namespace() {
+        let actor = ActorRecord {
+            key: ActorKey::new("home", "a"),
+            ..ActorRecord::default()
+        };
+        let all = [
+            pool("home", "one", "gold"),
+            pool("home", "two", "iron"),
+            pool("away", "three", "gold"),
+        ];
+        let names = |t: &ActorTemplate, a: &ActorRecord| -> Vec<String> {
+            pools(a, t, &all)
+                .unwrap()
+                .iter()
+                .map(|p| p.name.clone())
+                .collect()
+        };
+        let mut t = template();
+        assert_eq!(names(&t, &actor), ["one", "two"]);
+        t.spec.worker_pool_ref = Some(ObjectReference {
+            name: Some("three".into()),
+            namespace: Some("away".into()),
+            ..Default::default()
+        });
+        assert_eq!(names(&t, &actor), ["three"]);
+        t.spec.worker_pool_ref = None;
+        let selector = Selector {
+            labels: [("tier".to_owned(), "gold".to_owned())].into(),
+            expressions: vec![],
+        };
+        t.spec.worker_selector = selector.to_kubernetes();
+        assert_eq!(names(&t, &actor), ["three", "one"]);
+        let mut picky = actor.clone();
+        picky
+            .spec
+            .worker_selector
+            .labels
+            .insert("tier".into(), "iron".into());
+        assert!(names(&t, &picky).is_empty());
+    }
+
+    #[test]
+    fn the_port_named_http_comes_first() {
+        let mut t = template();
+        assert_eq!(request_port(&t), 80);
+        let port = |name: Option<&str>, n| ContainerPort {
+            name: name.map(Into::into),
+            container_port: n,
+        };
+        t.spec.containers = vec![Container {
+            ports: vec![port(None, 9000), port(Some("http"), 8080)],
+            ..Default::default()
+        }];
+        assert_eq!(request_port(&t), 8080);
+        t.spec.containers[0].ports.pop();
+        assert_eq!(request_port(&t), 9000);
+    }
+}

@@ -1,0 +1,123 @@
+//! What a worker's claim is worth: the actor's record alone is truth.
+
+use crate::api::record::{ActorRecord, Claim, Phase};
+use crate::api::{Timestamp, WorkerKey};
+
+/// What is to be done about a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The actor's record stands behind it.
+    Valid,
+    /// An operation is under way that may still need it.
+    Wait,
+    /// Nobody stands behind it: stop what the slot runs for the actor, then release.
+    Stale,
+}
+
+/// Clocks of a node and of the store may differ by so much.
+pub const SKEW: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Judges `claim` on `worker` against the record of its actor, if there is one.
+pub fn judge(
+    worker: &WorkerKey,
+    claim: &Claim,
+    actor: Option<&ActorRecord>,
+    now: Timestamp,
+) -> Verdict {
+    let Some(actor) = actor else {
+        return if now > claim.deadline + SKEW {
+            Verdict::Stale
+        } else {
+            Verdict::Wait
+        };
+    };
+    let here = actor
+        .status
+        .assignment
+        .as_ref()
+        .is_some_and(|a| a.worker == *worker);
+    match actor.header.phase {
+        Phase::Running | Phase::Suspending | Phase::Pausing if here => Verdict::Valid,
+        Phase::Resuming => Verdict::Wait,
+        Phase::Running | Phase::Suspending | Phase::Pausing | Phase::Suspended | Phase::Paused => {
+            if now > claim.deadline + SKEW || actor.header.epoch > claim.epoch {
+                Verdict::Stale
+            } else {
+                Verdict::Wait
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::record::Assignment;
+    use crate::api::{ActorKey, Epoch, PoolKey};
+
+    fn actor(phase: Phase, epoch: u64, on: Option<&str>) -> ActorRecord {
+        let mut actor = ActorRecord {
+            key: ActorKey::new("ns", "a"),
+            ..ActorRecord::default()
+        };
+        actor.header.phase = phase;
+        actor.header.epoch = Epoch(epoch);
+        actor.status.assignment = on.map(|w| Assignment {
+            worker: WorkerKey::new("ns", w),
+            uid: String::new(),
+            pool: PoolKey::new("ns", "p"),
+            node: "n".into(),
+            ip: String::new(),
+            address: String::new(),
+        });
+        actor
+    }
+
+    #[test]
+    fn the_record_decides() {
+        let worker = WorkerKey::new("ns", "w");
+        let claim = Claim {
+            actor: ActorKey::new("ns", "a"),
+            epoch: Epoch(5),
+            deadline: Timestamp(10_000),
+        };
+        let (before, after) = (Timestamp(9_000), Timestamp(13_000));
+        for (record, now, verdict) in [
+            (None, before, Verdict::Wait),
+            (None, after, Verdict::Stale),
+            (
+                Some(actor(Phase::Running, 5, Some("w"))),
+                after,
+                Verdict::Valid,
+            ),
+            (
+                Some(actor(Phase::Suspending, 6, Some("w"))),
+                after,
+                Verdict::Valid,
+            ),
+            (
+                Some(actor(Phase::Running, 5, Some("other"))),
+                after,
+                Verdict::Stale,
+            ),
+            (Some(actor(Phase::Resuming, 5, None)), after, Verdict::Wait),
+            (
+                Some(actor(Phase::Suspended, 6, None)),
+                before,
+                Verdict::Stale,
+            ),
+            (
+                Some(actor(Phase::Suspended, 5, None)),
+                before,
+                Verdict::Wait,
+            ),
+            (Some(actor(Phase::Paused, 5, None)), after, Verdict::Stale),
+        ] {
+            assert_eq!(
+                judge(&worker, &claim, record.as_ref(), now),
+                verdict,
+                "{record:?}"
+            );
+        }
+    }
+}
