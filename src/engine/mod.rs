@@ -1,1 +1,168 @@
-//! Carries out, across store and node, the steps that `lifecycle` decides for an actor.
+//! Carries out, across store and node, the steps that [`crate::lifecycle`] decides for an actor.
+//!
+//! [`Engine::resume`], [`Engine::suspend`], [`Engine::pause`] and [`Engine::delete`] write what is desired and then
+//! do inline what [`recover`] does for operations whose owner died: [`drive`] asks `plan` for the next step, carries
+//! it out ([`steps`]), and asks again. [`report`] takes in what nodes say of their slots. Called by `control` and
+//! `apiserver` (through their doors) and by `controller` (golden actors); knows nothing of HTTP.
+
+mod directory;
+mod drive;
+mod error;
+mod progress;
+pub mod recover;
+pub mod report;
+mod steps;
+mod workload;
+
+pub use error::DriveError;
+
+use crate::api::record::{ActorRecord, Desired};
+use crate::api::{ActorKey, Incarnation};
+use crate::kube::Catalog;
+use crate::lifecycle::edges::Intent;
+use crate::lifecycle::placement;
+use crate::rpc::nodes::NodeClient;
+use crate::store::Store;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Settings of an engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where snapshots go whose template names no location.
+    pub snapshot_location: String,
+    /// How long an operation owns an actor without renewing.
+    pub operation_lease: Duration,
+    /// How long a node's sandboxes may run without its renewing.
+    pub node_lease: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            snapshot_location: "file:///var/lib/ate/snapshots".into(),
+            operation_lease: Duration::from_secs(20),
+            node_lease: Duration::from_secs(90),
+        }
+    }
+}
+
+/// How a caller wants an operation done.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The caller waits no longer than this; the operation itself goes on.
+    pub deadline: Instant,
+    /// A resume starts from the image, without any snapshot.
+    pub boot: bool,
+}
+
+impl Call {
+    /// A call that waits so long.
+    pub fn within(limit: Duration) -> Self {
+        Call {
+            deadline: Instant::now() + limit,
+            boot: false,
+        }
+    }
+
+    /// The same, starting from the image.
+    pub fn booting(self) -> Self {
+        Call { boot: true, ..self }
+    }
+}
+
+/// The one place that moves actors. Any number of replicas may run over one store.
+pub struct Engine {
+    store: Arc<dyn Store>,
+    nodes: Arc<dyn NodeClient>,
+    catalog: Arc<dyn Catalog>,
+    options: Options,
+    owner: u64,
+    incarnation: AtomicU64,
+    directory: directory::Directory,
+    running: progress::Running,
+    reports: report::Seen,
+}
+
+impl Engine {
+    /// An engine with a random owner number.
+    pub fn new(
+        store: Arc<dyn Store>,
+        nodes: Arc<dyn NodeClient>,
+        catalog: Arc<dyn Catalog>,
+        options: Options,
+    ) -> Arc<Self> {
+        Arc::new(Engine {
+            store,
+            nodes,
+            catalog,
+            options,
+            owner: rand::random(),
+            incarnation: AtomicU64::new(0),
+            directory: directory::Directory::default(),
+            running: progress::Running::default(),
+            reports: report::Seen::default(),
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Templates and pools.
+    pub fn catalog(&self) -> &Arc<dyn Catalog> {
+        &self.catalog
+    }
+
+    /// Prefix under which an actor's own snapshots lie.
+    pub fn snapshots_of(&self, actor: &ActorRecord) -> String {
+        let template = self
+            .catalog
+            .template(&actor.spec.template)
+            .unwrap_or_default();
+        placement::snapshots_of(actor, &template, &self.options.snapshot_location)
+    }
+
+    /// Wakes an actor, or joins the wake that is under way. Returns when it takes requests.
+    pub async fn resume(
+        self: &Arc<Self>,
+        key: &ActorKey,
+        call: Call,
+    ) -> Result<ActorRecord, DriveError> {
+        self.reach(key, Intent::Want(Desired::Running), call).await
+    }
+
+    /// Saves an actor to object storage. Returns when the snapshot is published.
+    pub async fn suspend(
+        self: &Arc<Self>,
+        key: &ActorKey,
+        call: Call,
+    ) -> Result<ActorRecord, DriveError> {
+        self.reach(key, Intent::Want(Desired::Suspended), call)
+            .await
+    }
+
+    /// Saves an actor on its node only. Returns when its worker is free.
+    pub async fn pause(
+        self: &Arc<Self>,
+        key: &ActorKey,
+        call: Call,
+    ) -> Result<ActorRecord, DriveError> {
+        self.reach(key, Intent::Want(Desired::Paused), call).await
+    }
+
+    /// Ends an actor's sandbox without saving it, and removes its snapshots and its record.
+    pub async fn delete(self: &Arc<Self>, key: &ActorKey, call: Call) -> Result<(), DriveError> {
+        match self.reach(key, Intent::Want(Desired::Deleted), call).await {
+            Ok(_) | Err(DriveError::NotFound(_)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::Relaxed))
+    }
+}

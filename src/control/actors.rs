@@ -1,0 +1,315 @@
+//! `ateapi.Control`.
+
+use super::{DEFAULT_WAIT, Doors, convert, status, status::of_store};
+use crate::api::names::is_dns_label;
+use crate::api::record::{ActorRecord, Phase, SpecRecord, StatusRecord};
+use crate::api::selector::Selector;
+use crate::api::{ActorKey, TemplateKey, Timestamp};
+use crate::engine::Call;
+use crate::proto::ateapi::control_server::Control;
+use crate::proto::ateapi::*;
+use crate::rpc::deadline;
+use crate::store::StoreError;
+use std::collections::HashMap;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+/// Page size where the client names none, and the largest that it may name.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+/// How often a spec is written again that somebody else wrote at the same time.
+const UPDATE_TRIES: usize = 5;
+
+impl Doors {
+    /// The actor that a client calls `id`: a flat id, or `name.namespace`.
+    pub(super) async fn lookup(&self, id: &str) -> Result<ActorRecord, Status> {
+        let found = match id.split_once('.') {
+            Some((name, namespace)) if is_dns_label(name) && is_dns_label(namespace) => {
+                self.engine
+                    .store()
+                    .get_actor(&ActorKey::new(namespace, name))
+                    .await
+            }
+            None if is_dns_label(id) => self.engine.store().get_flat(id).await,
+            _ => return Err(bad_id(id)),
+        };
+        found.map_err(|e| of_store(id, &e))
+    }
+
+    fn actor(&self, record: &ActorRecord) -> Option<Actor> {
+        Some(convert::actor(record, &self.engine.snapshots_of(record)))
+    }
+
+    fn check_template(&self, template: &TemplateKey) -> Result<(), Status> {
+        let missing = || Status::failed_precondition(format!("ActorTemplate {template} not found"));
+        self.engine
+            .catalog()
+            .template(template)
+            .map(|_| ())
+            .ok_or_else(missing)
+    }
+}
+
+fn bad_id(id: &str) -> Status {
+    if id.is_empty() {
+        return Status::invalid_argument("actor_id is required");
+    }
+    Status::invalid_argument(format!(
+        "actor_id {:?} is invalid: use at most 63 lower-case letters, digits and '-', or NAME.NAMESPACE",
+        id.chars().take(80).collect::<String>()
+    ))
+}
+
+fn call<T>(request: &Request<T>) -> Call {
+    Call::within(deadline::of(request, DEFAULT_WAIT))
+}
+
+fn selector(selector: Option<crate::proto::ateapi::Selector>) -> Selector {
+    let labels = selector
+        .unwrap_or_default()
+        .match_labels
+        .into_iter()
+        .collect();
+    Selector {
+        labels,
+        expressions: vec![],
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Doors {
+    async fn get_actor(
+        &self,
+        request: Request<GetActorRequest>,
+    ) -> Result<Response<GetActorResponse>, Status> {
+        let record = self.lookup(&request.into_inner().actor_id).await?;
+        Ok(Response::new(GetActorResponse {
+            actor: self.actor(&record),
+        }))
+    }
+
+    async fn create_actor(
+        &self,
+        request: Request<CreateActorRequest>,
+    ) -> Result<Response<CreateActorResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.actor_id;
+        if !is_dns_label(&id) {
+            return Err(bad_id(&id));
+        }
+        let (namespace, name) = (
+            request.actor_template_namespace,
+            request.actor_template_name,
+        );
+        if namespace.is_empty() || name.is_empty() {
+            return Err(Status::invalid_argument(
+                "actor_template_namespace and actor_template_name are required",
+            ));
+        }
+        let template = TemplateKey::new(&namespace, name);
+        self.check_template(&template)?;
+        let record = new_actor(
+            ActorKey::new(namespace, &id),
+            template,
+            selector(request.worker_selector),
+        );
+        let created = self
+            .engine
+            .store()
+            .create_actor(record, self.cap)
+            .await
+            .map_err(|e| of_store(&id, &e))?;
+        Ok(Response::new(CreateActorResponse {
+            actor: self.actor(&created),
+        }))
+    }
+
+    async fn update_actor(
+        &self,
+        request: Request<UpdateActorRequest>,
+    ) -> Result<Response<UpdateActorResponse>, Status> {
+        let request = request.into_inner();
+        let selector = selector(request.worker_selector);
+        for _ in 0..UPDATE_TRIES {
+            let record = self.lookup(&request.actor_id).await?;
+            let mut spec = record.spec.clone();
+            spec.worker_selector = selector.clone();
+            spec.generation += u32::from(spec != record.spec);
+            let version = record.header.resource_version;
+            match self
+                .engine
+                .store()
+                .update_spec(&record.key, version, &spec, &record.meta)
+                .await
+            {
+                Ok(record) => {
+                    return Ok(Response::new(UpdateActorResponse {
+                        actor: self.actor(&record),
+                    }));
+                }
+                Err(StoreError::Conflict(_)) => {}
+                Err(e) => return Err(of_store(&request.actor_id, &e)),
+            }
+        }
+        Err(Status::aborted(
+            "another operation is in progress for this actor",
+        ))
+    }
+
+    async fn suspend_actor(
+        &self,
+        request: Request<SuspendActorRequest>,
+    ) -> Result<Response<SuspendActorResponse>, Status> {
+        let call = call(&request);
+        let id = request.into_inner().actor_id;
+        let record = self.lookup(&id).await?;
+        let record = self
+            .engine
+            .suspend(&record.key, call)
+            .await
+            .map_err(|e| status(&id, &e))?;
+        Ok(Response::new(SuspendActorResponse {
+            actor: self.actor(&record),
+        }))
+    }
+
+    async fn pause_actor(
+        &self,
+        request: Request<PauseActorRequest>,
+    ) -> Result<Response<PauseActorResponse>, Status> {
+        let call = call(&request);
+        let id = request.into_inner().actor_id;
+        let record = self.lookup(&id).await?;
+        let record = self
+            .engine
+            .pause(&record.key, call)
+            .await
+            .map_err(|e| status(&id, &e))?;
+        Ok(Response::new(PauseActorResponse {
+            actor: self.actor(&record),
+        }))
+    }
+
+    async fn resume_actor(
+        &self,
+        request: Request<ResumeActorRequest>,
+    ) -> Result<Response<ResumeActorResponse>, Status> {
+        let call = call(&request);
+        let ResumeActorRequest { actor_id: id, boot } = request.into_inner();
+        let record = self.lookup(&id).await?;
+        let call = if boot { call.booting() } else { call };
+        let record = self
+            .engine
+            .resume(&record.key, call)
+            .await
+            .map_err(|e| status(&id, &e))?;
+        Ok(Response::new(ResumeActorResponse {
+            actor: self.actor(&record),
+        }))
+    }
+
+    async fn delete_actor(
+        &self,
+        request: Request<DeleteActorRequest>,
+    ) -> Result<Response<DeleteActorResponse>, Status> {
+        let call = call(&request);
+        let id = request.into_inner().actor_id;
+        let record = self.lookup(&id).await?;
+        if record.header.phase != Phase::Suspended {
+            let phase = format!("STATUS_{}", record.header.phase.to_string().to_uppercase());
+            return Err(Status::failed_precondition(format!(
+                "Actor {id} is not suspended (status: {phase})"
+            )));
+        }
+        self.engine
+            .delete(&record.key, call)
+            .await
+            .map_err(|e| status(&id, &e))?;
+        Ok(Response::new(DeleteActorResponse {}))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        let workers = self
+            .engine
+            .store()
+            .list_workers(None)
+            .await
+            .map_err(|e| of_store("", &e))?
+            .items;
+        let mut actors = HashMap::new();
+        for claim in workers.iter().filter_map(|w| w.claim.as_ref()) {
+            if let Ok(actor) = self.engine.store().get_actor(&claim.actor).await {
+                actors.insert(claim.actor.clone(), actor);
+            }
+        }
+        let actor_of =
+            |w: &crate::api::WorkerRecord| w.claim.as_ref().and_then(|c| actors.get(&c.actor));
+        let workers = workers
+            .iter()
+            .map(|w| convert::worker(w, actor_of(w)))
+            .collect();
+        Ok(Response::new(ListWorkersResponse { workers }))
+    }
+
+    async fn list_actors(
+        &self,
+        request: Request<ListActorsRequest>,
+    ) -> Result<Response<ListActorsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = match usize::try_from(request.page_size) {
+            Ok(0) => PAGE,
+            Ok(n) => n.min(MAX_PAGE),
+            Err(_) => return Err(Status::invalid_argument("page_size must not be negative")),
+        };
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(
+                token
+                    .parse::<ActorKey>()
+                    .map_err(|_| Status::invalid_argument("page_token is not one of ours"))?,
+            ),
+        };
+        let page = self
+            .engine
+            .store()
+            .list_actors(None, after.as_ref(), limit)
+            .await
+            .map_err(|e| of_store("", &e))?;
+        Ok(Response::new(ListActorsResponse {
+            actors: page.items.iter().filter_map(|a| self.actor(a)).collect(),
+            next_page_token: page.next.map(|k| k.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn debug_clear(
+        &self,
+        _: Request<DebugClearRequest>,
+    ) -> Result<Response<DebugClearResponse>, Status> {
+        Err(Status::unimplemented(
+            "DebugClear is not offered: delete actors one by one",
+        ))
+    }
+}
+
+/// A new actor at rest, with a flat id.
+fn new_actor(key: ActorKey, template: TemplateKey, worker_selector: Selector) -> ActorRecord {
+    ActorRecord {
+        key,
+        spec: SpecRecord {
+            template,
+            worker_selector,
+            generation: 1,
+            ..SpecRecord::default()
+        },
+        status: StatusRecord {
+            uid: Uuid::new_v4(),
+            created: Timestamp::now(),
+            flat: true,
+            ..StatusRecord::default()
+        },
+        ..ActorRecord::default()
+    }
+}

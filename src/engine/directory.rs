@@ -1,0 +1,74 @@
+//! Where nodes are reached, and whether their leases hold: a cache of the store's node records.
+
+use crate::api::Timestamp;
+use crate::api::record::NodeRecord;
+use crate::lifecycle::settle::SKEW;
+use crate::store::{Store, StoreError};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Nodes by name. Nodes are few; all are kept.
+#[derive(Default)]
+pub(super) struct Directory(Mutex<HashMap<String, NodeRecord>>);
+
+impl Directory {
+    /// Reads all nodes; returns them with the store's clock.
+    pub(super) async fn refresh(
+        &self,
+        store: &dyn Store,
+    ) -> Result<(Vec<NodeRecord>, Timestamp), StoreError> {
+        let (nodes, now) = store.list_nodes().await?;
+        let map = nodes.iter().map(|n| (n.name.clone(), n.clone())).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = map;
+        Ok((nodes, now))
+    }
+
+    /// Takes over what a node just said.
+    pub(super) fn learn(&self, node: NodeRecord) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.name.clone(), node);
+    }
+
+    /// Where a node is reached; asks the store when it is not known.
+    pub(super) async fn address(
+        &self,
+        store: &dyn Store,
+        node: &str,
+    ) -> Result<Option<String>, StoreError> {
+        if let Some(address) = self.known(node) {
+            return Ok(Some(address));
+        }
+        self.refresh(store).await?;
+        Ok(self.known(node))
+    }
+
+    fn known(&self, node: &str) -> Option<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(node).map(|n| n.address.clone())
+    }
+
+    /// Some node whose lease holds; `prefer` if that is one.
+    pub(super) async fn any(
+        &self,
+        store: &dyn Store,
+        prefer: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let (nodes, now) = self.refresh(store).await?;
+        let alive = || nodes.iter().filter(|n| n.lease > now);
+        let node = alive()
+            .find(|n| n.name == prefer)
+            .or_else(|| alive().next());
+        Ok(node.map(|n| n.address.clone()))
+    }
+
+    /// Whether a node's lease has lapsed for certain: what it ran is fenced off. A node that nobody knows is lost.
+    pub(super) async fn is_lost(&self, store: &dyn Store, node: &str) -> Result<bool, StoreError> {
+        let (nodes, now) = self.refresh(store).await?;
+        Ok(nodes
+            .iter()
+            .find(|n| n.name == node)
+            .is_none_or(|n| n.lease + SKEW < now))
+    }
+}

@@ -1,0 +1,248 @@
+//! One operation: begin, the steps that `plan` says, the end.
+
+use super::steps::Operation;
+use super::{Call, DriveError, Engine};
+use crate::api::record::{ActorRecord, Desired, OperatingMode, Phase};
+use crate::api::{ActorKey, Reason};
+use crate::lifecycle::Observed;
+use crate::lifecycle::actor::{Progress, Step, plan};
+use crate::lifecycle::edges::Intent;
+use crate::store::{Begin, Begun, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// How often the store is asked about an operation that runs in another process.
+const JOIN_POLL: Duration = Duration::from_millis(50);
+/// No operation takes more steps; a plan that goes in circles is a bug and ends here.
+const MOST_STEPS: usize = 10_000;
+
+/// How an operation ended.
+struct Ended {
+    /// The record; `None` when it was removed.
+    record: Option<ActorRecord>,
+    /// Why it did not get where it was to go.
+    failure: Option<(Reason, String)>,
+}
+
+impl Engine {
+    /// Brings an actor where `intent` wants it, joining what is under way in the same direction.
+    pub(super) async fn reach(
+        self: &Arc<Self>,
+        key: &ActorKey,
+        intent: Intent,
+        call: Call,
+    ) -> Result<ActorRecord, DriveError> {
+        loop {
+            match self.store.begin(self.begin(key, intent)).await {
+                Err(StoreError::NotFound(_)) => return Err(DriveError::NotFound(key.clone())),
+                Err(e) => return Err(e.into()),
+                Ok(Begun::Refused { record, .. }) => return refused(intent, record),
+                Ok(Begun::Held { record, .. }) => {
+                    let (phase, desired) = (record.header.phase, record.header.desired);
+                    if !intent.joins(phase, desired) {
+                        return Err(DriveError::InProgress);
+                    }
+                    if let Some(outcome) = self.join(key, intent, call).await? {
+                        return outcome;
+                    }
+                }
+                Ok(Begun::Owned {
+                    record,
+                    before,
+                    now,
+                }) => {
+                    let operation =
+                        Operation::begin(self.clone(), record, before, intent, call.boot, now);
+                    let ended = tokio::spawn(operation.run());
+                    let ended = timeout_at(call.deadline, ended)
+                        .await
+                        .map_err(|_| DriveError::DeadlineExceeded)?;
+                    let ended = ended.map_err(|_| DriveError::InProgress)??;
+                    if let Some(outcome) = outcome(intent, key, ended) {
+                        return outcome;
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&self, key: &ActorKey, intent: Intent) -> Begin {
+        Begin {
+            key: key.clone(),
+            edges: intent.edges(),
+            desired: intent.desired(),
+            owner: self.owner,
+            lease: self.options.operation_lease,
+        }
+    }
+
+    /// Waits for an operation of somebody else. `None`: it ended elsewhere or its lease expired, begin again.
+    async fn join(
+        &self,
+        key: &ActorKey,
+        intent: Intent,
+        call: Call,
+    ) -> Result<Option<Result<ActorRecord, DriveError>>, DriveError> {
+        let late = || Err(DriveError::DeadlineExceeded);
+        match timeout_at(call.deadline, self.running.ended(key)).await {
+            Err(_) => return late(),
+            Ok(true) => {}
+            Ok(false) if Instant::now() + JOIN_POLL > call.deadline => return late(),
+            Ok(false) => sleep_until(Instant::now() + JOIN_POLL).await,
+        }
+        match self.store.get_actor(key).await {
+            Err(StoreError::NotFound(_)) => Err(DriveError::NotFound(key.clone())),
+            Err(e) => Err(e.into()),
+            Ok(record) if record.header.phase.is_transitional() => Ok(None),
+            Ok(record) => {
+                let failure = record
+                    .status
+                    .failure
+                    .as_ref()
+                    .map(|f| (f.reason, f.message.clone()));
+                Ok(outcome(
+                    intent,
+                    key,
+                    Ended {
+                        record: Some(record),
+                        failure,
+                    },
+                ))
+            }
+        }
+    }
+}
+
+fn refused(intent: Intent, record: ActorRecord) -> Result<ActorRecord, DriveError> {
+    let phase = record.header.phase;
+    if intent.is_met(phase) {
+        return Ok(record);
+    }
+    Err(DriveError::WrongPhase {
+        key: record.key,
+        phase,
+        why: "it must be running",
+    })
+}
+
+/// What the caller is told; `None` when the operation ended somewhere else than the caller wants, without failing.
+fn outcome(
+    intent: Intent,
+    key: &ActorKey,
+    ended: Ended,
+) -> Option<Result<ActorRecord, DriveError>> {
+    match (ended.record, ended.failure) {
+        (None, _) if intent == Intent::Want(Desired::Deleted) => Some(Ok(ActorRecord::default())),
+        (None, _) => Some(Err(DriveError::NotFound(key.clone()))),
+        (Some(record), _) if intent.is_met(record.header.phase) => Some(Ok(record)),
+        (Some(_), Some((reason, message))) => Some(Err(DriveError::Failed { reason, message })),
+        (Some(_), None) => None,
+    }
+}
+
+impl Operation {
+    fn begin(
+        engine: Arc<Engine>,
+        record: ActorRecord,
+        before: Phase,
+        intent: Intent,
+        boot: bool,
+        now: crate::api::Timestamp,
+    ) -> Self {
+        let fresh = record.header.operation == record.header.epoch;
+        let mut progress = if fresh {
+            Progress::fresh(&record, before)
+        } else {
+            Progress::taken_over(&record)
+        };
+        if fresh && intent == Intent::Lost {
+            progress.sandbox = Observed::Unknown;
+        }
+        progress.superseded =
+            record.header.desired == Desired::Deleted && record.header.epoch.0 > 1;
+        let mut operation = Operation::new(engine, record, progress, boot, now);
+        operation.hold_back(fresh);
+        operation
+    }
+
+    /// What forbids a resume before it has begun.
+    fn hold_back(&mut self, fresh: bool) {
+        if !fresh || self.record.header.phase != Phase::Resuming {
+            return;
+        }
+        if self.record.spec.mode == OperatingMode::Suspended {
+            let message = "spec.operatingMode is Suspended: the actor does not wake".to_owned();
+            self.progress.failure = Some((Reason::OperatingModeSuspended, message));
+            self.progress.held_back = true;
+        } else if let Some(f) = self
+            .record
+            .status
+            .failure
+            .as_ref()
+            .filter(|f| f.retry_at > self.started_at && !self.boot)
+        {
+            self.progress.failure = Some((
+                f.reason,
+                format!("{} (next attempt at {})", f.message, f.retry_at),
+            ));
+            self.progress.held_back = true;
+        }
+    }
+
+    /// Runs to the end. Dropped leases and lost replies end it early; recovery goes on from the record then.
+    async fn run(mut self) -> Result<Ended, DriveError> {
+        let _guard = self.engine.running.enter(&self.record.key);
+        let renewal = self.keep_lease();
+        let ended = self.walk().await;
+        renewal.abort();
+        if let Err(e) = &ended {
+            tracing::warn!(actor = %self.record.key, epoch = %self.record.header.epoch, error = %e, "operation broke off");
+        }
+        ended
+    }
+
+    async fn walk(&mut self) -> Result<Ended, DriveError> {
+        for _ in 0..MOST_STEPS {
+            let step = plan(&self.record, &self.progress);
+            tracing::debug!(actor = %self.record.key, epoch = %self.record.header.epoch, ?step, "step");
+            match step {
+                Step::Done => {
+                    return Ok(Ended {
+                        record: Some(self.record.clone()),
+                        failure: self.progress.failure.take(),
+                    });
+                }
+                Step::Remove => {
+                    self.remove().await?;
+                    return Ok(Ended {
+                        record: None,
+                        failure: None,
+                    });
+                }
+                step => self.carry_out(step).await?,
+            }
+        }
+        tracing::error!(actor = %self.record.key, record = ?self.record, progress = ?self.progress, "an operation goes in circles");
+        Err(DriveError::InProgress)
+    }
+
+    fn keep_lease(&self) -> tokio::task::JoinHandle<()> {
+        let (engine, key, epoch) = (
+            self.engine.clone(),
+            self.record.key.clone(),
+            self.record.header.epoch,
+        );
+        let lease = engine.options.operation_lease;
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
+            loop {
+                ticks.tick().await;
+                match engine.store.renew(&key, epoch, engine.owner, lease).await {
+                    Ok(()) | Err(StoreError::Unavailable(_)) => {}
+                    Err(_) => return,
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! What every replica does all the time: finish operations whose owner died, settle claims, notice lost nodes.
+
+use super::{Call, DriveError, Engine};
+use crate::api::{ActorKey, Timestamp};
+use crate::lifecycle::edges::Intent;
+use crate::lifecycle::settle::SKEW;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// How often expired leases are looked for.
+const LEASE_TICK: Duration = Duration::from_millis(500);
+/// Every so many ticks workers and nodes are looked at as well.
+const WORKERS_EVERY: u32 = 8;
+/// Operations recovered at the same time.
+const AT_ONCE: usize = 16;
+/// How long one recovery is waited for; the operation itself goes on.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(300);
+
+impl Engine {
+    /// Recovers until told to stop.
+    pub async fn recover(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LEASE_TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut count = 0u32;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Err(e) = self.look_around(count, &places).await {
+                tracing::warn!(error = %e, "recovery could not look around");
+            }
+            count = count.wrapping_add(1);
+        }
+    }
+
+    async fn look_around(
+        self: &Arc<Self>,
+        count: u32,
+        places: &Arc<Semaphore>,
+    ) -> Result<(), DriveError> {
+        self.take_over_expired(places).await?;
+        if count.is_multiple_of(WORKERS_EVERY) {
+            self.incarnation
+                .fetch_max(self.store.incarnation().await?.0, Ordering::Relaxed);
+            let (nodes, now) = self.directory.refresh(&*self.store).await?;
+            let lost: Vec<&str> = nodes
+                .iter()
+                .filter(|n| n.lease + SKEW < now)
+                .map(|n| n.name.as_str())
+                .collect();
+            self.settle_workers(&lost, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_over_expired(
+        self: &Arc<Self>,
+        places: &Arc<Semaphore>,
+    ) -> Result<(), DriveError> {
+        for key in self
+            .store
+            .expired_leases(places.available_permits())
+            .await?
+        {
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                return Ok(());
+            };
+            let engine = self.clone();
+            tokio::spawn(async move {
+                engine.take_over(&key).await;
+                drop(place);
+            });
+        }
+        Ok(())
+    }
+
+    async fn take_over(self: &Arc<Self>, key: &ActorKey) {
+        tracing::info!(actor = %key, "taking over an operation whose owner is gone");
+        match self
+            .reach(key, Intent::Recover, Call::within(RECOVERY_LIMIT))
+            .await
+        {
+            Ok(_) | Err(DriveError::NotFound(_) | DriveError::InProgress) => {}
+            Err(e) => tracing::warn!(actor = %key, error = %e, "recovery did not end well"),
+        }
+    }
+
+    async fn settle_workers(
+        self: &Arc<Self>,
+        lost: &[&str],
+        now: Timestamp,
+    ) -> Result<(), DriveError> {
+        for worker in self.store.list_workers(None).await?.items {
+            let gone = lost.contains(&worker.node.as_str());
+            match &worker.claim {
+                None if gone => self.store.remove_worker(&worker.pool, &worker.key).await?,
+                None => {}
+                Some(_) => self.settle(&worker, now).await?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! What nodes say of their slots, taken into the store; and what follows when a sandbox is gone.
+
+use super::steps::sandbox_of;
+use super::workload::identity;
+use super::{Call, DriveError, Engine};
+use crate::api::record::{ActorRecord, Phase, WorkerPhase, WorkerRecord};
+use crate::api::{ActorKey, PoolKey, Timestamp, WorkerKey};
+use crate::lifecycle::Observed;
+use crate::lifecycle::actor::Sandbox;
+use crate::lifecycle::edges::Intent;
+use crate::lifecycle::settle::{self, Verdict};
+use crate::proto::atenode as wire;
+use crate::store::StoreError;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a node is asked what a slot runs.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// How long rolling an actor back may take before it is left to recovery.
+const ROLL_BACK_LIMIT: Duration = Duration::from_secs(120);
+
+/// The slots that each node reported last, so that an unchanged report costs one write.
+#[derive(Default)]
+pub(super) struct Seen(Mutex<HashMap<String, Vec<wire::Slot>>>);
+
+impl Seen {
+    fn changed(&self, node: &str, slots: &[wire::Slot]) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(node).is_none_or(|seen| seen != slots)
+    }
+
+    fn remember(&self, node: &str, slots: &[wire::Slot]) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.to_owned(), slots.to_vec());
+    }
+}
+
+impl Engine {
+    /// Takes in a node's report: renews its lease, adds and removes workers, and notices sandboxes that are gone.
+    pub async fn report(
+        self: &Arc<Self>,
+        report: &wire::ReportRequest,
+    ) -> Result<wire::ReportResponse, DriveError> {
+        let lease = self.options.node_lease;
+        let node = self
+            .store
+            .renew_node(&report.node, &report.address, lease)
+            .await?;
+        self.directory.learn(node);
+        if self.reports.changed(&report.node, &report.slots) {
+            self.take_in(report).await?;
+            self.reports.remember(&report.node, &report.slots);
+        }
+        Ok(wire::ReportResponse {
+            incarnation: self.incarnation().0,
+            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+            stop_slots: vec![],
+        })
+    }
+
+    async fn take_in(self: &Arc<Self>, report: &wire::ReportRequest) -> Result<(), DriveError> {
+        for slot in &report.slots {
+            let worker = self.store.report_worker(&worker_of(report, slot)).await?;
+            let Some(claim) = &worker.claim else { continue };
+            let holds = slot.actor.as_ref().is_some_and(|a| {
+                a.namespace == claim.actor.namespace && a.name == claim.actor.name
+            });
+            if !holds || slot.phase() == wire::slot::Phase::Exited {
+                self.clone().check_later(claim.actor.clone());
+            }
+        }
+        for worker in self.store.list_workers(None).await?.items {
+            let gone =
+                worker.node == report.node && !report.slots.iter().any(|s| s.uid == worker.uid);
+            if gone {
+                self.worker_gone(worker).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn worker_gone(self: &Arc<Self>, worker: WorkerRecord) -> Result<(), DriveError> {
+        tracing::info!(worker = %worker.key, uid = worker.uid, "worker is gone");
+        if let Some(claim) = &worker.claim {
+            self.clone().check_later(claim.actor.clone());
+            let actor = self.find(&claim.actor).await?;
+            let needed =
+                actor.is_some_and(|a| a.header.phase.is_transitional() || runs_on(&a, &worker));
+            if needed {
+                return Ok(());
+            }
+        }
+        Ok(self.store.remove_worker(&worker.pool, &worker.key).await?)
+    }
+
+    fn check_later(self: Arc<Self>, actor: ActorKey) {
+        tokio::spawn(async move {
+            if let Err(e) = self.check(&actor).await {
+                tracing::warn!(%actor, error = %e, "could not be checked");
+            }
+        });
+    }
+
+    /// Rolls a running actor back whose sandbox is gone. A sandbox that runs, or cannot be asked, is left alone.
+    pub async fn check(self: &Arc<Self>, key: &ActorKey) -> Result<(), DriveError> {
+        let Some(actor) = self.find(key).await? else {
+            return Ok(());
+        };
+        if actor.header.phase != Phase::Running {
+            return Ok(());
+        }
+        match self.look(&actor).await? {
+            Observed::Absent | Observed::Known(Sandbox::Exited) => {
+                tracing::warn!(actor = %key, "its sandbox is gone; rolling back");
+                match self
+                    .reach(key, Intent::Lost, Call::within(ROLL_BACK_LIMIT))
+                    .await
+                {
+                    Ok(_) | Err(DriveError::InProgress | DriveError::NotFound(_)) => Ok(()),
+                    Err(e) => Err(e),
+                }
+            }
+            Observed::Unknown | Observed::Known(Sandbox::Running { .. } | Sandbox::Busy { .. }) => {
+                Ok(())
+            }
+        }
+    }
+
+    /// What the slot of a running actor runs. A lost node runs nothing any more.
+    async fn look(&self, actor: &ActorRecord) -> Result<Observed<Sandbox>, DriveError> {
+        let Some(assignment) = &actor.status.assignment else {
+            return Ok(Observed::Absent);
+        };
+        if self
+            .directory
+            .is_lost(&*self.store, &assignment.node)
+            .await?
+        {
+            return Ok(Observed::Absent);
+        }
+        let Some(address) = self
+            .directory
+            .address(&*self.store, &assignment.node)
+            .await?
+        else {
+            return Ok(Observed::Unknown);
+        };
+        let request = wire::ObserveRequest {
+            target_ateom_uid: assignment.uid.clone(),
+        };
+        let Ok(response) = self.nodes.observe(&address, request, ASK_LIMIT).await else {
+            return Ok(Observed::Unknown);
+        };
+        Ok(sandbox_of(&response, &assignment.uid, &identity(actor)))
+    }
+
+    async fn find(&self, key: &ActorKey) -> Result<Option<ActorRecord>, DriveError> {
+        match self.store.get_actor(key).await {
+            Ok(actor) => Ok(Some(actor)),
+            Err(StoreError::NotFound(_)) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Judges a worker's claim against its actor's record; what nobody stands behind is stopped and released.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        worker: &WorkerRecord,
+        now: Timestamp,
+    ) -> Result<(), DriveError> {
+        let Some(claim) = &worker.claim else {
+            return Ok(());
+        };
+        let actor = self.find(&claim.actor).await?;
+        match settle::judge(&worker.key, claim, actor.as_ref(), now) {
+            Verdict::Valid => self.check(&claim.actor).await,
+            Verdict::Wait => Ok(()),
+            Verdict::Stale => self.free(worker, actor.as_ref()).await,
+        }
+    }
+
+    async fn free(
+        &self,
+        worker: &WorkerRecord,
+        actor: Option<&ActorRecord>,
+    ) -> Result<(), DriveError> {
+        let Some(claim) = &worker.claim else {
+            return Ok(());
+        };
+        tracing::info!(worker = %worker.key, actor = %claim.actor, "settling a claim that nobody stands behind");
+        if !self.directory.is_lost(&*self.store, &worker.node).await? {
+            let Some(address) = self.directory.address(&*self.store, &worker.node).await? else {
+                return Ok(());
+            };
+            let epoch = actor.map_or(claim.epoch, |a| a.header.epoch.max(claim.epoch));
+            let request = wire::StopRequest {
+                target_ateom_uid: worker.uid.clone(),
+                actor: Some(wire::ActorIdentity {
+                    namespace: claim.actor.namespace.clone(),
+                    name: claim.actor.name.clone(),
+                    uid: actor.map(|a| a.status.uid.to_string()).unwrap_or_default(),
+                    ..wire::ActorIdentity::default()
+                }),
+                fence: Some(wire::Fence {
+                    epoch: epoch.0,
+                    incarnation: self.incarnation().0,
+                    not_after_ms: 0,
+                }),
+            };
+            match self.nodes.stop(&address, request, ASK_LIMIT).await {
+                Ok(_) | Err(crate::rpc::nodes::NodeError::NotFound { .. }) => {}
+                Err(e) => {
+                    tracing::warn!(worker = %worker.key, error = %e, "cannot be settled yet");
+                    return Ok(());
+                }
+            }
+        }
+        Ok(self
+            .store
+            .release(&worker.pool, &worker.key, &claim.actor, claim.epoch)
+            .await?)
+    }
+}
+
+fn runs_on(actor: &ActorRecord, worker: &WorkerRecord) -> bool {
+    actor
+        .status
+        .assignment
+        .as_ref()
+        .is_some_and(|a| a.worker == worker.key)
+}
+
+fn worker_of(report: &wire::ReportRequest, slot: &wire::Slot) -> WorkerRecord {
+    use wire::slot::Phase as P;
+    let phase = match slot.phase() {
+        P::Free | P::Busy | P::Running | P::Exited | P::Unspecified => WorkerPhase::Free,
+        P::Dirty => WorkerPhase::Dirty,
+        P::Draining => WorkerPhase::Draining,
+    };
+    WorkerRecord {
+        key: WorkerKey::new(&slot.namespace, &slot.name),
+        pool: PoolKey::new(&slot.namespace, &slot.pool),
+        uid: slot.uid.clone(),
+        node: report.node.clone(),
+        ip: slot.ip.clone(),
+        sandbox_class: slot.sandbox_class.clone(),
+        phase,
+        created: Timestamp::now(),
+        ..WorkerRecord::default()
+    }
+}

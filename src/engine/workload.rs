@@ -1,0 +1,98 @@
+//! From templates to what a node is told to run.
+
+use crate::api::record::ActorRecord;
+use crate::api::template::{Container, Readyz};
+use crate::api::{ActorTemplate, Reason, SandboxClass};
+use crate::lifecycle::placement::request_port;
+use crate::proto::atenode as wire;
+
+/// The workload of a template on machines of `arch` (`amd64` or `arm64`).
+pub(super) fn workload(
+    template: &ActorTemplate,
+    arch: &str,
+) -> Result<wire::Workload, (Reason, String)> {
+    let containers = template
+        .spec
+        .containers
+        .iter()
+        .map(container)
+        .collect::<Result<_, _>>()?;
+    Ok(wire::Workload {
+        containers,
+        runtime: Some(wire::RuntimeConfig {
+            backend: Some(backend(template, arch)?),
+        }),
+        port: u32::from(request_port(template)),
+    })
+}
+
+fn backend(
+    template: &ActorTemplate,
+    arch: &str,
+) -> Result<wire::runtime_config::Backend, (Reason, String)> {
+    use wire::runtime_config::Backend;
+    match template.spec.sandbox_class {
+        SandboxClass::Gvisor => {}
+        SandboxClass::Criu => return Ok(Backend::Criu(wire::CriuConfig {})),
+        SandboxClass::Microvm => return Ok(Backend::Microvm(wire::MicrovmConfig {})),
+    }
+    let Some(runsc) = &template.spec.runsc else {
+        return Ok(Backend::Gvisor(wire::GvisorConfig::default()));
+    };
+    let build = if arch == "arm64" {
+        &runsc.arm64
+    } else {
+        &runsc.amd64
+    };
+    let build = build.as_ref().ok_or_else(|| {
+        (
+            Reason::RuntimeUnavailable,
+            format!("spec.runsc names no build for {arch}; add spec.runsc.{arch}"),
+        )
+    })?;
+    Ok(Backend::Gvisor(wire::GvisorConfig {
+        url: build.url.clone(),
+        sha256: build.sha256_hash.clone(),
+    }))
+}
+
+fn container(container: &Container) -> Result<wire::Container, (Reason, String)> {
+    let env = container.env.iter().map(|e| match (&e.value, &e.value_from) {
+        (_, Some(_)) => Err((
+            Reason::BootFailed,
+            format!("env {}: secretKeyRef needs a cluster with Secrets, which this installation does not have", e.name),
+        )),
+        (value, None) => Ok(wire::EnvVar { name: e.name.clone(), value: value.clone().unwrap_or_default() }),
+    });
+    Ok(wire::Container {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        command: container.command.clone(),
+        args: container.args.clone(),
+        env: env.collect::<Result<_, _>>()?,
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        readyz: container.readyz.as_ref().map(readyz),
+    })
+}
+
+fn readyz(readyz: &Readyz) -> wire::Readyz {
+    wire::Readyz {
+        http_get: Some(wire::HttpGet {
+            path: readyz.http_get.path.clone(),
+            port: u32::try_from(readyz.http_get.port).unwrap_or(0),
+        }),
+        timeout_seconds: u32::try_from(readyz.timeout_seconds).unwrap_or(0),
+    }
+}
+
+/// Who the actor is, for nodes and sandboxes.
+pub(super) fn identity(actor: &ActorRecord) -> wire::ActorIdentity {
+    wire::ActorIdentity {
+        namespace: actor.key.namespace.clone(),
+        name: actor.key.name.clone(),
+        actor_id: actor.flat_id(),
+        template_namespace: actor.spec.template.namespace.clone(),
+        template_name: actor.spec.template.name.clone(),
+        uid: actor.status.uid.to_string(),
+    }
+}
