@@ -1,5 +1,12 @@
-//! The Kubernetes API as a client: templates and pools as a local cache.
+//! The Kubernetes API as a client: how it is reached, and templates and pools as a local cache.
+//!
+//! [`catalog`] is what the engine needs to know, [`reflected`] keeps it by watches, [`client`] connects. Under
+//! `ate dev` the other side is our own API server, by the same protocol.
 
 pub mod catalog;
+pub mod client;
+pub mod reflected;
 
 pub use catalog::Catalog;
+pub use client::{ClientError, client};
+pub use reflected::ReflectedCatalog;

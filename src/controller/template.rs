@@ -1,0 +1,339 @@
+//! ActorTemplate: takes the golden snapshot.
+
+use super::{Context, Error};
+use crate::api::condition::{Status, condition, set};
+use crate::api::record::{ActorRecord, SpecRecord, StatusRecord};
+use crate::api::template::{GoldenSnapshot, TemplatePhase};
+use crate::api::{
+    ActorKey, ActorTemplate, ActorTemplateStatus, Reason, TemplateKey, Timestamp, validate,
+};
+use crate::engine::{Call, DriveError};
+use crate::lifecycle::Observed;
+use crate::lifecycle::template::{Progress, Step, failed, plan};
+use crate::store::StoreError;
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::watcher;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Pause after a failure of the reconciler itself.
+const RETRY: Duration = Duration::from_secs(5);
+/// A boot may have to fetch images.
+const RESUME_LIMIT: Duration = Duration::from_secs(600);
+/// A suspend writes and publishes a snapshot.
+const SUSPEND_LIMIT: Duration = Duration::from_secs(180);
+/// What the message of a condition may hold, in bytes.
+const MAX_MESSAGE: usize = 1024;
+
+pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
+    let api: Api<ActorTemplate> = Api::all(context.client.clone());
+    Controller::new(api, watcher::Config::default())
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, on_error, context)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+fn on_error(template: Arc<ActorTemplate>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(template = template.metadata.name, error = %error, source = ?std::error::Error::source(error), "template");
+    Action::requeue(RETRY)
+}
+
+/// A template on its way.
+struct Golden<'a> {
+    template: &'a ActorTemplate,
+    key: TemplateKey,
+    context: &'a Context,
+    now: Timestamp,
+}
+
+async fn reconcile(template: Arc<ActorTemplate>, context: Arc<Context>) -> Result<Action, Error> {
+    let name = template
+        .metadata
+        .name
+        .as_deref()
+        .ok_or(Error::Nameless("name"))?;
+    let namespace = template
+        .metadata
+        .namespace
+        .as_deref()
+        .ok_or(Error::Nameless("namespace"))?;
+    let key = TemplateKey::new(namespace, name);
+    let golden = Golden {
+        template: &template,
+        key,
+        context: &context,
+        now: Timestamp::now(),
+    };
+    let wrong = validate::template(name, &template.spec);
+    if let Some(violation) = wrong.first() {
+        let mut status = golden.status();
+        status.phase = TemplatePhase::Failed;
+        golden.conditions(&mut status, "Invalid", &violation.to_string(), true);
+        golden.write(status).await?;
+        return Ok(Action::await_change());
+    }
+    golden.step().await
+}
+
+impl Golden<'_> {
+    fn status(&self) -> ActorTemplateStatus {
+        let mut status = self.template.status.clone().unwrap_or_default();
+        status.observed_generation = self.template.metadata.generation;
+        status
+    }
+
+    fn progress(&self) -> Progress {
+        let status = self.status();
+        Progress {
+            phase: status.phase,
+            take_at: status.take_golden_snapshot_at.as_ref().map(timestamp),
+            attempts: u32::try_from(status.attempts).unwrap_or(0),
+            retry_at: status.retry_at.as_ref().map(timestamp),
+        }
+    }
+
+    /// The golden actor, by the name in the status or the one that it will have.
+    fn actor_key(&self) -> ActorKey {
+        let uid = self.template.metadata.uid.clone().unwrap_or_default();
+        let suffix: String = uid
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .take(8)
+            .collect();
+        let stem: String = self.key.name.chars().take(46).collect();
+        ActorKey::new(&self.key.namespace, format!("{stem}-golden-{suffix}"))
+    }
+
+    async fn observed(&self) -> Observed<ActorRecord> {
+        match self
+            .context
+            .engine
+            .store()
+            .get_actor(&self.actor_key())
+            .await
+        {
+            Ok(actor) => Observed::Known(actor),
+            Err(StoreError::NotFound(_)) => Observed::Absent,
+            Err(_) => Observed::Unknown,
+        }
+    }
+
+    async fn step(&self) -> Result<Action, Error> {
+        let (progress, actor) = (self.progress(), self.observed().await);
+        let step = plan(&self.template.spec, &progress, &actor, self.now);
+        tracing::debug!(template = %self.key, ?step, "step");
+        match step {
+            Step::Done => Ok(Action::await_change()),
+            Step::Wait { until } => Ok(Action::requeue(
+                until.since(self.now).max(Duration::from_millis(50)),
+            )),
+            Step::CreateActor => self.create().await,
+            Step::ResumeActor => self.resume().await,
+            Step::SuspendActor => self.suspend().await,
+            Step::Settle { until } => {
+                let mut status = self.at(
+                    TemplatePhase::WaitGoldenActor,
+                    "GoldenSettling",
+                    "the golden actor runs and settles",
+                );
+                status.take_golden_snapshot_at = Some(until.to_time());
+                self.write(status).await?;
+                Ok(Action::requeue(Duration::from_millis(10)))
+            }
+            Step::Ready => self.ready(&actor).await,
+            Step::ReadyWithout => {
+                let mut status = self.at(
+                    TemplatePhase::Ready,
+                    "NoGoldenWanted",
+                    "actors boot from the image",
+                );
+                self.conditions(
+                    &mut status,
+                    "NoGoldenWanted",
+                    "actors boot from the image",
+                    false,
+                );
+                self.write(status).await?;
+                Ok(Action::await_change())
+            }
+        }
+    }
+
+    /// The status in a phase, not ready yet.
+    fn at(&self, phase: TemplatePhase, reason: &str, message: &str) -> ActorTemplateStatus {
+        let mut status = self.status();
+        status.phase = phase;
+        status.golden_actor_id = Some(format!(
+            "{}.{}",
+            self.actor_key().name,
+            self.actor_key().namespace
+        ));
+        self.conditions(&mut status, reason, message, false);
+        status
+    }
+
+    async fn create(&self) -> Result<Action, Error> {
+        let actor = ActorRecord {
+            key: self.actor_key(),
+            spec: SpecRecord {
+                template: self.key.clone(),
+                generation: 1,
+                ..SpecRecord::default()
+            },
+            status: StatusRecord {
+                uid: Uuid::new_v4(),
+                created: self.now,
+                ..StatusRecord::default()
+            },
+            ..ActorRecord::default()
+        };
+        match self
+            .context
+            .engine
+            .store()
+            .create_actor(actor, u64::MAX)
+            .await
+        {
+            Ok(_) | Err(StoreError::Exists(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let message = "the golden actor is being started";
+        self.write(self.at(TemplatePhase::ResumeGoldenActor, "GoldenStarting", message))
+            .await?;
+        Ok(Action::requeue(Duration::from_millis(10)))
+    }
+
+    async fn resume(&self) -> Result<Action, Error> {
+        let call = Call::within(RESUME_LIMIT).booting();
+        match self.context.engine.resume(&self.actor_key(), call).await {
+            Ok(_) => {
+                let message = "the golden actor runs";
+                self.write(self.at(TemplatePhase::ResumeGoldenActor, "GoldenStarting", message))
+                    .await?;
+                Ok(Action::requeue(Duration::from_millis(10)))
+            }
+            Err(e) => self.failed(&e).await,
+        }
+    }
+
+    async fn suspend(&self) -> Result<Action, Error> {
+        match self
+            .context
+            .engine
+            .suspend(&self.actor_key(), Call::within(SUSPEND_LIMIT))
+            .await
+        {
+            Ok(_) => Ok(Action::requeue(Duration::from_millis(10))),
+            Err(e) => self.failed(&e).await,
+        }
+    }
+
+    async fn ready(&self, actor: &Observed<ActorRecord>) -> Result<Action, Error> {
+        let Some((actor, durable)) = actor
+            .known()
+            .and_then(|a| Some((a, a.status.durable.clone()?)))
+        else {
+            return Ok(Action::requeue(RETRY));
+        };
+        let message = "every new actor starts from the golden snapshot";
+        let mut status = self.at(TemplatePhase::Ready, "GoldenReady", message);
+        status.golden_snapshot = Some(self.context.engine.snapshots_of(actor));
+        status.golden_snapshots = vec![GoldenSnapshot {
+            id: actor.snapshot_id(&durable).to_string(),
+            runtime: String::new(),
+            arch: std::env::consts::ARCH
+                .replace("x86_64", "amd64")
+                .replace("aarch64", "arm64"),
+            bytes: i64::try_from(durable.bytes).unwrap_or(i64::MAX),
+            time: Some(durable.time.to_time()),
+            ..GoldenSnapshot::default()
+        }];
+        status.take_golden_snapshot_at = None;
+        status.attempts = 0;
+        status.retry_at = None;
+        self.conditions(&mut status, "GoldenReady", message, false);
+        self.write(status).await?;
+        tracing::info!(template = %self.key, bytes = durable.bytes, "golden snapshot is ready");
+        Ok(Action::await_change())
+    }
+
+    async fn failed(&self, error: &DriveError) -> Result<Action, Error> {
+        let reason = match error {
+            DriveError::Failed { reason, .. } => *reason,
+            DriveError::DeadlineExceeded => Reason::DeadlineExceeded,
+            DriveError::InProgress
+            | DriveError::Store(_)
+            | DriveError::NotFound(_)
+            | DriveError::WrongPhase { .. } => {
+                tracing::warn!(template = %self.key, error = %error, "golden actor");
+                return Ok(Action::requeue(RETRY));
+            }
+        };
+        let progress = failed(&self.progress(), reason, Timestamp::now());
+        let mut status = self.status();
+        status.phase = progress.phase;
+        status.attempts = i32::try_from(progress.attempts).unwrap_or(i32::MAX);
+        status.retry_at = progress.retry_at.map(Timestamp::to_time);
+        let message: String = error.to_string().chars().take(MAX_MESSAGE).collect();
+        self.conditions(&mut status, &reason.to_string(), &message, false);
+        self.write(status).await?;
+        tracing::warn!(template = %self.key, %reason, message, "golden snapshot failed");
+        let pause = progress
+            .retry_at
+            .map_or(RETRY, |at| at.since(Timestamp::now()));
+        Ok(Action::requeue(pause))
+    }
+
+    fn conditions(
+        &self,
+        status: &mut ActorTemplateStatus,
+        reason: &str,
+        message: &str,
+        stalled: bool,
+    ) {
+        let generation = self.template.metadata.generation.unwrap_or_default();
+        let ready = match status.phase {
+            TemplatePhase::Ready => Status::True,
+            TemplatePhase::Failed => Status::False,
+            TemplatePhase::New
+            | TemplatePhase::ResumeGoldenActor
+            | TemplatePhase::WaitGoldenActor => Status::Unknown,
+        };
+        let golden = Status::from(!status.golden_snapshots.is_empty());
+        let mut put = |kind, value| {
+            set(
+                &mut status.conditions,
+                condition(kind, value, reason, message, generation, self.now),
+            )
+        };
+        put("Ready", ready);
+        put("GoldenReady", golden);
+        put("Stalled", Status::from(stalled));
+    }
+
+    async fn write(&self, status: ActorTemplateStatus) -> Result<(), Error> {
+        if self.template.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let api: Api<ActorTemplate> =
+            Api::namespaced(self.context.client.clone(), &self.key.namespace);
+        api.patch_status(
+            &self.key.name,
+            &PatchParams::default(),
+            &Patch::Merge(json!({ "status": status })),
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+fn timestamp(time: &Time) -> Timestamp {
+    Timestamp(u64::try_from(time.0.as_millisecond()).unwrap_or(0))
+}
