@@ -226,7 +226,7 @@ PYTHON
 kubectl() {
   local have
   have=$(command kubectl version --client 2>/dev/null | sed -n 's/^Client Version: v\([0-9.]*\).*/\1/p') || have=
-  if at_least "$have" "$kubectl_min"; then ok "kubectl $have"; else run "kubectl ${kubectl_package#*==}" install_kubectl; fi
+  if at_least "$have" "$kubectl_min"; then ok "kubectl $have"; else run "kubectl >= $kubectl_min" install_kubectl; fi
 }
 
 # --- groups ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,14 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_LABEL: usize = 63;
 
 /// What may stand before an actor's name and a slash.
-const RESOURCE_NAMES: [&str; 6] =
-    ["actor", "actors", "act", "actor.runtime.ate.dev", "actors.runtime.ate.dev", "act.runtime.ate.dev"];
+const RESOURCE_NAMES: [&str; 6] = [
+    "actor",
+    "actors",
+    "act",
+    "actor.runtime.ate.dev",
+    "actors.runtime.ate.dev",
+    "act.runtime.ate.dev",
+];
 
 /// Wake actors, put them to sleep, and read what they log.
 ///
@@ -107,7 +113,7 @@ Examples:
     /// Print what an actor writes to stdout and stderr
     ///
     /// The log of a sleeping actor can be read as long as the node that ran it last keeps it.
-    #[command(visible_alias = "log", after_help = "\
+    #[command(after_help = "\
 Examples:
   # The whole log that is kept
   kubectl ate logs alice
@@ -156,22 +162,36 @@ fn actor_name(text: &str) -> Result<String, String> {
     match text.split_once('/') {
         None => label(text),
         Some((resource, name)) if RESOURCE_NAMES.contains(&resource) => label(name),
-        Some((resource, _)) => Err(format!("{resource:?} is not an actor; write NAME or actor/NAME")),
+        Some((resource, _)) => Err(format!(
+            "{resource:?} is not an actor; write NAME or actor/NAME"
+        )),
     }
 }
 
 /// A DNS label: what names of actors, namespaces and containers are, and safe within a URL's path.
 fn label(text: &str) -> Result<String, String> {
     let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if text.is_empty() || text.len() > LONGEST_LABEL || !text.chars().all(inside) || text.starts_with('-') || text.ends_with('-') {
-        return Err(format!("a name is 1 to {LONGEST_LABEL} lower-case letters, digits and inner hyphens"));
+    if text.is_empty()
+        || text.len() > LONGEST_LABEL
+        || !text.chars().all(inside)
+        || text.starts_with('-')
+        || text.ends_with('-')
+    {
+        return Err(format!(
+            "a name is 1 to {LONGEST_LABEL} lower-case letters, digits and inner hyphens"
+        ));
     }
     Ok(text.to_owned())
 }
 
 /// A duration such as `90s` or `1m30s`; a bare number counts seconds.
 fn timeout(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("write a duration like 90s, 2m or 1m30s, above 0 and at most {}h", LONGEST_TIMEOUT.as_secs() / 3600);
+    let wrong = || {
+        format!(
+            "write a duration like 90s, 2m or 1m30s, above 0 and at most {}h",
+            LONGEST_TIMEOUT.as_secs() / 3600
+        )
+    };
     let duration = match text.parse::<u64>() {
         Ok(number) => Duration::from_secs(number),
         Err(_) => {
@@ -179,7 +199,11 @@ fn timeout(text: &str) -> Result<Duration, String> {
             Duration::try_from(parsed).map_err(|_| wrong())?
         }
     };
-    if duration.is_zero() || duration > LONGEST_TIMEOUT { Err(wrong()) } else { Ok(duration) }
+    if duration.is_zero() || duration > LONGEST_TIMEOUT {
+        Err(wrong())
+    } else {
+        Ok(duration)
+    }
 }
 
 #[cfg(test)]
@@ -202,7 +226,9 @@ mod tests {
         let args = parse("kubectl-ate resume alice actor/bob actors.runtime.ate.dev/carol -n team-a --context dev").unwrap();
         assert_eq!(args.connection.namespace.as_deref(), Some("team-a"));
         assert_eq!(args.connection.context.as_deref(), Some("dev"));
-        let Command::Resume(orders) = args.command else { panic!("{args:?}") };
+        let Command::Resume(orders) = args.command else {
+            panic!("{args:?}")
+        };
         assert_eq!(orders.names, ["alice", "bob", "carol"]);
         assert_eq!(orders.timeout, Duration::from_secs(60));
         assert!(!orders.no_wait);
@@ -211,13 +237,34 @@ mod tests {
     #[test]
     fn logs_take_what_kubectl_logs_takes() {
         let args = parse("kubectl-ate logs alice -f -c browser --tail 20").unwrap();
-        let Command::Logs(logs) = args.command else { panic!("{args:?}") };
-        assert_eq!((logs.name.as_str(), logs.follow, logs.container.as_deref(), logs.tail), ("alice", true, Some("browser"), Some(20)));
+        let Command::Logs(logs) = args.command else {
+            panic!("{args:?}")
+        };
+        assert_eq!(
+            (
+                logs.name.as_str(),
+                logs.follow,
+                logs.container.as_deref(),
+                logs.tail
+            ),
+            ("alice", true, Some("browser"), Some(20))
+        );
     }
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for name in ["", "Alice", "a/b", "pod/a", "../x", "a?wait=1", "-a", "a-", "a.b", &"a".repeat(64)] {
+        for name in [
+            "",
+            "Alice",
+            "a/b",
+            "pod/a",
+            "../x",
+            "a?wait=1",
+            "-a",
+            "a-",
+            "a.b",
+            &"a".repeat(64),
+        ] {
             assert!(actor_name(name).is_err(), "{name:?}");
         }
         assert!(actor_name(&"a".repeat(63)).is_ok());
@@ -227,7 +274,13 @@ mod tests {
 
     #[test]
     fn timeouts() {
-        for (text, millis) in [("60s", 60_000), ("90", 90_000), ("2m", 120_000), ("1m30s", 90_000), ("500ms", 500)] {
+        for (text, millis) in [
+            ("60s", 60_000),
+            ("90", 90_000),
+            ("2m", 120_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+        ] {
             assert_eq!(timeout(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "0", "0s", "-3s", "soon", "25h", "99999999999999999999"] {
@@ -242,6 +295,11 @@ mod tests {
             let help = sub.render_long_help().to_string();
             assert!(help.contains("Examples:\n  # "), "{help}");
         }
-        assert!(command.render_long_help().to_string().contains("kubectl ate resume alice"));
+        assert!(
+            command
+                .render_long_help()
+                .to_string()
+                .contains("kubectl ate resume alice")
+        );
     }
 }

@@ -39,13 +39,26 @@ pub(super) enum Error {
     },
     /// The actor will not get there; says why.
     #[error("{RESOURCE}/{name} was not {done}: {why}")]
-    Failed { name: String, done: &'static str, why: String },
+    Failed {
+        name: String,
+        done: &'static str,
+        why: String,
+    },
     /// The actor may still get there; says where it is.
     #[error("timed out after {} waiting for {RESOURCE}/{name} to be {done}: it is {state}", seconds(*.after))]
-    TimedOut { name: String, done: &'static str, after: Duration, state: String },
+    TimedOut {
+        name: String,
+        done: &'static str,
+        after: Duration,
+        state: String,
+    },
     /// The log ended before its end.
     #[error("the log of {RESOURCE}/{name} broke off")]
-    BrokeOff { name: String, #[source] source: std::io::Error },
+    BrokeOff {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
     /// Where the log goes takes no more.
     #[error("cannot write the log")]
     Output(#[source] std::io::Error),
@@ -57,10 +70,19 @@ impl Error {
         let server = server.to_owned();
         match error {
             kube::Error::Api(status) => Error::Refused(status),
-            kube::Error::SerdeError(source) => Error::Answer { server, source: source.into() },
-            kube::Error::FromUtf8(source) => Error::Answer { server, source: source.into() },
+            kube::Error::SerdeError(source) => Error::Answer {
+                server,
+                source: source.into(),
+            },
+            kube::Error::FromUtf8(source) => Error::Answer {
+                server,
+                source: source.into(),
+            },
             kube::Error::Service(source) => Error::Unreachable { server, source },
-            kube::Error::HyperError(source) => Error::Unreachable { server, source: source.into() },
+            kube::Error::HyperError(source) => Error::Unreachable {
+                server,
+                source: source.into(),
+            },
             other => Error::Connection(other),
         }
     }
@@ -70,7 +92,10 @@ impl Error {
         match self {
             Error::Unreachable { .. } | Error::Silent { .. } => true,
             Error::Refused(status) => status.code == 429 || status.code >= 500,
-            Error::Kubeconfig(_) | Error::Connection(_) | Error::Answer { .. } | Error::Failed { .. } => false,
+            Error::Kubeconfig(_)
+            | Error::Connection(_)
+            | Error::Answer { .. }
+            | Error::Failed { .. } => false,
             Error::TimedOut { .. } | Error::BrokeOff { .. } | Error::Output(_) => false,
         }
     }
@@ -98,7 +123,11 @@ impl Error {
 
 /// A Status's message, or what stands in for one.
 fn refusal(status: &Status) -> String {
-    if status.message.is_empty() { format!("HTTP status {}", status.code) } else { status.message.clone() }
+    if status.message.is_empty() {
+        format!("HTTP status {}", status.code)
+    } else {
+        status.message.clone()
+    }
 }
 
 #[cfg(test)]
@@ -107,9 +136,13 @@ mod tests {
 
     #[test]
     fn a_refusal_reads_as_kubectls_do() {
-        let status = Status::failure("actors.runtime.ate.dev \"a\" not found", "NotFound").with_code(404);
+        let status =
+            Status::failure("actors.runtime.ate.dev \"a\" not found", "NotFound").with_code(404);
         let error = Error::from_kube("https://x", kube::Error::Api(status.boxed()));
-        assert_eq!(error.explained(), "Error from server (NotFound): actors.runtime.ate.dev \"a\" not found");
+        assert_eq!(
+            error.explained(),
+            "Error from server (NotFound): actors.runtime.ate.dev \"a\" not found"
+        );
         assert!(!error.is_transient());
         let busy = Error::Refused(Status::failure("", "").with_code(503).boxed());
         assert_eq!(busy.explained(), "Error from server: HTTP status 503");
@@ -119,15 +152,26 @@ mod tests {
     #[test]
     fn causes_are_told_once_each() {
         let refused = std::io::Error::other("connection refused");
-        let error = Error::Unreachable { server: "https://x".into(), source: refused.into() };
-        assert_eq!(error.explained(), "error: cannot reach the server at https://x: connection refused");
+        let error = Error::Unreachable {
+            server: "https://x".into(),
+            source: refused.into(),
+        };
+        assert_eq!(
+            error.explained(),
+            "error: cannot reach the server at https://x: connection refused"
+        );
     }
 
     #[test]
     fn a_timeout_says_where_the_actor_is() {
         let after = Duration::from_secs(60);
         let state = "Resuming (no free workers)".to_owned();
-        let error = Error::TimedOut { name: "a".into(), done: "resumed", after, state };
+        let error = Error::TimedOut {
+            name: "a".into(),
+            done: "resumed",
+            after,
+            state,
+        };
         let line = "error: timed out after 60s waiting for actor.runtime.ate.dev/a to be resumed: \
                     it is Resuming (no free workers)";
         assert_eq!(error.explained(), line);

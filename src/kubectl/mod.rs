@@ -12,6 +12,8 @@ mod logs;
 mod order;
 mod outcome;
 mod progress;
+#[cfg(test)]
+mod stub;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -34,19 +36,32 @@ pub fn main() -> ExitCode {
             let wrong = usage.use_stderr();
             // Where even the usage cannot be printed, nothing is left to be said.
             let _ = usage.print();
-            return if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return if wrong {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     // The kubeconfig decides about TLS; ring is the one provider that we link. An earlier choice may stand.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(format_args!("error: this process cannot wait for anything: {error}"));
+            complain(format_args!(
+                "error: this process cannot wait for anything: {error}"
+            ));
             return ExitCode::FAILURE;
         }
     };
-    if runtime.block_on(run(args)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if runtime.block_on(run(args)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Carries the command out and tells its results; whether all of it succeeded.
@@ -54,8 +69,12 @@ async fn run(args: Args) -> bool {
     let result = match Actors::connect(&args.connection).await {
         Err(error) => Err(error),
         Ok(actors) => match args.command {
-            Command::Resume(what) => return order::all(&actors, outcome::Order::Resume, &what).await,
-            Command::Suspend(what) => return order::all(&actors, outcome::Order::Suspend, &what).await,
+            Command::Resume(what) => {
+                return order::all(&actors, outcome::Order::Resume, &what).await;
+            }
+            Command::Suspend(what) => {
+                return order::all(&actors, outcome::Order::Suspend, &what).await;
+            }
             Command::Pause(what) => return order::all(&actors, outcome::Order::Pause, &what).await,
             Command::Logs(what) => logs::copy(&actors, &what, tokio::io::stdout()).await,
         },
