@@ -84,14 +84,14 @@ check_prerequisites() {
   command -v curl >/dev/null || die "no curl: apt-get install curl"
 
   command -v cargo >/dev/null || die "no cargo: install Rust >= $rust_min with rustup"
-  have=$(rustc --version | awk '{ print $2 }')
-  at_least "$have" "$rust_min" || die "Rust $have is too old: rustup update stable brings >= $rust_min"
+  have=$(rustc --version 2>/dev/null | awk '{ print $2 }') || have=
+  at_least "$have" "$rust_min" || die "Rust ${have:-(no toolchain)} is too old: rustup update stable brings >= $rust_min"
   ok "rust $have"
 
   command -v go >/dev/null || die "no go on PATH or in /usr/local/go/bin: install Go >= $go_min"
-  have=$(go env GOVERSION)
+  have=$(go env GOVERSION 2>/dev/null) || have=
   have=${have#go}
-  at_least "$have" "$go_min" || die "Go $have is too old: install Go >= $go_min"
+  at_least "$have" "$go_min" || die "Go ${have:-(unknown)} is too old: install Go >= $go_min"
   ok "go $have"
 }
 

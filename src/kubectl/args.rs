@@ -23,13 +23,15 @@ const RESOURCE_NAMES: [&str; 6] = [
 
 /// Wake actors, put them to sleep, and read what they log.
 ///
-/// An actor is one stateful session in a sandbox. While it sleeps it occupies no worker; its memory and files lie in a
-/// snapshot, and it goes on from there when it is resumed, by a request or by hand.
+/// An actor is one stateful session in a sandbox. While it sleeps it occupies no
+/// worker; its memory and files lie in a snapshot, and it goes on from there when
+/// it is resumed, by a request or by hand.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubectl-ate",
     bin_name = "kubectl ate",
     version,
+    verbatim_doc_comment,
     disable_help_subcommand = true,
     after_help = "\
 Examples:
@@ -71,9 +73,12 @@ pub(super) struct Connection {
 pub(super) enum Command {
     /// Wake actors: each goes on where it left off, on any free worker
     ///
-    /// The newest state is what a resume starts from: memory and files of the last suspend or pause, or the template's
-    /// golden snapshot for an actor that never ran. Requests wake an actor by themselves; resume is for doing it ahead.
-    #[command(after_help = "\
+    /// The newest state is what a resume starts from: memory and files of the last
+    /// suspend or pause, or the template's golden snapshot for an actor that never
+    /// ran. Requests wake an actor by themselves; resume is for doing it ahead.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 Examples:
   # Wake one actor and wait until it runs
   kubectl ate resume alice
@@ -83,37 +88,49 @@ Examples:
 
   # Only ask for it; see what comes of it with kubectl
   kubectl ate resume alice --no-wait
-  kubectl wait actor/alice --for=condition=Awake")]
+  kubectl wait actor/alice --for=condition=Awake"
+    )]
     Resume(Orders),
     /// Put actors to sleep: memory and files go to object storage, workers become free
     ///
-    /// Done means durable: the snapshot is published, and losing the node no longer loses anything. Requests that are in
-    /// flight are finished first, for as long as the template's drain timeout allows. A suspended actor wakes with the next
+    /// Done means durable: the snapshot is published, and losing the node no longer
+    /// loses anything. Requests in flight are finished first, for as long as the
+    /// template's drain timeout allows. A suspended actor wakes with the next
     /// request to it.
-    #[command(after_help = "\
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 Examples:
   # Suspend one actor and wait until its snapshot is safe
   kubectl ate suspend alice
 
   # Suspend every actor of a namespace
-  kubectl get actors -n team-a -o name | xargs kubectl ate suspend -n team-a")]
+  kubectl get actors -n team-a -o name | xargs kubectl ate suspend -n team-a"
+    )]
     Suspend(Orders),
     /// Put actors to sleep on their node: quicker to wake, but not durable
     ///
-    /// The snapshot stays on the node that took it. A paused actor frees its worker as a suspended one does and wakes faster,
-    /// but losing the node rolls it back to its last suspend.
-    #[command(after_help = "\
+    /// The snapshot stays on the node that took it. A paused actor frees its worker
+    /// as a suspended one does and wakes faster, but losing the node rolls it back
+    /// to its last suspend.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 Examples:
   # Pause an actor that will be needed again soon
   kubectl ate pause alice
 
   # Make a paused actor durable after all
-  kubectl ate suspend alice")]
+  kubectl ate suspend alice"
+    )]
     Pause(Orders),
     /// Print what an actor writes to stdout and stderr
     ///
-    /// The log of a sleeping actor can be read as long as the node that ran it last keeps it.
-    #[command(after_help = "\
+    /// The log of a sleeping actor can be read as long as the node that ran it last
+    /// keeps it.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 Examples:
   # The whole log that is kept
   kubectl ate logs alice
@@ -122,7 +139,8 @@ Examples:
   kubectl ate logs alice -f --tail 20
 
   # One container of several
-  kubectl ate logs alice -c browser")]
+  kubectl ate logs alice -c browser"
+    )]
     Logs(Logs),
 }
 

@@ -81,6 +81,7 @@ mod tests {
     async fn a_followed_line_is_seen_before_the_next_is_written() {
         let stub = Stub::start(vec![]).await;
         let (mut reader, writer) = tokio::io::duplex(64);
+        let writer = tokio::io::BufWriter::new(writer);
         let actors = stub.actors();
         let copying = tokio::spawn(async move { copy(&actors, &logs(true), writer).await });
         for line in [b"first\n", b"later\n"] {

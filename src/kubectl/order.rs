@@ -111,10 +111,12 @@ impl Look<'_> {
         mut watched: Watched,
     ) -> Result<Outcome, Error> {
         let mut pause = FIRST_LOOK_AFTER;
+        let mut moved = false;
         loop {
-            if let Some(settled) = self.settled(&now) {
+            if let Some(settled) = self.settled(&now, moved) {
                 return settled;
             }
+            moved = true;
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(self.timed_out(&now));
@@ -134,8 +136,8 @@ impl Look<'_> {
         }
     }
 
-    /// The result, if there is one.
-    fn settled(&self, now: &Actor) -> Option<Result<Outcome, Error>> {
+    /// The result, if there is one. An actor that `moved` since the order did not stay where it was.
+    fn settled(&self, now: &Actor, moved: bool) -> Option<Result<Outcome, Error>> {
         let failed = |why| {
             Some(Err(Error::Failed {
                 name: self.name.to_owned(),
@@ -144,6 +146,7 @@ impl Look<'_> {
             }))
         };
         match judge(self.order, &self.before, now) {
+            Verdict::Already if moved => Some(Ok(Outcome::Done(self.began.elapsed()))),
             Verdict::Already => Some(Ok(Outcome::Already)),
             Verdict::Done(took) => Some(Ok(Outcome::Done(
                 took.unwrap_or_else(|| self.began.elapsed()),
@@ -259,6 +262,14 @@ mod tests {
         }
         .to_string();
         assert_eq!(line, "actor.runtime.ate.dev/alice already paused");
+    }
+
+    #[tokio::test]
+    async fn what_moved_and_came_back_was_not_so_already() {
+        let script = vec![actor("Running"), actor("Resuming"), actor("Running")];
+        let stub = Stub::start(script).await;
+        let outcome = give(&stub, Order::Resume, &orders(&["alice"], SOON)).await;
+        assert!(matches!(outcome, Ok(Outcome::Done(_))), "{outcome:?}");
     }
 
     #[tokio::test]
