@@ -52,6 +52,8 @@ mod tests {
     use super::super::stub::Stub;
     use super::*;
 
+    const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+
     fn logs(follow: bool) -> Logs {
         Logs {
             name: "alice".to_owned(),
@@ -87,7 +89,8 @@ mod tests {
         for line in [b"first\n", b"later\n"] {
             stub.log.send(line).await.unwrap();
             let mut seen = [0; 6];
-            reader.read_exact(&mut seen).await.unwrap();
+            let reading = tokio::time::timeout(SOON, reader.read_exact(&mut seen));
+            reading.await.expect("the line is held back").unwrap();
             assert_eq!(&seen, line);
         }
         stub.log.end();
