@@ -65,7 +65,7 @@ shift
 # --- the parts ------------------------------------------------------------------------------------------------------
 
 runsc() {
-  command runsc --root="$work/root" --platform=systrap --network=sandbox --ignore-cgroups \
+  command runsc --root="$work/state" --platform=systrap --network=sandbox --ignore-cgroups \
     --overlay2="root:dir=$work/overlay" --log="$work/runsc.log" "$@" </dev/null >>"$work/out.log" 2>&1
 }
 
@@ -95,7 +95,7 @@ address() {
 }
 
 bundle() {
-  mkdir -p "$work/bundle" "$work/root" "$work/overlay"
+  mkdir -p "$work/bundle" "$work/state" "$work/overlay"
   python3 - "$work/bundle/config.json" "$rootfs" "$port" "$@" <<'PYTHON'
 import json, sys
 
