@@ -1,0 +1,50 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(HOME)/go/bin:/usr/local/bin:$(PATH):/usr/sbin:/sbin
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what demo and tests need, by package name (idempotent)
+	@e2e/setup.sh test
+
+.PHONY: demo
+demo: ## Watch actors sleep, free their worker, and wake with memory and files intact
+	@e2e/setup.sh demo
+	cargo build --release --bins
+	@e2e/demo.sh $(TARGET)/release
+
+.PHONY: dev
+dev: ## Run everything on this machine until Ctrl-C
+	@e2e/setup.sh demo
+	cargo build --release --bins
+	$(TARGET)/release/ate dev
+
+# Examples in rustdoc are left out: there each is a binary of its own to link.
+.PHONY: test
+test: ## Run all tests, against real sandboxes, Valkey and S3
+	@e2e/setup.sh test
+	@mkdir -p $(TARGET)
+	@cargo test --no-fail-fast --lib --bins --tests 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
+	awk -f e2e/summary.awk $(TARGET)/test.log; exit $${failed:-0}
+
+.PHONY: bench
+bench: ## Measure against the targets; writes target/bench.json
+	@e2e/setup.sh test
+	cargo build --release --bins
+	@e2e/bench/run.sh $(TARGET)/release
+
+.PHONY: manifests
+manifests: ## Generate crds/ from the Rust types
+	cargo run --bin ate -- manifests crds/
+
+.PHONY: lint
+lint: ## Check formatting and clippy
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
