@@ -69,9 +69,7 @@ pub(super) fn container(dir: &Path) -> Result<Container, Error> {
     let file = dir.join("pause");
     std::fs::create_dir_all(dir)
         .and_then(|()| std::fs::write(&file, executable()))
-        .and_then(|()| {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
-        })
+        .and_then(|()| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)))
         .map_err(Error::io(format!("cannot write {}", file.display())))?;
     Ok(Container {
         name: "pause".into(),
@@ -102,7 +100,10 @@ mod tests {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         // It sleeps in pause(2): neither gone nor spinning.
         while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
-            assert!(std::time::Instant::now() < deadline, "does not come to rest");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "does not come to rest"
+            );
             std::thread::yield_now();
         }
         assert_eq!(child.try_wait().unwrap(), None);

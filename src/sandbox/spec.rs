@@ -56,7 +56,8 @@ pub struct Spec {
 pub struct Container {
     /// A DNS label, unique in the sandbox.
     pub name: String,
-    /// The unpacked image; never written to.
+    /// The unpacked image, shared. Nothing is written to it, but that the runtime makes the empty directory `/run/ate`,
+    /// the mount point, where it is missing; so it may be read-only only if it has that.
     pub rootfs: PathBuf,
     /// The command line.
     pub args: Vec<String>,

@@ -146,7 +146,9 @@ impl Net {
     pub fn new() -> Net {
         let name = "slot".to_owned();
         command("ip", &["netns", "add", &name]);
-        let veth = ["link", "add", "ate0", "type", "veth", "peer", "name", "eth0"];
+        let veth = [
+            "link", "add", "ate0", "type", "veth", "peer", "name", "eth0",
+        ];
         command("ip", &[&veth[..], &["netns", &name]].concat());
         command("ip", &["addr", "add", "169.254.17.1/30", "dev", "ate0"]);
         command("ip", &["link", "set", "ate0", "up"]);

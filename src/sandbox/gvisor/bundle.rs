@@ -73,9 +73,11 @@ fn config(spec: &Spec, container: &Container, role: &Role<'_>) -> Result<Vec<u8>
 
 fn process(container: &Container) -> Result<oci::Process, Error> {
     let mut user = oci::User::default();
+    // Never an empty list: it is saved as none, and then differs at the restore.
+    let gids = Some(container.additional_gids.clone()).filter(|gids| !gids.is_empty());
     user.set_uid(container.uid)
         .set_gid(container.gid)
-        .set_additional_gids(Some(container.additional_gids.clone()));
+        .set_additional_gids(gids);
     let files = oci::PosixRlimitBuilder::default()
         .typ(oci::PosixRlimitType::RlimitNofile)
         .soft(OPEN_FILES)

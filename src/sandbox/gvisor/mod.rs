@@ -108,8 +108,9 @@ impl Gvisor {
 
     async fn end(&self, current: &Current) -> Result<(), Error> {
         current.ending.store(true, Ordering::SeqCst);
-        // Always with force: a stopped container is sometimes refused without. The root last.
-        for id in current.ids.iter().rev() {
+        // Always with force: a stopped container is sometimes refused without. The root first, for that ends the
+        // sandbox; a member of a frozen sandbox could not be ended.
+        for id in &current.ids {
             current.call(&runsc::DELETE, &["-force", id]).await?;
         }
         if let Some(pid) = current.pid() {
@@ -128,10 +129,8 @@ impl Gvisor {
         let null_netns = self.dir.join("root/null-netns");
         if null_netns.exists() {
             let _ = nix::mount::umount2(&null_netns, nix::mount::MntFlags::MNT_DETACH);
-            std::fs::remove_file(&null_netns).map_err(Error::io(format!(
-                "cannot remove {}",
-                null_netns.display()
-            )))?;
+            std::fs::remove_file(&null_netns)
+                .map_err(Error::io(format!("cannot remove {}", null_netns.display())))?;
         }
         let bundles = self.dir.join("bundles");
         std::fs::remove_dir_all(&bundles)

@@ -65,8 +65,7 @@ impl Runsc {
         call: &Call,
         args: impl IntoIterator<Item = S>,
     ) -> Result<String, Error> {
-        let mut answer =
-            tempfile::tempfile().map_err(Error::io("cannot make a temporary file"))?;
+        let mut answer = tempfile::tempfile().map_err(Error::io("cannot make a temporary file"))?;
         let stdout = answer
             .try_clone()
             .map_err(Error::io("cannot share a file"))?;
@@ -96,10 +95,8 @@ impl Runsc {
         stdout: Stdio,
         stderr: Stdio,
     ) -> Result<(), Error> {
-        File::create(&self.log).map_err(Error::io(format!(
-            "cannot write {}",
-            self.log.display()
-        )))?;
+        File::create(&self.log)
+            .map_err(Error::io(format!("cannot write {}", self.log.display())))?;
         let mut command = Command::new(&self.exe);
         command
             .args(["--platform=systrap", "--network=sandbox"])
