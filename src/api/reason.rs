@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 /// Why an actor is not where it is wanted, or was moved against its will. `Display` is the word for conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -67,5 +68,72 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A word that is none of our reasons.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a reason")]
+pub struct UnknownReason(String);
+
+/// Longest foreign word that an error repeats.
+const MAX_ECHO: usize = 64;
+
+impl FromStr for Reason {
+    type Err = UnknownReason;
+
+    /// The inverse of `Display`.
+    fn from_str(word: &str) -> Result<Self, UnknownReason> {
+        use serde::de::IntoDeserializer;
+        use serde::de::value::{Error, StrDeserializer};
+        let word_de: StrDeserializer<'_, Error> = word.into_deserializer();
+        Reason::deserialize(word_de)
+            .map_err(|_| UnknownReason(word.chars().take(MAX_ECHO).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The variant after `reason`; a new one breaks the build here, so that the test below cannot miss it.
+    fn next(reason: Reason) -> Option<Reason> {
+        use Reason::*;
+        Some(match reason {
+            NoFreeWorkers => TemplateNotFound,
+            TemplateNotFound => TemplateNotReady,
+            TemplateNotReady => PoolNotFound,
+            PoolNotFound => BootFailed,
+            BootFailed => RestoreFailed,
+            RestoreFailed => CheckpointFailed,
+            CheckpointFailed => SnapshotUnreadable,
+            SnapshotUnreadable => ImageUnavailable,
+            ImageUnavailable => RuntimeUnavailable,
+            RuntimeUnavailable => SandboxExited,
+            SandboxExited => SandboxLost,
+            SandboxLost => NodeLost,
+            NodeLost => NodeUnreachable,
+            NodeUnreachable => DeadlineExceeded,
+            DeadlineExceeded => OperatingModeSuspended,
+            OperatingModeSuspended => return None,
+        })
+    }
+
+    #[test]
+    fn every_reason_reads_back() {
+        let all = std::iter::successors(Some(Reason::NoFreeWorkers), |r| next(*r));
+        let mut seen = 0;
+        for reason in all {
+            assert_eq!(reason.to_string().parse(), Ok(reason));
+            seen += 1;
+        }
+        assert_eq!(seen, Reason::OperatingModeSuspended as usize + 1);
+    }
+
+    #[test]
+    fn other_words_are_refused() {
+        for word in ["", "restoreFailed", "RestoreFailed ", "Nonsense"] {
+            assert!(word.parse::<Reason>().is_err(), "{word:?}");
+        }
     }
 }

@@ -1,1 +1,64 @@
-//! Our own gRPC clients and servers: channels, TLS, deadlines.
+//! Our own gRPC clients and servers: mutual TLS from files, deadlines, who the peer is, the node agents' client
+//! and the channel to the API server.
+//!
+//! What the calls mean does not live here (that is `engine`, `control` and `node`), nor do keys and certificates
+//! get made here (`identity`). Called by every process of ours that talks to another one.
+
+pub mod control;
+pub mod deadline;
+pub mod nodes;
+pub mod tls;
+
+mod peer;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use nodes::{NodeClient, NodeError, TonicNodes};
+pub use peer::client_identity;
+pub use tls::{Tls, TlsFiles};
+
+use std::path::PathBuf;
+
+/// Name in the API server's certificate.
+pub const APISERVER: &str = "apiserver";
+/// Name in a node agent's certificate.
+pub const ATELET: &str = "atelet";
+
+/// What keeps a process of ours from talking to another one. All are set-up: nothing here is worth a retry
+/// before somebody changed a file, an address or a certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read the {what} {}", path.display())]
+    Unreadable {
+        /// `CA certificate`, `certificate` or `private key`.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} holds no {what} in PEM form", path.display())]
+    NotPem {
+        /// `CA certificate`, `certificate` or `private key`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: rustls_pki_types::pem::Error,
+    },
+    /// TLS refused the CA, the certificate or the key: they do not belong together, or are of an unknown kind.
+    #[error(
+        "the CA, certificate and private key cannot be used for TLS; check that the key belongs to the certificate"
+    )]
+    UnusableTls(#[source] tonic::transport::Error),
+    /// Not `host:port`.
+    #[error("cannot prepare a connection to {address:?}: it must be host:port")]
+    BadAddress {
+        /// As given.
+        address: String,
+        /// What was refused.
+        source: tonic::transport::Error,
+    },
+}
