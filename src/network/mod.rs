@@ -13,6 +13,8 @@ mod netns;
 mod nft;
 mod route;
 pub mod slot;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use cidr::Cidr;
 pub use error::Error;

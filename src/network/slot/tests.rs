@@ -1,9 +1,8 @@
 //! In namespaces of their own: a machine, a worker, an interior, and what passes between them.
 
 use super::super::host::{HostNetwork, SlotAddresses};
+use super::super::testing::apart;
 use super::*;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command};
@@ -12,25 +11,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// On the machine, and refused to sandboxes.
 const FORBIDDEN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-
-/// Runs `body` with network, mounts and `/run` of its own.
-fn apart<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        let none = None::<&str>;
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(none, "/", none, private, none).unwrap();
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-            .block_on(body());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
 
 /// A process in a network namespace of its own, which stands for a worker.
 struct Worker(Child);
