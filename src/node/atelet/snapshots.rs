@@ -337,13 +337,16 @@ impl Snapshots {
             return Ok(());
         }
         let at = self.stores.open(uri).await?;
-        let mut from = None;
+        // Ids begin with the actor's uid, and listings are ordered: only this actor's are read.
+        let own = actor.simple().to_string();
+        let mut from = Some(format!("{}{own}", at.prefix));
         loop {
             let page = snapshot::list(&at, from.as_deref()).await?;
             for id in page.ids.iter().filter(|id| goes(id)) {
                 snapshot::delete(&at, id).await?;
             }
-            from = page.next;
+            let beyond = page.ids.iter().any(|id| !id.starts_with(&own));
+            from = page.next.filter(|_| !beyond);
             if from.is_none() {
                 return Ok(());
             }
