@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 pub const LONG: Duration = Duration::from_secs(60);
-const RUN_DIR: &str = "/run/ate-test";
 
 /// An executor needs the first thread of its process, which in tests is not to be had but before `main`.
 #[used]
@@ -168,6 +167,11 @@ impl World {
         world
     }
 
+    /// Of this test only: agents end the executors in their directory that they do not know.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
     pub fn node_dir(&self) -> PathBuf {
         self.dir.path().join("node")
     }
@@ -191,7 +195,7 @@ impl World {
         Options {
             node: "node-1".into(),
             dir: self.node_dir(),
-            run_dir: RUN_DIR.into(),
+            run_dir: self.run_dir(),
             advertised: listener.local_addr().unwrap().to_string(),
             listener,
             apiserver: self.apiserver_address.clone(),

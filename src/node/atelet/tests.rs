@@ -179,7 +179,7 @@ fn a_slot_whose_executor_dies_is_another_slot() {
         assert_eq!(new.name, old.name);
         assert!(new.actor.is_none());
         assert_eq!(sandboxes(&world), [""; 0]);
-        assert!(!std::path::Path::new("/run/ate-test/ateoms").join(&old.uid).exists());
+        assert!(!world.run_dir().join("ateoms").join(&old.uid).exists());
         let gone = world.run(&old.uid, &a, 2).await;
         assert!(matches!(gone, Err(NodeError::NotFound { .. })), "{gone:?}");
         let said = refused(world.run(&new.uid, &a, 1).await);
@@ -361,7 +361,7 @@ fn pools_shrink_and_grow_around_busy_slots() {
         world.settled(2).await;
         world.stop().await;
         assert_eq!(files::names(&world.node_dir().join("slots")).unwrap(), [""; 0]);
-        assert!(!std::path::Path::new("/run/ate-test/ateoms").exists());
+        assert!(!world.run_dir().join("ateoms").exists());
         let links = crate::sandbox::testing::command("ip", &["-o", "link"]);
         assert!(!links.contains("ate-test"), "{links}");
         let reports = world.apiserver.reports.lock().unwrap();
