@@ -112,8 +112,8 @@ fn not_executed(kind: ServerErrorKind) -> bool {
 
 /// What the caller is told: a script that failed is a bug, all else is the store being away.
 pub fn to_store_error(e: RedisError) -> StoreError {
-    let detail = e.detail().unwrap_or_default();
-    if e.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) && detail.contains("script") {
+    let of_script = e.detail().is_some_and(|d| d.contains("@user_script"));
+    if of_script && !is_transient(&e) && e.code() != Some("OOM") {
         return StoreError::Corrupt {
             what: "the store's data".to_owned(),
             why: e.to_string(),

@@ -2,7 +2,7 @@
 local pool, key = ARGV[3], ARGV[4]
 local before = redis.call('HGET', KEYS[3], key)
 if not before then
-  return reply('NOTFOUND')
+  return reply('OK')
 end
 local w = decode(before)
 if not w then

@@ -1,4 +1,4 @@
--- KEYS: clock, log, actors, leases. ARGV: .., .., key, epoch, owner, lease in ms
+-- KEYS: clock, log, actors, meta, leases. ARGV: .., .., key, epoch, owner, lease in ms
 local key = ARGV[3]
 local before = find(KEYS[3], key)
 if not before then
@@ -13,5 +13,5 @@ if a.epoch ~= tonumber(ARGV[4]) or a.owner ~= ARGV[5] then
 end
 a.deadline = now + tonumber(ARGV[6])
 replace(KEYS[3], key, before, encode(a))
-redis.call('ZADD', KEYS[4], a.deadline, key)
+redis.call('ZADD', KEYS[5], a.deadline, key)
 return reply('OK')
