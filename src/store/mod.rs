@@ -5,6 +5,15 @@
 //! sequence that any replica can finish. Nothing here decides anything about an actor: the caller says which
 //! phases may become which, the store makes sure that nobody else moved first.
 
+pub mod redis;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+pub mod testing;
+
+pub use redis::{RedisStore, StoreOptions};
+
 use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{
     ActorRecord, Claim, Desired, MetaRecord, NodeRecord, Phase, SpecRecord, WorkerRecord,
