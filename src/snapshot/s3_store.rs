@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, ResponseChecksumValidation};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length};
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use aws_smithy_http_client::tls;
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, TryStreamExt};
@@ -84,7 +84,10 @@ impl S3Store {
         }
         let shared = loader.load().await;
         let path_style = config.path_style || shared.endpoint_url().is_some();
-        let mut s3 = aws_sdk_s3::config::Builder::from(&shared).force_path_style(path_style);
+        // What is read is held against the manifest's own sums, which also say which file is damaged.
+        let mut s3 = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(path_style)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         if shared.region().is_none() {
             s3 = s3.region(Region::new(DEFAULT_REGION));
         }
@@ -142,6 +145,7 @@ impl S3Store {
 
     async fn put_parts(&self, key: &str, file: &Path, bytes: u64) -> Result<()> {
         let request = self.client.create_multipart_upload();
+        let request = request.checksum_algorithm(ChecksumAlgorithm::Crc32);
         let begun = request.bucket(&self.bucket).key(key).send().await;
         let begun = begun.map_err(|e| self.failed("writing", key, e))?;
         let upload = begun.upload_id().unwrap_or_default();
@@ -164,6 +168,7 @@ impl S3Store {
             let number = i as i32 + 1;
             let body = part(file, offset, Some(size.min(bytes - offset))).await?;
             let request = self.client.upload_part().bucket(&self.bucket).key(key);
+            let request = request.checksum_algorithm(ChecksumAlgorithm::Crc32);
             let request = request.upload_id(upload).part_number(number).body(body);
             let sent = request.send().await;
             let sent = sent.map_err(|e| self.failed("writing", key, e))?;
