@@ -111,9 +111,12 @@ impl S3Store {
         let store = self.name();
         let status = error.raw_response().map(|r| r.status().as_u16());
         let code = error.code().unwrap_or_default().to_owned();
-        let operation = format!("{operation} {key}");
-        // The message of the SDK's outermost error is only "service error".
-        let source = DisplayErrorContext(&error).to_string().into();
+        let operation = format!("{operation} {key:?}");
+        // The SDK's own message is "service error", and its chain prints the whole answer.
+        let source = match (status, error.message()) {
+            (Some(status), message) => format!("{status} {code}: {}", message.unwrap_or("")).into(),
+            (None, _) => DisplayErrorContext(&error).to_string().into(),
+        };
         match (status, code.as_str()) {
             (_, "NoSuchBucket") => SnapshotError::BadLocation {
                 location: store,

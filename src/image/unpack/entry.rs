@@ -223,17 +223,26 @@ impl Meta {
                 format!("its {field} is not a number that we take"),
             )
         };
-        let id = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok());
+        let number = |field: &[u8], read: io::Result<u64>| {
+            // As Go's reader has it: a field that was left out is 0.
+            let empty = field.iter().all(|b| matches!(b, 0 | b' '));
+            if empty { Some(0) } else { read.ok() }
+        };
+        let id = |field: &[u8], read| {
+            let id = u32::try_from(number(field, read)?).ok()?;
+            (id != u32::MAX).then_some(id)
+        };
         let header = entry.header();
-        let uid = id(header.uid()).filter(|id| *id != u32::MAX);
-        let gid = id(header.gid()).filter(|id| *id != u32::MAX);
-        let mode = header.mode().map_err(|_| bad("mode"))? & PERMISSIONS;
-        let time = header.mtime().ok().and_then(|t| i64::try_from(t).ok());
+        let raw = header.as_old();
+        let uid = id(&raw.uid, header.uid()).ok_or_else(|| bad("owner"))?;
+        let gid = id(&raw.gid, header.gid()).ok_or_else(|| bad("group"))?;
+        let mode = number(&raw.mode, header.mode().map(u64::from)).ok_or_else(|| bad("mode"))?;
         Ok(Self {
-            uid: Uid::from_raw(uid.ok_or_else(|| bad("owner"))?),
-            gid: Gid::from_raw(gid.ok_or_else(|| bad("group"))?),
-            mode: Mode::from_bits_truncate(mode),
-            time: time.ok_or_else(|| bad("time"))?,
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+            mode: Mode::from_bits_truncate(mode as u32 & PERMISSIONS),
+            // A time before 1970, which some tools write for "none", is as good as none.
+            time: header.mtime().map_or(0, |t| i64::try_from(t).unwrap_or(0)),
             xattrs: xattrs(entry).map_err(super::not_tar)?,
         })
     }
