@@ -1,1 +1,84 @@
 //! Snapshots: a manifest and its data in an object store, published last and verified when fetched.
+//!
+//! Here live the format ([`manifest`]), the stores it is kept in ([`objects`], with one implementation for a directory
+//! and one for any S3 server), [`publish`], [`fetch`] and [`delete`], and the node's own uncompressed copies
+//! ([`LocalCache`]). What a snapshot is *of*, when it is taken and which one an actor points at is decided elsewhere:
+//! this room knows nothing of phases, workers, records or sandboxes. The node agent publishes and fetches; the engine
+//! deletes what is superseded and reads manifests.
+//!
+//! Layout below a location (`s3://bucket/prefix/` or `file:///dir/`), for a snapshot `ID`:
+//! `ID/ATTEMPT.NAME.zst` for every file of the image directory, and `ID/manifest.json`, written last and only if there
+//! is none. Data objects carry the attempt in their names, so that two publishers of one id cannot touch each other's
+//! data; a snapshot exists exactly when its manifest does.
+
+mod cache;
+mod codec;
+mod delete;
+mod error;
+mod fetch;
+mod file_store;
+mod location;
+pub mod manifest;
+pub mod objects;
+mod publish;
+mod s3_store;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use cache::{LocalCache, Pin};
+pub use delete::{Listing, delete, list};
+pub use error::SnapshotError;
+pub use fetch::{fetch, read_manifest};
+pub use file_store::FileStore;
+pub use location::{Location, S3Config, S3Credentials, Stores};
+pub use manifest::{ActorIdentity, Cpu, FileSum, Manifest, Meta, RuntimeIdentity};
+pub use objects::ObjectStore;
+pub use publish::{Published, publish};
+pub use s3_store::S3Store;
+
+/// Bytes moved at a time between disk, hash, compressor and network.
+const BUFFER: usize = 1 << 20;
+
+/// Files of one snapshot that are compressed, sent or fetched at the same time.
+const PARALLEL_FILES: usize = 2;
+
+/// Name of the object whose existence makes a snapshot visible.
+const MANIFEST_NAME: &str = "manifest.json";
+
+/// Longest accepted snapshot id, in bytes.
+const MAX_ID: usize = 128;
+
+/// A result of this room.
+pub type Result<T, E = SnapshotError> = std::result::Result<T, E>;
+
+/// Refuses an id that could not be one path segment and one object key segment everywhere.
+fn check_id(id: &str) -> Result<()> {
+    if is_plain_name(id) && id.len() <= MAX_ID {
+        Ok(())
+    } else {
+        Err(SnapshotError::BadId { id: id.to_owned() })
+    }
+}
+
+/// Letters, digits, `.`, `_` and `-`, not empty and not starting with a dot.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// Runs `work` where blocking is allowed; a panic in it becomes [`SnapshotError::Bug`].
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(join) => Err(SnapshotError::Bug {
+            what: format!("a snapshot worker thread ended early: {join}"),
+        }),
+    }
+}

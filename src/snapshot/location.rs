@@ -1,0 +1,209 @@
+//! Where snapshots are kept: `s3://bucket/prefix/`, `file:///dir/`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::file_store::FileStore;
+use super::objects::{ObjectStore, check_key};
+use super::s3_store::S3Store;
+use super::{Result, SnapshotError};
+
+/// Buckets whose connections are kept open at the same time.
+const MAX_OPEN_STORES: usize = 64;
+
+/// Keys to an S3 server. `Debug` leaves the secrets out.
+#[derive(Clone)]
+pub struct S3Credentials {
+    /// Public half.
+    pub access_key_id: String,
+    /// Secret half.
+    pub secret_access_key: String,
+    /// Given with temporary keys.
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for S3Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How S3 is reached. What is left out comes from AWS's usual places: `AWS_ENDPOINT_URL_S3`, `AWS_REGION`,
+/// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and so on, the profile, the pod's or the machine's role.
+#[derive(Clone, Debug, Default)]
+pub struct S3Config {
+    /// URL of a server other than AWS's own.
+    pub endpoint: Option<String>,
+    /// Region to sign for.
+    pub region: Option<String>,
+    /// Bucket in the path rather than in the host name; always so with an endpoint of one's own.
+    pub path_style: bool,
+    /// Keys; otherwise AWS's chain of providers.
+    pub credentials: Option<S3Credentials>,
+}
+
+/// A place for snapshots: a store and the keys' prefix in it.
+#[derive(Clone, Debug)]
+pub struct Location {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// Empty, or ends with `/`.
+    pub prefix: String,
+}
+
+impl Location {
+    /// For people and logs.
+    pub(super) fn name(&self) -> String {
+        format!("{}{}", self.store.name(), self.prefix)
+    }
+
+    /// The prefix of a snapshot's objects.
+    pub(super) fn keys_of(&self, id: &str) -> String {
+        format!("{}{id}/", self.prefix)
+    }
+
+    /// The key of a snapshot's manifest.
+    pub(super) fn manifest_of(&self, id: &str) -> String {
+        format!("{}{id}/{}", self.prefix, super::MANIFEST_NAME)
+    }
+}
+
+/// Opens locations, and keeps one client a bucket.
+#[derive(Debug, Default)]
+pub struct Stores {
+    s3: S3Config,
+    open: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+}
+
+impl Stores {
+    /// Stores that reach S3 as `s3` says.
+    pub fn new(s3: S3Config) -> Self {
+        Self {
+            s3,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The location that `uri` names. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// `BadLocation`, which says how it should look.
+    pub async fn open(&self, uri: &str) -> Result<Location> {
+        match parse(uri)? {
+            Parsed::File { dir } => Ok(Location {
+                store: Arc::new(FileStore::new(dir)),
+                prefix: String::new(),
+            }),
+            Parsed::S3 { bucket, prefix } => {
+                let mut open = self.open.lock().await;
+                if open.len() >= MAX_OPEN_STORES && !open.contains_key(bucket) {
+                    open.clear();
+                }
+                let store = match open.get(bucket) {
+                    Some(store) => store.clone(),
+                    None => {
+                        let store: Arc<dyn ObjectStore> =
+                            Arc::new(S3Store::new(bucket, &self.s3).await);
+                        open.insert(bucket.to_owned(), store.clone());
+                        store
+                    }
+                };
+                Ok(Location { store, prefix })
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed<'a> {
+    S3 { bucket: &'a str, prefix: String },
+    File { dir: &'a Path },
+}
+
+fn parse(uri: &str) -> Result<Parsed<'_>> {
+    let bad = |reason: &str| SnapshotError::BadLocation {
+        location: uri.to_owned(),
+        reason: reason.to_owned(),
+    };
+    if let Some(rest) = uri.strip_prefix("s3://") {
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
+        if !(1..=63).contains(&bucket.len()) || !bucket.bytes().all(allowed) {
+            return Err(bad(
+                "write s3://BUCKET/PREFIX/ with the bucket's name in small letters",
+            ));
+        }
+        let prefix = prefix.trim_end_matches('/');
+        if prefix.is_empty() {
+            let prefix = String::new();
+            return Ok(Parsed::S3 { bucket, prefix });
+        }
+        check_key(prefix).map_err(|_| bad("its prefix has empty, '.' or '..' segments"))?;
+        let prefix = format!("{prefix}/");
+        Ok(Parsed::S3 { bucket, prefix })
+    } else if let Some(dir) = uri.strip_prefix("file://") {
+        let dir = Path::new(dir);
+        let plain = |c: Component| matches!(c, Component::RootDir | Component::Normal(_));
+        if !dir.is_absolute() || !dir.components().all(plain) || uri.contains('\0') {
+            return Err(bad("write file:///DIR/ with an absolute path without '..'"));
+        }
+        Ok(Parsed::File { dir })
+    } else {
+        Err(bad("it must begin with s3:// or file:///"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations() {
+        let s3 = |bucket, prefix: &str| Parsed::S3 {
+            bucket,
+            prefix: prefix.to_owned(),
+        };
+        let file = |dir: &'static str| Parsed::File {
+            dir: Path::new(dir),
+        };
+        assert_eq!(parse("s3://bucket/a/b/").unwrap(), s3("bucket", "a/b/"));
+        assert_eq!(parse("s3://bucket/a").unwrap(), s3("bucket", "a/"));
+        assert_eq!(parse("s3://bucket").unwrap(), s3("bucket", ""));
+        assert_eq!(parse("file:///var/x/").unwrap(), file("/var/x"));
+        for bad in [
+            "",
+            "/var/x",
+            "s3://",
+            "s3:///x",
+            "s3://Bucket/",
+            "s3://b/../c",
+            "s3://b//c",
+            "file://var/x",
+            "file:///a/../b",
+            "gs://bucket/",
+            "http://x/",
+        ] {
+            let refused = parse(bad);
+            assert!(
+                matches!(refused, Err(SnapshotError::BadLocation { .. })),
+                "{bad}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn secrets_stay_out_of_debug() {
+        let key = S3Credentials {
+            access_key_id: "id".into(),
+            secret_access_key: "hush".into(),
+            session_token: Some("hush".into()),
+        };
+        assert!(!format!("{key:?}").contains("hush"));
+    }
+}

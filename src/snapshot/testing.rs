@@ -1,0 +1,180 @@
+//! What the tests of this room share: both stores, a real S3 server, images.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// How long the S3 server may take to answer.
+const SERVER_START: Duration = Duration::from_secs(30);
+
+/// A store and what keeps it alive.
+pub struct UnderTest {
+    pub store: Arc<dyn ObjectStore>,
+    /// The directory in which the objects lie as files, for tests that damage them.
+    pub files: std::path::PathBuf,
+    _dir: TempDir,
+    _server: Option<Server>,
+}
+
+impl UnderTest {
+    pub fn at(&self, prefix: &str) -> Location {
+        Location {
+            store: self.store.clone(),
+            prefix: prefix.to_owned(),
+        }
+    }
+}
+
+pub struct Server {
+    child: Child,
+    pub config: S3Config,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Every implementation, empty.
+pub async fn stores() -> Vec<UnderTest> {
+    vec![file_store(), s3_store().await]
+}
+
+pub fn file_store() -> UnderTest {
+    let dir = tempfile::tempdir().unwrap();
+    UnderTest {
+        store: Arc::new(FileStore::new(dir.path().join("store"))),
+        files: dir.path().join("store"),
+        _dir: dir,
+        _server: None,
+    }
+}
+
+pub async fn s3_store() -> UnderTest {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path()).await;
+    let store = S3Store::new("snapshots", &server.config).await;
+    let bucket = store.client().create_bucket().bucket("snapshots");
+    bucket.send().await.unwrap();
+    UnderTest {
+        store: Arc::new(store),
+        files: dir.path().join("snapshots"),
+        _dir: dir,
+        _server: Some(server),
+    }
+}
+
+/// A versitygw over `dir`.
+pub async fn serve(dir: &Path) -> Server {
+    // The port may be taken between our asking for it and the server's binding it: then try another.
+    for _ in 0..5 {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = port.local_addr().unwrap();
+        drop(port);
+        let child = Command::new("versitygw")
+            .args(["--port", &addr.to_string(), "posix"])
+            .arg(dir)
+            .env("ROOT_ACCESS_KEY", "test")
+            .env("ROOT_SECRET_KEY", "test-secret")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("versitygw is on PATH");
+        let config = S3Config {
+            endpoint: Some(format!("http://{addr}")),
+            region: Some("us-east-1".into()),
+            path_style: true,
+            credentials: Some(S3Credentials {
+                access_key_id: "test".into(),
+                secret_access_key: "test-secret".into(),
+                session_token: None,
+            }),
+        };
+        let mut server = Server { child, config };
+        let until = Instant::now() + SERVER_START;
+        while server.child.try_wait().unwrap().is_none() && Instant::now() < until {
+            if tokio::net::TcpStream::connect(addr).await.is_ok() {
+                return server;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    panic!("versitygw does not answer");
+}
+
+pub fn meta(actor: &str) -> Meta {
+    Meta {
+        created: "2026-03-01T10:00:00.5Z".parse().unwrap(),
+        actor: ActorIdentity {
+            namespace: "ns".into(),
+            name: actor.into(),
+            uid: "u-1".into(),
+        },
+        template: "ns/counter".into(),
+        runtime: RuntimeIdentity {
+            class: "gvisor".into(),
+            build: "release-1".into(),
+        },
+        cpu: Cpu {
+            arch: "amd64".into(),
+            baseline: "avx2 sse4_2".into(),
+        },
+    }
+}
+
+/// An image directory as a checkpoint leaves it; `seed` tells it from others.
+pub fn image(parent: &Path, name: &str, seed: u8) -> std::path::PathBuf {
+    let dir = parent.join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    let noise = |n: usize| -> Vec<u8> {
+        let mut state = u32::from(seed) + 1;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..n).map(next).collect()
+    };
+    std::fs::write(dir.join("checkpoint.img"), noise(3_000)).unwrap();
+    std::fs::write(dir.join("pages.img"), noise(300_000)).unwrap();
+    std::fs::write(dir.join("pages_meta.img"), vec![seed; 500]).unwrap();
+    dir
+}
+
+/// Names and contents of a directory's files.
+pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| {
+            let e = e.unwrap();
+            let name = e.file_name().into_string().unwrap();
+            (name, std::fs::read(e.path()).unwrap_or_default())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// Everything below a directory, as paths.
+pub fn tree(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                todo.push(path.clone());
+            }
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
