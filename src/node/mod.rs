@@ -1,1 +1,3 @@
 //! The node's side: slots converge on what is assigned to them.
+
+pub mod ateom;

@@ -1,1 +1,79 @@
-//! Sandboxes: what runs an actor's processes, behind one behavioural contract.
+//! What runs an actor: the trait [`Sandbox`], its words, and its backends. Here too: waiting for readiness,
+//! bounded container logs, and the reaping of what the runtime leaves behind ([`Orphans`]).
+//!
+//! Not here: the network of a slot (`network`), images and snapshots (a sandbox gets directories), and the
+//! decision when to do what (`node`, which is the only caller: the executor of a slot).
+
+mod error;
+pub mod gvisor;
+pub mod logs;
+mod orphans;
+pub mod pause;
+pub mod readyz;
+mod spec;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use async_trait::async_trait;
+use std::path::Path;
+
+pub use error::Error;
+pub use orphans::{Death, Orphans};
+pub use spec::{Container, Spec, Step, Steps};
+
+/// What the runtime says about the sandbox of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// There is none.
+    Absent,
+    /// Its processes run.
+    Running,
+    /// It stands still: a checkpoint is under way, or one failed and could not be undone.
+    Frozen,
+    /// It ended by itself, or was killed; what is left of it goes with [`Sandbox::stop`].
+    Exited {
+        /// The root's exit code; 128 + signal after a signal.
+        code: i32,
+    },
+}
+
+/// The sandbox of one slot. There is at most one at a time, and callers serialise: no two calls at once,
+/// but [`Sandbox::observe`] and [`Sandbox::exited`], which may come at any time.
+///
+/// A call that is dropped half-way leaves what [`Sandbox::stop`] removes.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// Starts the containers of `spec`.
+    ///
+    /// Afterwards every container's process has been started (which says nothing about readiness) and
+    /// stdout and stderr go to `log_dir`. After an error nothing of the attempt is left.
+    async fn run(&self, spec: &Spec) -> Result<Steps, Error>;
+
+    /// Saves the running sandbox into `image_dir`, which must not exist, and ends it.
+    ///
+    /// Afterwards `image_dir` holds the complete image (not yet synced to disk) and the sandbox is gone as
+    /// after [`Sandbox::stop`]; should it resist, [`Sandbox::observe`] says so, and the image still counts. After an error there is no `image_dir`, and the sandbox runs on as if nothing had
+    /// been asked, but for [`Error::NotRunning`] (there was none) and [`Error::Frozen`] (it is to be stopped).
+    async fn checkpoint(&self, image_dir: &Path) -> Result<Steps, Error>;
+
+    /// Reproduces the sandbox that [`Sandbox::checkpoint`] saved into `image_dir`, with the identity, the directories and
+    /// the network of `spec`. The containers of `spec` must be those of the checkpoint: names, arguments, user, working directory.
+    ///
+    /// Afterwards its processes go on where they were, with memory, files and listeners; the environment is
+    /// the saved one. `image_dir` may be removed. After an error nothing of the attempt is left.
+    async fn restore(&self, spec: &Spec, image_dir: &Path) -> Result<Steps, Error>;
+
+    /// Ends the sandbox, whatever its state, and removes what the runtime keeps of it. Nothing to stop is success.
+    ///
+    /// Afterwards none of its processes lives and [`Sandbox::observe`] says [`Observed::Absent`].
+    async fn stop(&self) -> Result<Steps, Error>;
+
+    /// Asks the runtime; an error means that it could not be asked, and nothing else.
+    async fn observe(&self) -> Result<Observed, Error>;
+
+    /// Returns the exit code when the present sandbox has ended by itself; never, while there is none.
+    async fn exited(&self) -> i32;
+
+    /// What is left of sandboxes although there is none: what [`Sandbox::stop`] should have removed. Empty is clean.
+    fn residue(&self) -> Result<Vec<String>, Error>;
+}

@@ -1,0 +1,3 @@
+module testserver
+
+go 1.26

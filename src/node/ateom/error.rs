@@ -1,0 +1,116 @@
+//! What can go wrong in the executor and with it.
+
+use crate::{network, sandbox};
+use std::path::PathBuf;
+use tonic::{Code, Status};
+
+/// Why a call of the executor, or the handling of an executor, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller's input. Repeating does not help.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not allowed: the order is older than what the slot has seen.
+    #[error("the order's epoch {epoch} is refused: {reason}")]
+    Fenced {
+        /// Of the order.
+        epoch: u64,
+        /// What the slot knows better.
+        reason: &'static str,
+    },
+    /// Not allowed: the slot runs another actor, or another epoch.
+    #[error("the slot is taken by {actor} with epoch {epoch}; stop it first")]
+    Taken {
+        /// Who runs.
+        actor: String,
+        /// With which epoch.
+        epoch: u64,
+    },
+    /// Not allowed: the slot could not be proved clean. End its executor.
+    #[error("the slot is not clean: {0}")]
+    Dirty(String),
+    /// Gone: the sandbox ended by itself.
+    #[error("the sandbox ended with exit code {code}; its log says why")]
+    Ended {
+        /// The exit code.
+        code: i32,
+    },
+    /// A stop came before the sandbox was ready.
+    #[error("stopped before it was ready")]
+    Stopped,
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    /// The executor must be pid 1 of its own namespaces.
+    #[error(
+        "ateom must be the first process of its own pid namespace; it is started by atelet or as a container"
+    )]
+    NotFirst,
+    /// The executor does not answer. May be worth another try.
+    #[error("cannot connect to {}", path.display())]
+    Connect {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// A system call.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: says what was tried.
+    pub(super) fn io<E: Into<std::io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
+        let what = what.into();
+        move |source| Error::Io {
+            what,
+            source: source.into(),
+        }
+    }
+
+    fn code(&self) -> Code {
+        use sandbox::Error as S;
+        match self {
+            Error::Invalid(_) | Error::Sandbox(S::Invalid(_)) => Code::InvalidArgument,
+            Error::Network(network::Error::Invalid(_)) => Code::InvalidArgument,
+            Error::Fenced { .. } | Error::Taken { .. } | Error::Dirty(_) | Error::NotFirst => {
+                Code::FailedPrecondition
+            }
+            Error::Sandbox(
+                S::Exists | S::NotRunning { .. } | S::Frozen { .. } | S::NoRuntime { .. },
+            ) => Code::FailedPrecondition,
+            Error::Ended { .. } => Code::Aborted,
+            Error::Stopped => Code::Cancelled,
+            Error::Sandbox(S::Timeout { .. } | S::NotReady { .. }) => Code::DeadlineExceeded,
+            Error::Sandbox(S::Incomplete { .. }) => Code::DataLoss,
+            Error::Connect { .. } => Code::Unavailable,
+            Error::Sandbox(S::Runtime { .. } | S::Io { .. })
+            | Error::Network(_)
+            | Error::Io { .. } => Code::Internal,
+        }
+    }
+}
+
+/// The whole chain in the message: this is the edge. Codes: InvalidArgument = input, FailedPrecondition = not allowed or not there (see
+/// what the slot runs), Aborted = the sandbox ended by itself, Cancelled = stopped meanwhile, DeadlineExceeded = too
+/// slow, DataLoss = the image is not complete, Internal = worth a try elsewhere.
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        Status::new(error.code(), message)
+    }
+}

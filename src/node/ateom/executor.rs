@@ -1,0 +1,387 @@
+//! The slot's state, and the calls on it: one at a time, fenced by epochs.
+
+use super::Error;
+use super::convert::Order;
+use super::leftovers::Baseline;
+use crate::network::Cidr;
+use crate::network::slot::{self, SlotNetwork};
+use crate::proto::atenode::observe_workload_response::State;
+use crate::proto::atenode::{ActorIdentity, ObserveWorkloadResponse};
+use crate::sandbox::gvisor::Gvisor;
+use crate::sandbox::{Error as SandboxError, Observed, Orphans, Sandbox, Steps, logs, readyz};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+
+/// Assignments that ended, kept to refuse late orders. The node agent fences too; this is for what is still under way here.
+const REMEMBERED: usize = 64;
+/// How long a shutdown waits for a call that is under way and for the sandbox to end; what is then left ends with the namespace.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The executor of one slot.
+pub(super) struct Executor {
+    sandbox: Box<dyn Sandbox>,
+    network: SlotNetwork,
+    baseline: Baseline,
+    /// Held by the call that is under way.
+    turn: Mutex<()>,
+    /// What runs, or is on its way to or from running.
+    assignment: watch::Sender<Option<Arc<Assignment>>>,
+    history: StdMutex<History>,
+}
+
+struct Assignment {
+    order: Order,
+    /// Told by a stop, so that a start does not wait for readiness any longer.
+    stopping: Notify,
+}
+
+/// What the slot has seen.
+#[derive(Default)]
+struct History {
+    /// Actor and epoch of assignments that ended, newest last.
+    ended: VecDeque<(String, u64)>,
+    /// The last checkpoint that succeeded: its answer may have been lost.
+    checkpoint: Option<(u64, PathBuf)>,
+}
+
+impl History {
+    fn end(&mut self, order: &Order) {
+        if self.ended.len() == REMEMBERED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((key(&order.actor), order.spec.epoch));
+    }
+
+    fn has_ended(&self, order: &Order) -> bool {
+        let key = key(&order.actor);
+        let epoch = order.spec.epoch;
+        self.ended.iter().any(|(k, e)| *k == key && epoch <= *e)
+    }
+}
+
+/// Two actors of one name at different times have different uids.
+fn key(actor: &ActorIdentity) -> String {
+    format!("{}/{}/{}", actor.namespace, actor.name, actor.uid)
+}
+
+impl Executor {
+    /// Prepares the slot: its directory `dir`, its network, its backend.
+    pub async fn new(dir: &Path, refused: &[Cidr], orphans: Orphans) -> Result<Executor, Error> {
+        let sandbox = Gvisor::new(dir.join("gvisor"), orphans)?;
+        let network = SlotNetwork::create(&dir.join("netns"), refused).await?;
+        Ok(Executor {
+            sandbox: Box::new(sandbox),
+            network,
+            baseline: Baseline::take()?,
+            turn: Mutex::new(()),
+            assignment: watch::Sender::new(None),
+            history: StdMutex::default(),
+        })
+    }
+
+    /// The slot's interior network.
+    pub fn netns(&self) -> &Path {
+        self.network.netns()
+    }
+
+    /// Starts what `order` says, from `image` if there is one; returns when it is ready and its gate is open. What runs
+    /// already is confirmed. After an error the slot is as free as it was.
+    pub async fn start(&self, order: Order, image: Option<&Path>) -> Result<Steps, Error> {
+        let turn = self.turn.lock().await;
+        let epoch = order.spec.epoch;
+        if let Some(now) = self.current() {
+            return self.confirm(&order, &now).await;
+        }
+        if self.history().has_ended(&order) {
+            let reason = "this assignment has ended";
+            return Err(Error::Fenced { epoch, reason });
+        }
+        let left = self.left().await?;
+        if !left.is_empty() {
+            return Err(Error::Dirty(left.join(", ")));
+        }
+        let assignment = Arc::new(Assignment {
+            order,
+            stopping: Notify::new(),
+        });
+        self.assignment.send_replace(Some(assignment.clone()));
+        let result = self.bring_up(&assignment, image).await;
+        if let Err(error) = &result {
+            tracing::warn!(epoch, %error, "cannot start the sandbox");
+            // What failed may be tried again with the same epoch; what was stopped may not.
+            let ended = matches!(error, Error::Stopped);
+            if let Err(error) = self.tear_down(&turn, ended).await {
+                tracing::warn!(epoch, %error, "cannot clean up after a failed start");
+            }
+        }
+        result
+    }
+
+    /// Answers an order while there is an assignment.
+    async fn confirm(&self, order: &Order, now: &Assignment) -> Result<Steps, Error> {
+        let (epoch, running) = (order.spec.epoch, now.order.spec.epoch);
+        let same = key(&order.actor) == key(&now.order.actor);
+        if same && epoch < running {
+            let reason = "a newer one runs";
+            return Err(Error::Fenced { epoch, reason });
+        }
+        if !same || epoch > running {
+            return Err(Error::Taken {
+                actor: key(&now.order.actor),
+                epoch: running,
+            });
+        }
+        match self.sandbox.observe().await? {
+            Observed::Running => Ok(Steps::default()),
+            Observed::Exited { code } => Err(Error::Ended { code }),
+            Observed::Absent | Observed::Frozen => Err(Error::Dirty("stop it first".into())),
+        }
+    }
+
+    async fn bring_up(
+        &self,
+        assignment: &Assignment,
+        image: Option<&Path>,
+    ) -> Result<Steps, Error> {
+        let order = &assignment.order;
+        let mut steps = Steps::default();
+        // A sandbox takes address and route off the interface when it starts.
+        steps.time("network", self.network.refresh()).await?;
+        let started = match image {
+            None => self.sandbox.run(&order.spec).await?,
+            Some(image) => self.sandbox.restore(&order.spec, image).await?,
+        };
+        steps.extend(started);
+        let ready = async {
+            for probe in &order.probes {
+                readyz::wait(slot::INNER.into(), probe).await?;
+            }
+            Ok(())
+        };
+        let ready = async {
+            tokio::select! {
+                biased;
+                () = assignment.stopping.notified() => Err(Error::Stopped),
+                code = self.sandbox.exited() => Err(Error::Ended { code }),
+                ready = ready => ready,
+            }
+        };
+        if !order.probes.is_empty() {
+            steps.time("readyz", ready).await?;
+        }
+        steps.time("gate", self.open(order)).await?;
+        Ok(steps)
+    }
+
+    async fn open(&self, order: &Order) -> Result<(), Error> {
+        if order.host_port != 0 {
+            self.network.open(order.host_port, order.app_port).await?;
+        }
+        Ok(())
+    }
+
+    /// Saves the sandbox into `image`, and frees the slot. On failure the sandbox goes on.
+    pub async fn checkpoint(&self, epoch: u64, image: &Path) -> Result<Steps, Error> {
+        let turn = self.turn.lock().await;
+        let Some(assignment) = self.current() else {
+            let done = self.history().checkpoint.clone();
+            return match done {
+                Some((e, path)) if e == epoch && path == image => Ok(Steps::default()),
+                _ => Err(SandboxError::NotRunning {
+                    state: "absent".into(),
+                }
+                .into()),
+            };
+        };
+        let order = &assignment.order;
+        if epoch != order.spec.epoch {
+            let reason = "another one runs";
+            return Err(Error::Fenced { epoch, reason });
+        }
+        let mut steps = Steps::default();
+        steps.time("gate", self.network.close()).await?;
+        let saved = async {
+            self.network.cut()?;
+            Ok::<_, Error>(self.sandbox.checkpoint(image).await?)
+        };
+        match saved.await {
+            Ok(more) => steps.extend(more),
+            Err(error) => {
+                if matches!(self.sandbox.observe().await, Ok(Observed::Running)) {
+                    self.open(order).await?;
+                }
+                return Err(error);
+            }
+        }
+        self.history().checkpoint = Some((epoch, image.to_owned()));
+        // The image is complete; whether the slot is clean shows when one observes.
+        let cleaned = steps.time("clean", self.tear_down(&turn, true)).await;
+        if let Err(error) = cleaned {
+            tracing::warn!(epoch, %error, "the slot is not clean after a checkpoint");
+        }
+        Ok(steps)
+    }
+
+    /// Ends what runs with this epoch or an older one, and cleans the slot. Nothing to end is fine.
+    pub async fn stop(&self, epoch: u64) -> Result<Steps, Error> {
+        let fenced = |now: &Assignment| epoch < now.order.spec.epoch;
+        if let Some(now) = self.current().filter(|now| !fenced(now)) {
+            now.stopping.notify_one();
+        }
+        let turn = self.turn.lock().await;
+        if self.current().is_some_and(|now| fenced(&now)) {
+            let reason = "a newer one runs";
+            return Err(Error::Fenced { epoch, reason });
+        }
+        self.tear_down(&turn, true).await
+    }
+
+    /// What the slot runs, asked of the runtime.
+    pub async fn observe(&self) -> Result<ObserveWorkloadResponse, Error> {
+        let mut answer = ObserveWorkloadResponse::default();
+        let turn = self.turn.try_lock();
+        if let Some(now) = self.current() {
+            answer.actor = Some(now.order.actor.clone());
+            answer.epoch = now.order.spec.epoch;
+            answer.host_port = now.order.host_port.into();
+        }
+        let (state, message) = match turn {
+            Err(_) => (State::Busy, String::new()),
+            Ok(_turn) => self.ask(&mut answer.exit_code).await?,
+        };
+        answer.set_state(state);
+        answer.message = message;
+        Ok(answer)
+    }
+
+    async fn ask(&self, exit_code: &mut i32) -> Result<(State, String), Error> {
+        let observed = self.sandbox.observe().await?;
+        Ok(match (self.current(), observed) {
+            (Some(_), Observed::Running) => (State::Running, String::new()),
+            (Some(_), Observed::Exited { code }) => {
+                *exit_code = code;
+                (State::Exited, String::new())
+            }
+            (None, Observed::Absent) => match self.left().await? {
+                left if left.is_empty() => (State::Clean, String::new()),
+                left => (State::Dirty, left.join(", ")),
+            },
+            (assignment, observed) => {
+                let expected = assignment.map_or("none", |_| "one");
+                let message = format!("the sandbox is {observed:?}, expected {expected}");
+                (State::Dirty, message)
+            }
+        })
+    }
+
+    /// Ends the sandbox and removes what it leaves behind in our namespaces. The assignment is gone when the sandbox is.
+    async fn tear_down(&self, _turn: &MutexGuard<'_, ()>, ended: bool) -> Result<Steps, Error> {
+        let mut steps = Steps::default();
+        steps.time("close", self.network.close()).await?;
+        steps.extend(self.sandbox.stop().await?);
+        let assignment = self.assignment.send_replace(None);
+        if let Some(assignment) = assignment.filter(|_| ended) {
+            self.history().end(&assignment.order);
+        }
+        let network = async {
+            self.network.cut()?;
+            self.network.refresh().await
+        };
+        steps.time("network", network).await?;
+        self.baseline.clean().await?;
+        let left = self.left().await?;
+        match left.is_empty() {
+            true => Ok(steps),
+            false => Err(Error::Dirty(left.join(", "))),
+        }
+    }
+
+    /// What is left of sandboxes while there is none. Empty is clean.
+    async fn left(&self) -> Result<Vec<String>, Error> {
+        let mut left = self.baseline.left()?;
+        left.extend(self.sandbox.residue()?);
+        left.extend(self.network.proof().await?);
+        Ok(left)
+    }
+
+    /// Runs for ever: closes the gate of a sandbox that ended by itself, and keeps logs within their bounds.
+    pub async fn watch(self: Arc<Self>) {
+        tokio::join!(self.watch_end(), self.watch_logs());
+    }
+
+    async fn watch_end(&self) {
+        let mut assignments = self.assignment.subscribe();
+        loop {
+            tokio::select! {
+                _ = assignments.changed() => continue,
+                code = self.sandbox.exited() => {
+                    tracing::info!(code, "the sandbox ended by itself");
+                    self.close_behind().await;
+                }
+            }
+            // Fails only when `self` is gone.
+            let _ = assignments.changed().await;
+        }
+    }
+
+    async fn watch_logs(&self) {
+        let mut rotation = tokio::time::interval(logs::CHECK_INTERVAL);
+        loop {
+            rotation.tick().await;
+            self.rotate_logs().await;
+        }
+    }
+
+    /// So that nobody waits for an answer from where nothing listens.
+    async fn close_behind(&self) {
+        let _turn = self.turn.lock().await;
+        if !matches!(self.sandbox.observe().await, Ok(Observed::Exited { .. })) {
+            return;
+        }
+        let closed = self.network.close().await;
+        if let Err(error) = closed.and_then(|()| self.network.cut()) {
+            tracing::warn!(%error, "cannot close the gate of a sandbox that ended");
+        }
+    }
+
+    async fn rotate_logs(&self) {
+        let Some(now) = self.current() else { return };
+        let rotated = tokio::task::spawn_blocking(move || {
+            let spec = &now.order.spec;
+            for container in &spec.containers {
+                logs::rotate(&spec.log_dir, &container.name, logs::MAX_BYTES)?;
+            }
+            Ok::<_, std::io::Error>(())
+        });
+        if let Ok(Err(error)) = rotated.await {
+            tracing::warn!(%error, "cannot rotate a container's log");
+        }
+    }
+
+    /// Ends the sandbox, if it lets itself be ended in time; the rest ends with the namespace.
+    pub async fn shut_down(&self) {
+        if let Some(now) = self.current() {
+            now.stopping.notify_one();
+        }
+        let end = async {
+            let _turn = self.turn.lock().await;
+            self.sandbox.stop().await
+        };
+        match tokio::time::timeout(SHUTDOWN_TIMEOUT, end).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot end the sandbox"),
+            Err(_) => tracing::warn!("the sandbox does not end in time"),
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Assignment>> {
+        self.assignment.borrow().clone()
+    }
+
+    fn history(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,75 @@
+//! Proving that nothing of a sandbox is left in the executor's namespaces: processes and mounts.
+
+use super::Error;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long killed processes may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(2);
+/// What is said of each kind; the rest is only counted.
+const NAMED: usize = 5;
+
+/// The mounts that belong to the executor itself.
+#[derive(Debug)]
+pub(super) struct Baseline(BTreeSet<String>);
+
+impl Baseline {
+    /// The mounts as they are now.
+    pub fn take() -> Result<Baseline, Error> {
+        mounts().map(Baseline)
+    }
+
+    /// Kills what still runs, and says what is left. Only while nothing of the executor's own runs. Empty is clean.
+    pub async fn clean(&self) -> Result<Vec<String>, Error> {
+        let start = Instant::now();
+        while !processes()?.is_empty() && start.elapsed() < END_TIMEOUT {
+            // As the first process of the namespace: all others in it. None left is an error, too.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+            tokio::time::sleep(POLL).await;
+        }
+        self.left()
+    }
+
+    /// Says what is left.
+    pub fn left(&self) -> Result<Vec<String>, Error> {
+        let mounts: Vec<_> = mounts()?.difference(&self.0).cloned().collect();
+        let kinds = [("process", processes()?), ("mount", mounts)];
+        let named = kinds.iter().flat_map(|(kind, things)| {
+            let some = things.iter().take(NAMED);
+            some.map(move |thing| format!("{kind} {thing}"))
+        });
+        Ok(named.collect())
+    }
+}
+
+/// All processes of our pid namespace but ourselves: pid and name.
+fn processes() -> Result<Vec<String>, Error> {
+    let own = std::process::id();
+    let entries = std::fs::read_dir("/proc").map_err(Error::io("list processes"))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|&pid| pid != own)
+        .map(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            format!("{pid} {}", name.unwrap_or_default().trim())
+        })
+        .collect())
+}
+
+/// Mount points and what is mounted there (proc_pid_mountinfo(5)).
+fn mounts() -> Result<BTreeSet<String>, Error> {
+    let text =
+        std::fs::read_to_string("/proc/thread-self/mountinfo").map_err(Error::io("list mounts"))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(3);
+            let (root, point) = (fields.next()?, fields.next()?);
+            Some(format!("{point} ({root})"))
+        })
+        .collect())
+}

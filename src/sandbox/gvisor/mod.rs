@@ -1,0 +1,287 @@
+//! The gVisor backend: drives the real `runsc` on the systrap platform.
+//!
+//! A single container is the sandbox's root (half the wake time of the pod form); several share a pause root.
+//! The directory that a backend is given holds the runtime's state and the bundles, for one slot only.
+
+mod bundle;
+mod image;
+mod launch;
+mod runsc;
+#[cfg(test)]
+mod tests;
+
+use super::{Error, Observed, Orphans, Sandbox, Spec, Steps};
+use async_trait::async_trait;
+use runsc::{Call, Runsc};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+pub use image::FILES as IMAGE_FILES;
+
+/// How long the processes of a deleted sandbox may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the containers of a pod are looked at: their end is not that of the sandbox.
+const POD_POLL: Duration = Duration::from_secs(1);
+/// The exit code where the runtime does not tell it.
+const UNKNOWN_EXIT: i32 = 255;
+
+/// The sandboxes of one slot, one at a time.
+pub struct Gvisor {
+    dir: PathBuf,
+    orphans: Orphans,
+    current: watch::Sender<Option<Arc<Current>>>,
+}
+
+/// The sandbox that exists, or is on its way to or from existing.
+struct Current {
+    runsc: Runsc,
+    /// Root first; ids of one length, for `runsc` matches by prefix.
+    ids: Vec<String>,
+    /// The sandbox's process; 0 until it is known.
+    pid: AtomicI32,
+    /// We are about to end it, so its end is nothing to report.
+    ending: AtomicBool,
+}
+
+impl Current {
+    fn root(&self) -> &str {
+        &self.ids[0]
+    }
+
+    fn pid(&self) -> Option<i32> {
+        Some(self.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
+    }
+
+    async fn call(&self, call: &Call, args: &[&str]) -> Result<String, Error> {
+        self.runsc.call(call, args).await
+    }
+
+    /// The runtime's word for the state of a container.
+    async fn status(&self, id: &str) -> Result<String, Error> {
+        #[derive(serde::Deserialize)]
+        struct State {
+            status: String,
+        }
+        // A log of its own: may be asked while another call is under way.
+        let asking = Runsc {
+            log: self.runsc.log.with_extension("state.log"),
+            ..self.runsc.clone()
+        };
+        let answer = asking.call(&runsc::STATE, [id]).await?;
+        serde_json::from_str::<State>(&answer)
+            .map(|state| state.status)
+            .map_err(|e| Error::Runtime {
+                call: runsc::STATE.name,
+                message: format!("its answer is not JSON: {e}"),
+            })
+    }
+}
+
+impl Gvisor {
+    /// A backend that keeps its own things in `dir`, which it makes and empties: no sandbox of an earlier life can be
+    /// left when this is called, for they end with their executor.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `dir` cannot be made or emptied.
+    pub fn new(dir: PathBuf, orphans: Orphans) -> Result<Gvisor, Error> {
+        let what = format!("cannot prepare {}", dir.display());
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(what)(e)),
+            _ => {}
+        }
+        for sub in ["bundles", "root"] {
+            std::fs::create_dir_all(dir.join(sub)).map_err(Error::io(what.clone()))?;
+        }
+        Ok(Gvisor {
+            dir,
+            orphans,
+            current: watch::Sender::new(None),
+        })
+    }
+
+    fn current(&self) -> Option<Arc<Current>> {
+        self.current.borrow().clone()
+    }
+
+    async fn end(&self, current: &Current) -> Result<(), Error> {
+        current.ending.store(true, Ordering::SeqCst);
+        // Always with force: a stopped container is sometimes refused without. The root first, for that ends the
+        // sandbox; a member of a frozen sandbox could not be ended.
+        for id in &current.ids {
+            current.call(&runsc::DELETE, &["-force", id]).await?;
+        }
+        if let Some(pid) = current.pid() {
+            tokio::time::timeout(END_TIMEOUT, self.orphans.ended(pid))
+                .await
+                .map_err(|_| Error::Timeout {
+                    call: runsc::DELETE.name,
+                    after: END_TIMEOUT,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Removes the bundles, and the network namespace that `runsc` binds into its root directory.
+    fn sweep(&self) -> Result<(), Error> {
+        let null_netns = self.dir.join("root/null-netns");
+        if null_netns.exists() {
+            let _ = nix::mount::umount2(&null_netns, nix::mount::MntFlags::MNT_DETACH);
+            std::fs::remove_file(&null_netns)
+                .map_err(Error::io(format!("cannot remove {}", null_netns.display())))?;
+        }
+        let bundles = self.dir.join("bundles");
+        std::fs::remove_dir_all(&bundles)
+            .and_then(|()| std::fs::create_dir(&bundles))
+            .map_err(Error::io(format!("cannot empty {}", bundles.display())))
+    }
+
+    /// Undoes a pause, after a checkpoint that failed with `cause`.
+    async fn thaw(&self, current: &Current, cause: Error) -> Error {
+        match current.call(&runsc::RESUME, &[current.root()]).await {
+            Ok(_) => cause,
+            Err(resume) => Error::Frozen {
+                message: format!("{resume} (after: {cause})"),
+            },
+        }
+    }
+
+    async fn observe_pod(&self, current: &Current) -> Result<Observed, Error> {
+        for id in &current.ids[1..] {
+            if current.status(id).await? == "stopped" {
+                return Ok(Observed::Exited { code: UNKNOWN_EXIT });
+            }
+        }
+        Ok(Observed::Running)
+    }
+
+    /// Returns when the containers of `current`, or its sandbox, have ended.
+    async fn ended(&self, current: &Current) -> i32 {
+        loop {
+            match current.pid() {
+                None => tokio::time::sleep(POD_POLL).await,
+                Some(pid) if current.ids.len() == 1 => return self.orphans.ended(pid).await,
+                Some(pid) => tokio::select! {
+                    code = self.orphans.ended(pid) => return code,
+                    () = tokio::time::sleep(POD_POLL) => {}
+                },
+            }
+            if current.pid().is_some()
+                && let Ok(Observed::Exited { code }) = self.observe_pod(current).await
+            {
+                return code;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Sandbox for Gvisor {
+    async fn run(&self, spec: &Spec) -> Result<Steps, Error> {
+        self.launch(spec, None).await
+    }
+
+    async fn checkpoint(&self, image_dir: &Path) -> Result<Steps, Error> {
+        let mut steps = Steps::default();
+        let absent = || Error::NotRunning {
+            state: "absent".into(),
+        };
+        let current = self.current().ok_or_else(absent)?;
+        let root = current.root();
+        // A checkpoint of a container that was created but not started succeeds, and ruins it.
+        let state = steps.time("state", current.status(root)).await?;
+        if state != "running" {
+            return Err(Error::NotRunning { state });
+        }
+        let draft = image::Draft::new(image_dir)?;
+        // Without pause and leave-running, a checkpoint that fails (a full disk) ends the sandbox.
+        let args = [root];
+        let paused = steps.time("pause", current.call(&runsc::PAUSE, &args));
+        if let Err(e) = paused.await {
+            return Err(self.thaw(&current, e).await);
+        }
+        let dir = draft.dir().to_str().map(str::to_owned).unwrap_or_default();
+        let args = ["-leave-running", "-image-path", &dir, root];
+        let saved = steps.time("checkpoint", current.call(&runsc::CHECKPOINT, &args));
+        if let Err(e) = saved.await.and_then(|_| draft.finish()) {
+            return Err(self.thaw(&current, e).await);
+        }
+        match self.stop().await {
+            Ok(more) => steps.extend(more),
+            // The image counts; that the sandbox is still there, frozen, shows when one observes.
+            Err(e) => tracing::warn!(error = %e, "cannot end the sandbox after its checkpoint"),
+        }
+        Ok(steps)
+    }
+
+    async fn restore(&self, spec: &Spec, image_dir: &Path) -> Result<Steps, Error> {
+        image::verify(image_dir)?;
+        self.launch(spec, Some(image_dir)).await
+    }
+
+    async fn stop(&self) -> Result<Steps, Error> {
+        let mut steps = Steps::default();
+        if let Some(current) = self.current() {
+            steps.time("delete", self.end(&current)).await?;
+            self.sweep()?;
+            self.current.send_replace(None);
+        }
+        Ok(steps)
+    }
+
+    async fn observe(&self) -> Result<Observed, Error> {
+        let Some(current) = self.current() else {
+            return Ok(Observed::Absent);
+        };
+        let Some(pid) = current.pid() else {
+            return Ok(Observed::Frozen);
+        };
+        if let Some(code) = self.orphans.code_of(pid) {
+            return Ok(Observed::Exited { code });
+        }
+        match current.status(current.root()).await?.as_str() {
+            "running" => self.observe_pod(&current).await,
+            "stopped" => {
+                let code = tokio::time::timeout(END_TIMEOUT, self.orphans.ended(pid)).await;
+                Ok(Observed::Exited {
+                    code: code.unwrap_or(UNKNOWN_EXIT),
+                })
+            }
+            _ => Ok(Observed::Frozen),
+        }
+    }
+
+    async fn exited(&self) -> i32 {
+        let mut changes = self.current.subscribe();
+        loop {
+            let current = changes.borrow_and_update().clone();
+            let Some(current) = current else {
+                // Fails only when `self` is gone.
+                let _ = changes.changed().await;
+                continue;
+            };
+            tokio::select! {
+                code = self.ended(&current) => {
+                    if !current.ending.load(Ordering::SeqCst) {
+                        return code;
+                    }
+                    let _ = changes.changed().await;
+                }
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    fn residue(&self) -> Result<Vec<String>, Error> {
+        let mut left = Vec::new();
+        for sub in ["bundles", "root"] {
+            let dir = self.dir.join(sub);
+            let entries = std::fs::read_dir(&dir)
+                .map_err(Error::io(format!("cannot list {}", dir.display())))?;
+            left.extend(entries.flatten().map(|e| e.path().display().to_string()));
+        }
+        Ok(left)
+    }
+}
