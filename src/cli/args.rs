@@ -23,7 +23,11 @@ pub(super) struct TlsArgs {
 
 impl TlsArgs {
     pub(super) fn files(&self) -> TlsFiles {
-        TlsFiles { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() }
+        TlsFiles {
+            ca: self.tls_ca.clone(),
+            cert: self.tls_cert.clone(),
+            key: self.tls_key.clone(),
+        }
     }
 
     pub(super) fn load(&self) -> anyhow::Result<Tls> {
@@ -35,7 +39,13 @@ impl TlsArgs {
 #[derive(Args, Clone, Debug)]
 pub(super) struct StoreArgs {
     /// Redis or Valkey: redis://HOST:PORT, rediss://HOST:PORT or redis+unix:///PATH; several for a cluster
-    #[arg(long, value_name = "URL", env = "ATE_STORE", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ATE_STORE",
+        value_delimiter = ',',
+        required = true
+    )]
     pub store: Vec<String>,
     /// The store is a cluster
     #[arg(long)]
@@ -45,9 +55,15 @@ pub(super) struct StoreArgs {
 impl StoreArgs {
     pub(super) async fn connect(&self) -> anyhow::Result<Arc<RedisStore>> {
         let first = self.store.first().cloned().unwrap_or_default();
-        let options = StoreOptions { urls: self.store.clone(), cluster: self.store_cluster, ..StoreOptions::new(first) };
+        let options = StoreOptions {
+            urls: self.store.clone(),
+            cluster: self.store_cluster,
+            ..StoreOptions::new(first)
+        };
         let store = RedisStore::connect(options).await;
-        Ok(Arc::new(store.with_context(|| format!("cannot use the store {}", redacted(&self.store)))?))
+        Ok(Arc::new(store.with_context(|| {
+            format!("cannot use the store {}", redacted(&self.store))
+        })?))
     }
 }
 
@@ -72,7 +88,11 @@ pub(super) struct KubeArgs {
 #[derive(Args, Clone, Debug)]
 pub(super) struct EngineArgs {
     /// Where snapshots go whose template names no location
-    #[arg(long, value_name = "URL", default_value = "file:///var/lib/ate/snapshots")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "file:///var/lib/ate/snapshots"
+    )]
     pub snapshots: String,
     /// How long a node's sandboxes may run without the node renewing its lease, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 90)]
@@ -98,7 +118,10 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        let shown = redacted(&["rediss://user:secret@host:6379".into(), "redis+unix:///run/v.sock".into()]);
+        let shown = redacted(&[
+            "rediss://user:secret@host:6379".into(),
+            "redis+unix:///run/v.sock".into(),
+        ]);
         assert_eq!(shown, "rediss://host:6379,redis+unix:///run/v.sock");
     }
 }

@@ -28,7 +28,12 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
         let client = kube::client(args.kube.kubeconfig.as_deref()).await?;
         let catalog = ReflectedCatalog::start(&client, &stop);
         let nodes = Arc::new(TonicNodes::new(args.tls.load()?));
-        let engine = Engine::new(args.store.connect().await?, nodes, catalog, args.engine.options());
+        let engine = Engine::new(
+            args.store.connect().await?,
+            nodes,
+            catalog,
+            args.engine.options(),
+        );
         controller::run(client, engine, stop).await;
         Ok(())
     })

@@ -14,7 +14,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
+    std::fs::create_dir_all(&args.dir)
+        .with_context(|| format!("cannot create {}", args.dir.display()))?;
     for (name, yaml) in rendered()? {
         let path = args.dir.join(name);
         std::fs::write(&path, yaml).with_context(|| format!("cannot write {}", path.display()))?;
@@ -29,7 +30,10 @@ fn rendered() -> anyhow::Result<Vec<(String, String)>> {
         let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
         Ok((name, serde_yaml_ng::to_string(&crd)?))
     };
-    vec![WorkerPool::crd(), ActorTemplate::crd()].into_iter().map(file).collect()
+    vec![WorkerPool::crd(), ActorTemplate::crd()]
+        .into_iter()
+        .map(file)
+        .collect()
 }
 
 #[cfg(test)]
@@ -41,7 +45,10 @@ mod tests {
         let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("crds");
         for (name, yaml) in rendered().unwrap() {
             let written = std::fs::read_to_string(dir.join(&name)).unwrap_or_default();
-            assert!(written == yaml, "crds/{name} is not what the types say: run make manifests");
+            assert!(
+                written == yaml,
+                "crds/{name} is not what the types say: run make manifests"
+            );
         }
     }
 }

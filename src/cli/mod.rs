@@ -3,16 +3,12 @@
 //! A file per subcommand. Each reads its arguments, makes what its service needs, and runs it until SIGTERM or
 //! SIGINT. Nothing here decides anything.
 
-mod apiserver;
 mod args;
-mod atelet;
 mod ateom;
 mod controller;
 mod dev;
-mod driver;
 mod image;
 mod manifests;
-mod pause;
 mod router;
 mod stop;
 
@@ -31,12 +27,8 @@ struct Cli {
 enum Command {
     /// Run everything on this machine, without Kubernetes
     Dev(dev::Args),
-    /// Serve the Actor API (REST for kubectl, gRPC for existing clients) and move actors
-    Apiserver(apiserver::Args),
     /// Reconcile WorkerPools and ActorTemplates
     Controller(controller::Args),
-    /// Run the node agent
-    Atelet(atelet::Args),
     /// Route requests to actors, waking those that sleep
     Router(router::Args),
     /// Pack files as an image that an ActorTemplate can name
@@ -47,23 +39,17 @@ enum Command {
     /// Run the executor of one slot (started by the node agent)
     #[command(hide = true)]
     Ateom(ateom::Args),
-    /// Do nothing, as the root of a sandbox with several containers
-    #[command(hide = true)]
-    Pause,
 }
 
 /// Entry point of `ate`.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(args) => dev::main(args),
-        Command::Apiserver(args) => apiserver::main(args),
         Command::Controller(args) => controller::main(args),
-        Command::Atelet(args) => atelet::main(args),
         Command::Router(args) => router::main(args),
         Command::Image(command) => image::main(command),
         Command::Manifests(args) => manifests::main(&args),
         Command::Ateom(args) => ateom::main(args),
-        Command::Pause => pause::main(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,5 +78,8 @@ fn one_line(error: &anyhow::Error) -> String {
 
 /// Runs a service on a runtime of its own.
 fn block_on<F: Future<Output = anyhow::Result<()>>>(service: F) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(service)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(service)
 }

@@ -3,8 +3,10 @@
 use super::args::TlsArgs;
 use super::{block_on, stop};
 use crate::telemetry::{self, Format};
+use crate::{router, rpc};
 use anyhow::Context;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 
 #[derive(clap::Args)]
@@ -13,7 +15,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
     /// The API server's gRPC address
-    #[arg(long, value_name = "HOST:PORT", default_value = "api.ate-system.svc:443")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "api.ate-system.svc:443"
+    )]
     apiserver: String,
     #[command(flatten)]
     tls: TlsArgs,
@@ -23,8 +29,12 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("router", Format::Text);
     block_on(async {
         let stop = stop::on_signal()?;
-        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-        let _ = (listener, stop, args.apiserver, args.tls);
+        let listener = TcpListener::bind(args.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", args.listen))?;
+        let channel = rpc::control::channel(&args.apiserver, &args.tls.load()?)?;
+        let resolver = Arc::new(router::ControlResolver::new(channel));
+        router::serve(listener, resolver, router::Options::default(), stop).await;
         Ok(())
     })
 }

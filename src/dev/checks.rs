@@ -13,7 +13,10 @@ pub(super) fn preflight(_options: &Options) -> Result<(), Error> {
         return Err(Error::NotRoot);
     }
     valkey()?;
-    find("runsc", "install gVisor's runsc: https://gvisor.dev/docs/user_guide/install")?;
+    find(
+        "runsc",
+        "install gVisor's runsc: https://gvisor.dev/docs/user_guide/install",
+    )?;
     find("nft", "apt-get install nftables")?;
     Ok(())
 }
@@ -48,9 +51,17 @@ pub(super) fn addresses(options: &Options) -> Result<(), Error> {
         ("gRPC", options.grpc(), "--api"),
         ("node agent", options.node(), "--api"),
     ];
-    all.into_iter().try_for_each(|(what, address, flag)| free(what, address, flag))
+    all.into_iter()
+        .try_for_each(|(what, address, flag)| free(what, address, flag))
 }
 
 fn free(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<(), Error> {
-    TcpListener::bind(address).map(drop).map_err(|source| Error::Address { what, address, flag, source })
+    TcpListener::bind(address)
+        .map(drop)
+        .map_err(|source| Error::Address {
+            what,
+            address,
+            flag,
+            source,
+        })
 }

@@ -61,11 +61,19 @@ impl Supervised {
         let component = std::sync::Arc::new(component);
         let stop = CancellationToken::new();
         let task = tokio::spawn(supervise(component.clone(), stop.clone()));
-        Supervised { component, stop, task }
+        Supervised {
+            component,
+            stop,
+            task,
+        }
     }
 
     /// Returns when it answers.
-    pub(super) async fn wait_until_up(&self, limit: Duration, stop: &CancellationToken) -> Result<(), Error> {
+    pub(super) async fn wait_until_up(
+        &self,
+        limit: Duration,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let probing = async {
             while !is_up(&self.component.up).await {
                 sleep(PROBE).await;
@@ -80,7 +88,11 @@ impl Supervised {
 
     fn not_up(&self) -> Error {
         let Component { name, log, .. } = &*self.component;
-        Error::NotUp { name, words: last_words(log), log: log.clone() }
+        Error::NotUp {
+            name,
+            words: last_words(log),
+            log: log.clone(),
+        }
     }
 
     /// SIGTERM, and SIGKILL when that takes too long.
@@ -130,11 +142,17 @@ fn report(component: &Component, status: std::io::Result<std::process::ExitStatu
 fn spawn(component: &Component) -> std::io::Result<Child> {
     let log = open_log(&component.log)?;
     let mut command = Command::new(&component.program);
-    command.args(&component.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command
+        .args(&component.args)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     command.process_group(0).kill_on_drop(true);
     // SAFETY: prctl is async-signal-safe and touches nothing of the parent's memory.
     unsafe {
-        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)
+        });
     }
     command.spawn()
 }
@@ -152,7 +170,10 @@ async fn end(component: &Component, mut child: Child) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
     if timeout(STOP_LIMIT, child.wait()).await.is_err() {
-        tracing::warn!(component = component.name, "did not stop in time; killing it");
+        tracing::warn!(
+            component = component.name,
+            "did not stop in time; killing it"
+        );
         let _ = child.kill().await;
     }
 }
@@ -160,6 +181,10 @@ async fn end(component: &Component, mut child: Child) {
 /// The last line of a log that says something.
 fn last_words(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("(nothing)");
+    let line = text
+        .lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("(nothing)");
     line.chars().take(LAST_WORDS).collect()
 }

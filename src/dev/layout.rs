@@ -17,9 +17,20 @@ const MAX_SOCKET: usize = 107;
 impl Layout {
     /// Makes the directories; only root may look into them.
     pub(super) fn create(options: &Options) -> Result<Self, Error> {
-        let absolute = |path: &Path| std::path::absolute(path).map_err(|source| fail("use", path, source));
-        let layout = Layout { dir: absolute(&options.dir)?, run_dir: absolute(&options.run_dir)? };
-        for dir in [layout.dir.clone(), layout.run_dir.clone(), layout.pki(), layout.logs(), layout.valkey_dir(), layout.snapshots()] {
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(|source| fail("use", path, source));
+        let layout = Layout {
+            dir: absolute(&options.dir)?,
+            run_dir: absolute(&options.run_dir)?,
+        };
+        for dir in [
+            layout.dir.clone(),
+            layout.run_dir.clone(),
+            layout.pki(),
+            layout.logs(),
+            layout.valkey_dir(),
+            layout.snapshots(),
+        ] {
             std::fs::create_dir_all(&dir).map_err(|source| fail("create", &dir, source))?;
             let mode = std::fs::Permissions::from_mode(0o700);
             std::fs::set_permissions(&dir, mode).map_err(|source| fail("protect", &dir, source))?;
@@ -69,27 +80,44 @@ impl Layout {
 
     /// The machine's name, as a node.
     pub(super) fn node_name(&self) -> String {
-        let name = nix::unistd::gethostname().ok().and_then(|n| n.into_string().ok()).unwrap_or_default();
-        let clean: String = name.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let name = nix::unistd::gethostname()
+            .ok()
+            .and_then(|n| n.into_string().ok())
+            .unwrap_or_default();
+        let clean: String = name
+            .to_lowercase()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
         let clean = clean.trim_matches('-');
-        if clean.is_empty() { "node".to_owned() } else { clean.chars().take(63).collect() }
+        if clean.is_empty() {
+            "node".to_owned()
+        } else {
+            clean.chars().take(63).collect()
+        }
     }
 
     /// The certificate that a component shows.
     pub(super) fn tls_args(&self, name: &str) -> Vec<String> {
         let pki = self.pki();
         let file = |f: &str| pki.join(f).display().to_string();
-        [("--tls-ca", file("ca.crt")), ("--tls-cert", file(&format!("{name}.crt"))), ("--tls-key", file(&format!("{name}.key")))]
-            .into_iter()
-            .flat_map(|(k, v)| [k.to_owned(), v])
-            .collect()
+        [
+            ("--tls-ca", file("ca.crt")),
+            ("--tls-cert", file(&format!("{name}.crt"))),
+            ("--tls-key", file(&format!("{name}.key"))),
+        ]
+        .into_iter()
+        .flat_map(|(k, v)| [k.to_owned(), v])
+        .collect()
     }
 
     /// Valkey: on a unix socket only, with an append-only file that is synced every second and on demand (WAITAOF).
     pub(super) fn valkey(&self) -> Result<Component, Error> {
         let socket = self.valkey_socket();
         if socket.as_os_str().len() > MAX_SOCKET {
-            let source = std::io::Error::other(format!("a socket's path may have {MAX_SOCKET} bytes; shorten --run-dir"));
+            let source = std::io::Error::other(format!(
+                "a socket's path may have {MAX_SOCKET} bytes; shorten --run-dir"
+            ));
             return Err(fail("use", &socket, source));
         }
         let _ = std::fs::remove_file(&socket);
@@ -107,7 +135,10 @@ impl Layout {
         Ok(Component {
             name: "valkey",
             program,
-            args: settings.into_iter().flat_map(|(k, v)| [k.to_owned(), v]).collect(),
+            args: settings
+                .into_iter()
+                .flat_map(|(k, v)| [k.to_owned(), v])
+                .collect(),
             log: self.log("valkey"),
             up: Probe::Unix(socket),
         })
@@ -115,5 +146,9 @@ impl Layout {
 }
 
 pub(super) fn fail(action: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::File { action, path: path.to_owned(), source }
+    Error::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }

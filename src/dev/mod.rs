@@ -139,7 +139,10 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
     let ate = |name: &'static str, up: component::Probe, args: Vec<String>| Component {
         name,
         program: ate.clone(),
-        args: std::iter::once(name.to_owned()).chain(args).chain(layout.tls_args(name)).collect(),
+        args: std::iter::once(name.to_owned())
+            .chain(args)
+            .chain(layout.tls_args(name))
+            .collect(),
         log: layout.log(name),
         up,
     };
@@ -156,14 +159,22 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
         ]
     };
     let args = |parts: Vec<Vec<String>>| parts.concat();
-    let of = |pairs: &[(&str, String)]| pairs.iter().flat_map(|(k, v)| [(*k).to_owned(), v.clone()]).collect::<Vec<_>>();
+    let of = |pairs: &[(&str, String)]| {
+        pairs
+            .iter()
+            .flat_map(|(k, v)| [(*k).to_owned(), v.clone()])
+            .collect::<Vec<_>>()
+    };
     Ok(vec![
         layout.valkey()?,
         ate(
             "apiserver",
             component::Probe::Tcp(options.api),
             args(vec![
-                of(&[("--listen", options.api.to_string()), ("--listen-grpc", options.grpc().to_string())]),
+                of(&[
+                    ("--listen", options.api.to_string()),
+                    ("--listen-grpc", options.grpc().to_string()),
+                ]),
                 vec!["--serve-custom-resources".to_owned()],
                 store().to_vec(),
                 kube().to_vec(),
@@ -193,7 +204,10 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
         ate(
             "router",
             component::Probe::Tcp(options.router),
-            of(&[("--listen", options.router.to_string()), ("--apiserver", options.grpc().to_string())]),
+            of(&[
+                ("--listen", options.router.to_string()),
+                ("--apiserver", options.grpc().to_string()),
+            ]),
         ),
     ])
 }
@@ -210,8 +224,14 @@ impl Options {
 
 fn greet(layout: &Layout, options: &Options, took: Duration) {
     let pki = layout.pki();
-    println!("ready     in {:.1} s; Ctrl-C suspends every actor and stops\n", took.as_secs_f64());
-    println!("  kubectl    export KUBECONFIG={}", layout.kubeconfig().display());
+    println!(
+        "ready     in {:.1} s; Ctrl-C suspends every actor and stops\n",
+        took.as_secs_f64()
+    );
+    println!(
+        "  kubectl    export KUBECONFIG={}",
+        layout.kubeconfig().display()
+    );
     println!(
         "  requests   curl -H 'Host: NAME.NAMESPACE.{}' http://{}/",
         crate::api::view::ACTOR_ZONE,

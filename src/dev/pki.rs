@@ -2,7 +2,8 @@
 
 use super::layout::Layout;
 use super::{Error, Options};
-use crate::identity::{Authority, LeafRequest, Usage, kubeconfig, write};
+use crate::identity::files;
+use crate::identity::{Authority, LeafRequest, Usage, kubeconfig};
 
 /// Group of our own processes.
 const COMPONENT: &str = "ate:component";
@@ -15,11 +16,22 @@ pub(super) fn write_all(layout: &Layout, options: &Options) -> Result<(), Error>
     let authority = Authority::load_or_create(&pki)?;
     for name in ["apiserver", "atelet", "controller", "router"] {
         let ip = options.api.ip().to_string();
-        let request = LeafRequest::new(name, Usage::Both).group(COMPONENT).sans([name, "localhost", ip.as_str()]);
+        let request = LeafRequest::new(name, Usage::Both).group(COMPONENT).sans([
+            name,
+            "localhost",
+            ip.as_str(),
+        ]);
         authority.leaf_in(&pki, &request)?;
     }
-    let admin = authority.leaf_in(&pki, &LeafRequest::new("admin", Usage::Client).group(MASTERS))?;
+    let admin = authority.leaf_in(
+        &pki,
+        &LeafRequest::new("admin", Usage::Client).group(MASTERS),
+    )?;
     let server = format!("https://{}", options.api);
     let config = kubeconfig(&server, authority.certificate(), &admin);
-    Ok(write(&layout.kubeconfig(), 0o600, config.as_bytes())?)
+    Ok(files::write(
+        &layout.kubeconfig(),
+        files::SECRET_MODE,
+        config.as_bytes(),
+    )?)
 }

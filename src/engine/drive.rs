@@ -78,10 +78,19 @@ impl Engine {
             Err(StoreError::NotFound(_)) => Err(DriveError::NotFound(key.clone())),
             Err(e) => Err(e.into()),
             Ok(Begun::Refused { record, .. }) => refused(intent, record),
-            Ok(Begun::Held { record, .. }) if intent.joins(record.header.phase, record.header.desired) => Ok(record),
+            Ok(Begun::Held { record, .. })
+                if intent.joins(record.header.phase, record.header.desired) =>
+            {
+                Ok(record)
+            }
             Ok(Begun::Held { .. }) => Err(DriveError::InProgress),
-            Ok(Begun::Owned { record, before, now }) => {
-                let operation = Operation::begin(self.clone(), record.clone(), before, intent, boot, now);
+            Ok(Begun::Owned {
+                record,
+                before,
+                now,
+            }) => {
+                let operation =
+                    Operation::begin(self.clone(), record.clone(), before, intent, boot, now);
                 tokio::spawn(operation.run());
                 Ok(record)
             }

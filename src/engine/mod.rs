@@ -164,7 +164,12 @@ impl Engine {
 
     /// Starts what brings an actor where it is wanted, without waiting for it: the record as it is then. `boot`
     /// makes a resume start from the image.
-    pub async fn order(self: &Arc<Self>, key: &ActorKey, desired: Desired, boot: bool) -> Result<ActorRecord, DriveError> {
+    pub async fn order(
+        self: &Arc<Self>,
+        key: &ActorKey,
+        desired: Desired,
+        boot: bool,
+    ) -> Result<ActorRecord, DriveError> {
         self.begin_only(key, Intent::Want(desired), boot).await
     }
 
@@ -172,11 +177,18 @@ impl Engine {
     pub async fn node_of(&self, key: &ActorKey) -> Result<Option<String>, DriveError> {
         let actor = match self.store.get_actor(key).await {
             Ok(actor) => actor,
-            Err(crate::store::StoreError::NotFound(_)) => return Err(DriveError::NotFound(key.clone())),
+            Err(crate::store::StoreError::NotFound(_)) => {
+                return Err(DriveError::NotFound(key.clone()));
+            }
             Err(e) => return Err(e.into()),
         };
-        let Some(assignment) = actor.status.assignment else { return Ok(None) };
-        Ok(self.directory.address(&*self.store, &assignment.node).await?)
+        let Some(assignment) = actor.status.assignment else {
+            return Ok(None);
+        };
+        Ok(self
+            .directory
+            .address(&*self.store, &assignment.node)
+            .await?)
     }
 
     fn incarnation(&self) -> Incarnation {

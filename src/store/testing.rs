@@ -151,11 +151,7 @@ impl TestServer {
             let first = &servers[0];
             let (port, bus) = (first.port.to_string(), bus_port(first.port));
             if i > 0 {
-                ask(
-                    server.port,
-                    &["CLUSTER", "MEET", "127.0.0.1", &port, &bus],
-                )
-                .unwrap();
+                ask(server.port, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).unwrap();
             }
         }
         for server in &servers {

@@ -35,10 +35,7 @@ pub struct Durable {
 
 impl Durable {
     /// Connects; `None` when the server keeps no append-only file or is too old to be asked.
-    pub async fn connect(
-        options: &StoreOptions,
-        keys: &Keys,
-    ) -> Result<Option<Self>, StoreError> {
+    pub async fn connect(options: &StoreOptions, keys: &Keys) -> Result<Option<Self>, StoreError> {
         let mut lanes = Vec::with_capacity(LANES);
         for _ in 0..LANES {
             let lane = Link::connect(options, RESPONSE_TIMEOUT).await;

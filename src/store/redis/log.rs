@@ -75,7 +75,10 @@ pub async fn read(
     for (shard, mut reply) in (0u16..).zip(replies) {
         let entries = entries(&mut reply, after, shard)?;
         let cut = entries.len() >= limit;
-        let end = entries.last().filter(|_| cut).map_or(reply.last, |e| e.tick);
+        let end = entries
+            .last()
+            .filter(|_| cut)
+            .map_or(reply.last, |e| e.tick);
         complete = complete.min(end);
         for entry in entries {
             changes.push(change(entry, shard)?);
@@ -119,7 +122,10 @@ pub fn entries(
     if first_tick(after, shard) <= gone {
         return Err(StoreError::Expired(after));
     }
-    reply::array(reply.next()?)?.into_iter().map(entry).collect()
+    reply::array(reply.next()?)?
+        .into_iter()
+        .map(entry)
+        .collect()
 }
 
 fn entry(value: Value) -> Result<Entry, StoreError> {

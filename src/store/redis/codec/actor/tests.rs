@@ -123,13 +123,7 @@ proptest! {
 fn another_format_is_refused_by_name() {
     let mut bytes = encode_actor(&ActorRecord::default()).unwrap();
     bytes[0] = 2;
-    let e = decode_actor(
-        ActorKey::new("team", "a"),
-        &bytes,
-        MetaRecord::default(),
-        0,
-    )
-    .unwrap_err();
+    let e = decode_actor(ActorKey::new("team", "a"), &bytes, MetaRecord::default(), 0).unwrap_err();
     assert!(matches!(e, StoreError::Corrupt { .. }));
     assert_eq!(
         e.to_string(),
