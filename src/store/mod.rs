@@ -10,6 +10,8 @@ pub mod redis;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+pub mod memory;
+#[cfg(test)]
 pub mod testing;
 
 pub use redis::{RedisStore, StoreOptions};

@@ -245,5 +245,10 @@ async fn on_cluster() -> (
     (server, store)
 }
 
+async fn in_memory() -> ((), super::memory::MemoryStore) {
+    ((), super::memory::MemoryStore::new())
+}
+
+suite!(memory, crate::store::conformance::in_memory());
 suite!(server, crate::store::conformance::on_server());
 suite!(cluster, crate::store::conformance::on_cluster());
