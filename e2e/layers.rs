@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["api", "proto"],
     &["lifecycle"],
-    &["store", "snapshot", "image", "sandbox", "network", "identity", "kube", "rpc"],
+    &[
+        "store", "snapshot", "image", "sandbox", "network", "identity", "kube", "rpc",
+    ],
     &["engine", "node"],
     &["controller", "apiserver", "control", "router", "kubectl"],
     &["cli", "dev"],
@@ -22,7 +24,9 @@ fn layer(room: &str) -> Option<usize> {
 }
 
 fn may_import(from: &str, to: &str) -> bool {
-    let together = TOGETHER.iter().any(|rooms| rooms.contains(&from) && rooms.contains(&to));
+    let together = TOGETHER
+        .iter()
+        .any(|rooms| rooms.contains(&from) && rooms.contains(&to));
     from == to || to == ANYWHERE || together || (from != ANYWHERE && layer(from) > layer(to))
 }
 
@@ -39,11 +43,22 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// The rooms that the code of a file names by `crate::`; what is compiled for tests only may look anywhere.
 fn imports(text: &str) -> BTreeSet<String> {
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let code: String = code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    let code: String = code
+        .lines()
+        .filter(|l| !l.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let mut rooms = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
-        let word = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+        let word = |text: &str| -> String {
+            text.chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        };
         match rest.strip_prefix('{') {
             None => {
                 rooms.insert(word(rest));
@@ -73,8 +88,13 @@ fn first_segments(group: &str) -> Vec<String> {
 }
 
 fn is_for_tests(path: &Path) -> bool {
-    let test_name = |name: &str| ["tests", "testing", "conformance", "memory", "stub"].contains(&name);
-    path.components().any(|c| c.as_os_str().to_str().is_some_and(|n| test_name(n.trim_end_matches(".rs"))))
+    let test_name =
+        |name: &str| ["tests", "testing", "conformance", "memory", "stub"].contains(&name);
+    path.components().any(|c| {
+        c.as_os_str()
+            .to_str()
+            .is_some_and(|n| test_name(n.trim_end_matches(".rs")))
+    })
 }
 
 #[test]
@@ -85,25 +105,41 @@ fn imports_point_down() {
     let mut wrong = vec![];
     for path in files {
         let relative = path.strip_prefix(&src).unwrap();
-        let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+        let first = relative
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap();
         let room = first.trim_end_matches(".rs");
         if ["lib", "main", "bin"].contains(&room) || is_for_tests(relative) {
             continue;
         }
-        assert!(layer(room).is_some() || room == ANYWHERE, "src/{room} has no layer: give it one");
+        assert!(
+            layer(room).is_some() || room == ANYWHERE,
+            "src/{room} has no layer: give it one"
+        );
         for import in imports(&std::fs::read_to_string(&path).unwrap()) {
             if !may_import(room, &import) {
                 wrong.push(format!("src/{} imports {import}", relative.display()));
             }
         }
     }
-    assert!(wrong.is_empty(), "imports that point upward or sideways:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "imports that point upward or sideways:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn the_check_sees_every_form_of_import() {
     let code = "use crate::engine::{A, B};\nuse crate::{api::names, router};\nfn f() { crate::dev::x() }\n// crate::cli\n";
-    assert_eq!(imports(code).into_iter().collect::<Vec<_>>(), ["api", "dev", "engine", "router"]);
+    assert_eq!(
+        imports(code).into_iter().collect::<Vec<_>>(),
+        ["api", "dev", "engine", "router"]
+    );
     assert!(!may_import("store", "engine"), "upward");
     assert!(!may_import("store", "snapshot"), "sideways");
     assert!(may_import("engine", "store"));

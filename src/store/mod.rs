@@ -74,7 +74,8 @@ pub struct Begin {
     /// What to do in each phase, in the order of [`Phase::ALL`]. On a start `operation` becomes the new epoch; on a
     /// takeover it stays.
     pub edges: [Edge; 6],
-    /// What is wanted from now on; `None` leaves it. Written only when an edge is taken.
+    /// What is wanted from now on; `None` leaves it. Written only when an edge is taken, and never over `Deleted`:
+    /// deletion is final.
     pub desired: Option<Desired>,
     /// The caller's process.
     pub owner: u64,

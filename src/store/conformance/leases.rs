@@ -35,6 +35,30 @@ pub async fn a_held_actor_is_not_taken(store: &dyn Store) {
     }
 }
 
+pub async fn deletion_is_final(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let begin = Begin {
+        lease: SHORT,
+        ..waking(&stored.key, ME, SHORT)
+    };
+    let deleting = Begin {
+        edges: [Edge::Start(Phase::Suspending); 6],
+        desired: Some(Desired::Deleted),
+        ..begin
+    };
+    owned(store, deleting).await;
+    let theirs = eventually("the lease ends", || async {
+        let mut take_over = waking(&stored.key, OTHER, LONG);
+        take_over.edges = [Edge::TakeOver; 6];
+        match store.begin(take_over).await.unwrap() {
+            Begun::Owned { record, .. } => Some(record),
+            Begun::Held { .. } | Begun::Refused { .. } => None,
+        }
+    })
+    .await;
+    assert_eq!(theirs.header.desired, Desired::Deleted);
+}
+
 pub async fn an_expired_lease_is_taken_over(store: &dyn Store) {
     let stored = created(store, "team", "a").await;
     let mine = owned(store, waking(&stored.key, ME, SHORT)).await;

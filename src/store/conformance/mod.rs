@@ -185,6 +185,7 @@ macro_rules! suite {
                 leases::{
                     a_held_actor_is_not_taken,
                     an_expired_lease_is_taken_over,
+                    deletion_is_final,
                     a_renewed_lease_holds,
                     only_expired_leases_are_listed,
                     of_many_who_begin_one_owns,

@@ -2,7 +2,7 @@
 
 use super::State;
 use crate::api::names::{ActorKey, Epoch, ResourceVersion};
-use crate::api::record::{ActorRecord, Lease, MetaRecord, SpecRecord};
+use crate::api::record::{ActorRecord, Desired, Lease, MetaRecord, SpecRecord};
 use crate::api::time::Timestamp;
 use crate::store::{Begin, Begun, Edge, Page, StoreError};
 use std::ops::Bound;
@@ -93,7 +93,9 @@ impl State {
             Edge::TakeOver | Edge::Refuse => return Ok(Begun::Refused { record, now }),
         }
         header.epoch = header.epoch.next();
-        header.desired = begin.desired.unwrap_or(header.desired);
+        if header.desired != Desired::Deleted {
+            header.desired = begin.desired.unwrap_or(header.desired);
+        }
         header.lease = Some(Lease {
             owner: begin.owner,
             deadline: now + begin.lease,

@@ -14,7 +14,7 @@ use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, Worker
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -35,11 +35,18 @@ pub struct State {
     incarnation: Incarnation,
     /// The clock, when a test sets it.
     time: Option<Timestamp>,
+    /// The clock, when a simulation has one.
+    clock: Option<Arc<dyn Fn() -> Timestamp + Send + Sync>>,
 }
 
 impl State {
     fn now(&self) -> Timestamp {
-        self.time.unwrap_or_else(Timestamp::now)
+        let running = || {
+            self.clock
+                .as_ref()
+                .map_or_else(Timestamp::now, |clock| clock())
+        };
+        self.time.unwrap_or_else(running)
     }
 
     fn tick(&mut self) -> ResourceVersion {
@@ -85,6 +92,13 @@ impl MemoryStore {
         store
     }
 
+    /// An empty store by the clock of a simulation.
+    pub fn by(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        let store = Self::default();
+        store.state().clock = Some(Arc::new(clock));
+        store
+    }
+
     /// Sets the clock.
     pub fn set_time(&self, time: Timestamp) {
         self.state().time = Some(time);
@@ -109,6 +123,7 @@ impl MemoryStore {
             last: state.last + 1,
             lost: state.last + 1,
             time: state.time,
+            clock: state.clock.clone(),
             ..saved
         };
     }

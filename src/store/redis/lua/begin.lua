@@ -1,5 +1,7 @@
 -- KEYS: clock, log, actors, meta, leases. ARGV: .., .., key, edges, desired or '', owner, lease in ms
 -- edges: a digit for each phase: 0 refuse, 1 take over, 2 + phase start.
+-- Deletion is final.
+local DELETED = 3
 local key, lease = ARGV[3], tonumber(ARGV[7])
 local before = find(KEYS[3], key)
 if not before then
@@ -23,7 +25,7 @@ if edge > 1 then
   a.phase = edge - 2
   a.operation = a.epoch
 end
-if ARGV[5] ~= '' then
+if ARGV[5] ~= '' and a.desired ~= DELETED then
   a.desired = tonumber(ARGV[5])
 end
 a.owner, a.deadline = ARGV[6], now + lease
