@@ -162,7 +162,7 @@ pub async fn a_commit_of_an_older_operation_is_fenced(store: &dyn Store) {
 pub async fn users_write_against_a_version(store: &dyn Store) {
     let stored = created(store, "team", "a").await;
     let mut spec = stored.spec.clone();
-    spec.worker_selector.insert("tier".into(), "fast".into());
+    spec.worker_selector.labels.insert("tier".into(), "fast".into());
     let old = stored.header.resource_version;
     let written = store.update_spec(&stored.key, old, &spec, &stored.meta);
     let written = written.await.unwrap();
@@ -304,7 +304,7 @@ pub async fn what_is_not_there_is_not_found(store: &dyn Store) {
 pub async fn large_records_fit(store: &dyn Store) {
     let mut record = actor("team", &"a".repeat(63));
     let selector = (0..100).map(|i| (format!("label-{i}"), "v".repeat(63)));
-    record.spec.worker_selector = selector.collect();
+    record.spec.worker_selector.labels = selector.collect();
     let stored = store.create_actor(record, CAP).await.unwrap();
     assert_eq!(store.get_actor(&stored.key).await.unwrap(), stored);
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::api::names::{PoolKey, TemplateKey, WorkerKey};
 use crate::api::reason::Reason;
+use crate::api::selector::Selector;
 use crate::api::record::{IdleRecord, OperatingMode};
 use proptest::option;
 use proptest::prelude::*;
@@ -37,7 +38,7 @@ prop_compose! {
         SpecRecord {
             template: TemplateKey::new("team", name),
             mode: OperatingMode::Running,
-            worker_selector: selector,
+            worker_selector: Selector { labels: selector, expressions: vec![] },
             idle: IdleRecord {
                 suspend_after: suspend_after.map(|s| Duration::from_secs(s.into())),
                 pause_after: None,
