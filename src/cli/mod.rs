@@ -1,6 +1,85 @@
 //! The command line of `ate`: arguments in, services composed, one line per failure out.
+//!
+//! A file per subcommand. Each reads its arguments, makes what its service needs, and runs it until SIGTERM or
+//! SIGINT. Nothing here decides anything.
+
+mod args;
+mod ateom;
+mod controller;
+mod dev;
+mod image;
+mod manifests;
+mod router;
+mod stop;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Runs thousands of stateful agent sessions on a small pool of warm sandboxes.
+#[derive(Parser)]
+#[command(name = "ate", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on this machine, without Kubernetes
+    Dev(dev::Args),
+    /// Reconcile WorkerPools and ActorTemplates
+    Controller(controller::Args),
+    /// Route requests to actors, waking those that sleep
+    Router(router::Args),
+    /// Pack files as an image that an ActorTemplate can name
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Write the custom resource definitions
+    Manifests(manifests::Args),
+    /// Run the executor of one slot (started by the node agent)
+    #[command(hide = true)]
+    Ateom(ateom::Args),
+}
 
 /// Entry point of `ate`.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Dev(args) => dev::main(args),
+        Command::Controller(args) => controller::main(args),
+        Command::Router(args) => router::main(args),
+        Command::Image(command) => image::main(command),
+        Command::Manifests(args) => manifests::main(&args),
+        Command::Ateom(args) => ateom::main(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("ate: {}", one_line(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole chain of causes on one line.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if line.contains(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    line.replace('\n', " ")
+}
+
+/// Runs a service on a runtime of its own.
+fn block_on<F: Future<Output = anyhow::Result<()>>>(service: F) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(service)
 }

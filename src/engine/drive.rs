@@ -67,6 +67,36 @@ impl Engine {
         }
     }
 
+    /// Starts what brings an actor where `intent` wants it, and returns the record as it is then.
+    pub(super) async fn begin_only(
+        self: &Arc<Self>,
+        key: &ActorKey,
+        intent: Intent,
+        boot: bool,
+    ) -> Result<ActorRecord, DriveError> {
+        match self.store.begin(self.begin(key, intent)).await {
+            Err(StoreError::NotFound(_)) => Err(DriveError::NotFound(key.clone())),
+            Err(e) => Err(e.into()),
+            Ok(Begun::Refused { record, .. }) => refused(intent, record),
+            Ok(Begun::Held { record, .. })
+                if intent.joins(record.header.phase, record.header.desired) =>
+            {
+                Ok(record)
+            }
+            Ok(Begun::Held { .. }) => Err(DriveError::InProgress),
+            Ok(Begun::Owned {
+                record,
+                before,
+                now,
+            }) => {
+                let operation =
+                    Operation::begin(self.clone(), record.clone(), before, intent, boot, now);
+                tokio::spawn(operation.run());
+                Ok(record)
+            }
+        }
+    }
+
     fn begin(&self, key: &ActorKey, intent: Intent) -> Begin {
         Begin {
             key: key.clone(),

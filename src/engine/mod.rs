@@ -162,6 +162,35 @@ impl Engine {
         }
     }
 
+    /// Starts what brings an actor where it is wanted, without waiting for it: the record as it is then. `boot`
+    /// makes a resume start from the image.
+    pub async fn order(
+        self: &Arc<Self>,
+        key: &ActorKey,
+        desired: Desired,
+        boot: bool,
+    ) -> Result<ActorRecord, DriveError> {
+        self.begin_only(key, Intent::Want(desired), boot).await
+    }
+
+    /// Where the node is reached that runs an actor; `None` while it sleeps.
+    pub async fn node_of(&self, key: &ActorKey) -> Result<Option<String>, DriveError> {
+        let actor = match self.store.get_actor(key).await {
+            Ok(actor) => actor,
+            Err(crate::store::StoreError::NotFound(_)) => {
+                return Err(DriveError::NotFound(key.clone()));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let Some(assignment) = actor.status.assignment else {
+            return Ok(None);
+        };
+        Ok(self
+            .directory
+            .address(&*self.store, &assignment.node)
+            .await?)
+    }
+
     fn incarnation(&self) -> Incarnation {
         Incarnation(self.incarnation.load(Ordering::Relaxed))
     }

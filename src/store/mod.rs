@@ -5,6 +5,17 @@
 //! sequence that any replica can finish. Nothing here decides anything about an actor: the caller says which
 //! phases may become which, the store makes sure that nobody else moved first.
 
+pub mod redis;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+pub mod memory;
+#[cfg(test)]
+pub mod testing;
+
+pub use redis::{RedisStore, StoreOptions};
+
 use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{
     ActorRecord, Claim, Desired, MetaRecord, NodeRecord, Phase, SpecRecord, WorkerRecord,
@@ -63,7 +74,8 @@ pub struct Begin {
     /// What to do in each phase, in the order of [`Phase::ALL`]. On a start `operation` becomes the new epoch; on a
     /// takeover it stays.
     pub edges: [Edge; 6],
-    /// What is wanted from now on; `None` leaves it. Written only when an edge is taken.
+    /// What is wanted from now on; `None` leaves it. Written only when an edge is taken, and never over `Deleted`:
+    /// deletion is final.
     pub desired: Option<Desired>,
     /// The caller's process.
     pub owner: u64,

@@ -1,0 +1,3 @@
+//! The suites against real parts, in one binary. Unit tests are beside the code in `src`.
+
+mod layers;

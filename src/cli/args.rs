@@ -1,0 +1,127 @@
+//! Arguments that several subcommands share.
+
+use crate::rpc::{Tls, TlsFiles};
+use crate::store::redis::{RedisStore, StoreOptions};
+use anyhow::Context;
+use clap::Args;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Who we are to other processes of ours, and whom we trust.
+#[derive(Args, Clone, Debug)]
+pub(super) struct TlsArgs {
+    /// CA certificate that our processes' certificates are signed by, PEM
+    #[arg(long, value_name = "FILE", env = "ATE_TLS_CA")]
+    pub tls_ca: PathBuf,
+    /// Certificate of this process, PEM
+    #[arg(long, value_name = "FILE", env = "ATE_TLS_CERT")]
+    pub tls_cert: PathBuf,
+    /// Private key of this process, PEM
+    #[arg(long, value_name = "FILE", env = "ATE_TLS_KEY")]
+    pub tls_key: PathBuf,
+}
+
+impl TlsArgs {
+    pub(super) fn files(&self) -> TlsFiles {
+        TlsFiles {
+            ca: self.tls_ca.clone(),
+            cert: self.tls_cert.clone(),
+            key: self.tls_key.clone(),
+        }
+    }
+
+    pub(super) fn load(&self) -> anyhow::Result<Tls> {
+        Ok(self.files().load()?)
+    }
+}
+
+/// Where the store is.
+#[derive(Args, Clone, Debug)]
+pub(super) struct StoreArgs {
+    /// Redis or Valkey: redis://HOST:PORT, rediss://HOST:PORT or redis+unix:///PATH; several for a cluster
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ATE_STORE",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub store: Vec<String>,
+    /// The store is a cluster
+    #[arg(long)]
+    pub store_cluster: bool,
+}
+
+impl StoreArgs {
+    pub(super) async fn connect(&self) -> anyhow::Result<Arc<RedisStore>> {
+        let first = self.store.first().cloned().unwrap_or_default();
+        let options = StoreOptions {
+            urls: self.store.clone(),
+            cluster: self.store_cluster,
+            ..StoreOptions::new(first)
+        };
+        let store = RedisStore::connect(options).await;
+        Ok(Arc::new(store.with_context(|| {
+            format!("cannot use the store {}", redacted(&self.store))
+        })?))
+    }
+}
+
+/// Addresses without user and password.
+fn redacted(urls: &[String]) -> String {
+    let clean = |url: &String| match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.clone(),
+    };
+    urls.iter().map(clean).collect::<Vec<_>>().join(",")
+}
+
+/// Where the Kubernetes API is.
+#[derive(Args, Clone, Debug)]
+pub(super) struct KubeArgs {
+    /// Kubeconfig; default: what KUBECONFIG or the pod's service account say
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// How actors are moved.
+#[derive(Args, Clone, Debug)]
+pub(super) struct EngineArgs {
+    /// Where snapshots go whose template names no location
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "file:///var/lib/ate/snapshots"
+    )]
+    pub snapshots: String,
+    /// How long a node's sandboxes may run without the node renewing its lease, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 90)]
+    pub node_lease: u64,
+    /// How long an operation owns an actor without renewing, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    pub operation_lease: u64,
+}
+
+impl EngineArgs {
+    pub(super) fn options(&self) -> crate::engine::Options {
+        crate::engine::Options {
+            snapshot_location: self.snapshots.clone(),
+            operation_lease: std::time::Duration::from_secs(self.operation_lease.max(1)),
+            node_lease: std::time::Duration::from_secs(self.node_lease.max(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let shown = redacted(&[
+            "rediss://user:secret@host:6379".into(),
+            "redis+unix:///run/v.sock".into(),
+        ]);
+        assert_eq!(shown, "rediss://host:6379,redis+unix:///run/v.sock");
+    }
+}

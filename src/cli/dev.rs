@@ -1,0 +1,49 @@
+//! `ate dev`.
+
+use super::{block_on, stop};
+use crate::dev;
+use crate::telemetry::{self, Format};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Directory for everything that must survive: store, snapshots, images, certificates, logs
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ate")]
+    dir: PathBuf,
+    /// Directory for sockets and small state
+    #[arg(long, value_name = "DIR", default_value = "/run/ate")]
+    run_dir: PathBuf,
+    /// Address of the HTTP router
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    router: SocketAddr,
+    /// Address of the API that kubectl talks to; gRPC and the node agent take the two ports after it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
+    api: SocketAddr,
+    /// Subnet of the slots, IPv4 /16
+    #[arg(long, value_name = "CIDR", default_value = "10.231.0.0/16")]
+    subnet: String,
+    /// How long a node's sandboxes may run without the node renewing its lease, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 90)]
+    node_lease: u64,
+    /// How long an operation owns an actor without renewing, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    operation_lease: u64,
+}
+
+pub(super) fn main(args: Args) -> anyhow::Result<()> {
+    telemetry::init("dev", Format::Text);
+    block_on(async {
+        let stop = stop::on_signal()?;
+        let options = dev::Options {
+            dir: args.dir,
+            run_dir: args.run_dir,
+            router: args.router,
+            api: args.api,
+            subnet: args.subnet,
+            node_lease: args.node_lease,
+            operation_lease: args.operation_lease,
+        };
+        Ok(dev::run(options, stop).await?)
+    })
+}

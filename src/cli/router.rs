@@ -1,0 +1,40 @@
+//! `ate router`.
+
+use super::args::TlsArgs;
+use super::{block_on, stop};
+use crate::telemetry::{self, Format};
+use crate::{router, rpc};
+use anyhow::Context;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Address to serve HTTP on
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// The API server's gRPC address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "api.ate-system.svc:443"
+    )]
+    apiserver: String,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+pub(super) fn main(args: Args) -> anyhow::Result<()> {
+    telemetry::init("router", Format::Text);
+    block_on(async {
+        let stop = stop::on_signal()?;
+        let listener = TcpListener::bind(args.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", args.listen))?;
+        let channel = rpc::control::channel(&args.apiserver, &args.tls.load()?)?;
+        let resolver = Arc::new(router::ControlResolver::new(channel));
+        router::serve(listener, resolver, router::Options::default(), stop).await;
+        Ok(())
+    })
+}

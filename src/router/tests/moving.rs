@@ -1,0 +1,124 @@
+//! Actors that are no longer where the router knew them.
+
+use super::kit::*;
+use crate::router::Options;
+use bytes::Bytes;
+use futures::stream;
+use http::Request;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use std::convert::Infallible;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Reads a request's head and a byte of its body, then hangs up without a word.
+async fn hang_up(mut stream: TcpStream) {
+    read_head(&mut stream).await;
+}
+
+async fn read_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|w| w == b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+}
+
+/// Answers the first request, leaves the connection open, and hangs up on the second.
+async fn answer_once(mut stream: TcpStream) {
+    read_head(&mut stream).await;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nold";
+    stream.write_all(answer).await.unwrap();
+    read_head(&mut stream).await;
+}
+
+/// A body of one chunk, without a length.
+fn chunked(text: &'static str) -> Body {
+    let chunk = Ok::<_, Infallible>(Frame::data(Bytes::from(text)));
+    StreamBody::new(stream::iter([chunk])).boxed()
+}
+
+fn post(body: Body) -> Request<Body> {
+    Request::post("/").header("host", HOST).body(body).unwrap()
+}
+
+#[tokio::test]
+async fn an_actor_that_moved_is_found_again() {
+    for streamed in [false, true] {
+        let old = actor_saying("old").await;
+        let fake = Fake::at(&old.address);
+        let router = router(fake.clone(), Options::default()).await;
+        assert_eq!(ask(&router, get()).await.body(), "old");
+        let new = actor_saying("new").await;
+        fake.say(Ok(binding(&new.address, 2)));
+        let gone = old.address.clone();
+        drop(old);
+        refused(&gone).await;
+        let content = if streamed { chunked("x") } else { body("x") };
+        let answer = ask(&router, post(content)).await;
+        assert_eq!(answer.body(), "new");
+        assert!(answer.headers().contains_key("server-timing"));
+        assert_eq!(fake.asked(), 2);
+    }
+}
+
+#[tokio::test]
+async fn it_is_looked_for_once_only() {
+    let fake = Fake::at(&nowhere().await);
+    let router = router(fake.clone(), Options::default()).await;
+    let answer = ask(&router, get()).await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(
+        answer.body(),
+        "team/a cannot be reached at its worker; try again\n"
+    );
+    assert_eq!(fake.asked(), 2);
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_died_with_the_move_costs_no_request() {
+    let old = raw_actor(answer_once).await;
+    let fake = Fake::at(&old.address);
+    let router = router(fake.clone(), Options::default()).await;
+    let mut client = client(&router).await;
+    assert_eq!(client.ask(get()).await.body(), "old");
+    let new = actor_saying("new").await;
+    fake.say(Ok(binding(&new.address, 2)));
+    // It goes by the idle connection, unless that is not back yet: then by a new one, on which `old` answers.
+    let mut answer = client.ask(post(body("x"))).await;
+    for _ in 0..100 {
+        if answer.body() == "old" {
+            answer = client.ask(post(body("x"))).await;
+        }
+    }
+    assert_eq!(answer.body(), "new");
+}
+
+#[tokio::test]
+async fn only_what_may_act_twice_is_sent_twice() {
+    for (request, times, code) in [
+        (get(), 2, 503),
+        (request("DELETE", "x"), 2, 503),
+        (post(body("x")), 1, 503),
+        (post(chunked("x")), 1, 503),
+    ] {
+        let actor = raw_actor(hang_up).await;
+        let router = router_to(&actor).await;
+        let method = request.method().clone();
+        let answer = ask(&router, request).await;
+        assert_eq!(answer.status(), code);
+        assert!(answer.body().contains("may have acted"), "{answer:?}");
+        assert_eq!(actor.connections(), times, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_put_is_not_sent_twice() {
+    let actor = raw_actor(hang_up).await;
+    let router = router_to(&actor).await;
+    let put = Request::put("/").header("host", HOST);
+    let answer = ask(&router, put.body(chunked("x")).unwrap()).await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(actor.connections(), 1);
+}

@@ -1,0 +1,161 @@
+//! Leases of operations and of nodes, and the incarnation.
+
+use super::*;
+use crate::store::StoreError;
+use futures::future::join_all;
+
+const SHORT: Duration = Duration::from_millis(40);
+
+/// Looks until it is so, within a bound.
+pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let wait = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.unwrap_or_else(|_| panic!("{what} within {PATIENCE:?}"))
+}
+
+pub async fn a_held_actor_is_not_taken(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let mine = owned(store, waking(&stored.key, ME, LONG)).await;
+    for who in [OTHER, ME] {
+        let begun = store.begin(waking(&stored.key, who, LONG)).await.unwrap();
+        assert!(
+            matches!(&begun, Begun::Held { record, .. } if *record == mine),
+            "{begun:?}"
+        );
+    }
+}
+
+pub async fn deletion_is_final(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let begin = Begin {
+        lease: SHORT,
+        ..waking(&stored.key, ME, SHORT)
+    };
+    let deleting = Begin {
+        edges: [Edge::Start(Phase::Suspending); 6],
+        desired: Some(Desired::Deleted),
+        ..begin
+    };
+    owned(store, deleting).await;
+    let theirs = eventually("the lease ends", || async {
+        let mut take_over = waking(&stored.key, OTHER, LONG);
+        take_over.edges = [Edge::TakeOver; 6];
+        match store.begin(take_over).await.unwrap() {
+            Begun::Owned { record, .. } => Some(record),
+            Begun::Held { .. } | Begun::Refused { .. } => None,
+        }
+    })
+    .await;
+    assert_eq!(theirs.header.desired, Desired::Deleted);
+}
+
+pub async fn an_expired_lease_is_taken_over(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let mine = owned(store, waking(&stored.key, ME, SHORT)).await;
+    let theirs = eventually("the lease ends", || async {
+        match store.begin(waking(&stored.key, OTHER, LONG)).await.unwrap() {
+            Begun::Owned { record, before, .. } => {
+                assert_eq!(before, Phase::Resuming);
+                Some(record)
+            }
+            Begun::Held { record, .. } => {
+                assert_eq!(record, mine);
+                None
+            }
+            Begun::Refused { .. } => panic!("refused"),
+        }
+    })
+    .await;
+    assert_eq!(theirs.header.epoch, Epoch(2));
+    assert_eq!(theirs.header.operation, mine.header.operation);
+    assert_eq!(theirs.header.phase, Phase::Resuming);
+    let late = store.commit(&mine, ME, Durability::Memory).await;
+    assert!(matches!(late, Err(StoreError::Fenced(_))));
+    let late = store.renew(&mine.key, mine.header.epoch, ME, LONG).await;
+    assert!(matches!(late, Err(StoreError::Fenced(_))));
+}
+
+pub async fn a_renewed_lease_holds(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let mine = owned(store, waking(&stored.key, ME, SHORT)).await;
+    let epoch = mine.header.epoch;
+    store.renew(&mine.key, epoch, ME, LONG).await.unwrap();
+    let e = store.renew(&mine.key, epoch, OTHER, LONG).await;
+    assert!(matches!(e, Err(StoreError::Fenced(_))));
+    tokio::time::sleep(SHORT * 2).await;
+    let begun = store.begin(waking(&stored.key, OTHER, LONG)).await.unwrap();
+    assert!(matches!(begun, Begun::Held { .. }), "{begun:?}");
+    assert!(store.expired_leases(10).await.unwrap().is_empty());
+}
+
+pub async fn only_expired_leases_are_listed(store: &dyn Store) {
+    for name in ["a", "b", "c", "d"] {
+        created(store, "team", name).await;
+    }
+    let key = |name| ActorKey::new("team", name);
+    owned(store, waking(&key("a"), ME, SHORT)).await;
+    owned(store, waking(&key("b"), ME, SHORT)).await;
+    owned(store, waking(&key("c"), ME, LONG)).await;
+    let mut expired = eventually("two leases end", || async {
+        let keys = store.expired_leases(10).await.unwrap();
+        (keys.len() >= 2).then_some(keys)
+    })
+    .await;
+    expired.sort();
+    assert_eq!(expired, [key("a"), key("b")]);
+    assert_eq!(store.expired_leases(1).await.unwrap().len(), 1);
+    let mut taken = owned(store, waking(&key("a"), OTHER, LONG)).await;
+    assert_eq!(store.expired_leases(10).await.unwrap(), [key("b")]);
+    taken.header.phase = Phase::Suspended;
+    let done = store.commit(&taken, OTHER, Durability::Memory).await;
+    done.unwrap();
+    assert_eq!(store.expired_leases(10).await.unwrap(), [key("b")]);
+}
+
+pub async fn of_many_who_begin_one_owns(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let begins = (1..=20).map(|owner| store.begin(waking(&stored.key, owner, LONG)));
+    let results = join_all(begins).await;
+    let owners = results
+        .iter()
+        .filter(|r| matches!(r, Ok(Begun::Owned { .. })));
+    assert_eq!(owners.count(), 1);
+    let held = results
+        .iter()
+        .filter(|r| matches!(r, Ok(Begun::Held { .. })));
+    assert_eq!(held.count(), 19);
+}
+
+pub async fn nodes_renew_leases(store: &dyn Store) {
+    let node = store.renew_node("n1", "10.0.0.1:7070", LONG).await.unwrap();
+    store.renew_node("n2", "10.0.0.2:7070", LONG).await.unwrap();
+    let (nodes, now) = store.list_nodes().await.unwrap();
+    assert_eq!(nodes.len(), 2);
+    assert_eq!(nodes[0], node);
+    assert_eq!(node.address, "10.0.0.1:7070");
+    assert!(node.lease <= now + LONG && node.lease > now);
+    store.renew_node("n1", "10.0.0.9:7070", LONG).await.unwrap();
+    let (nodes, _) = store.list_nodes().await.unwrap();
+    assert_eq!(nodes[0].address, "10.0.0.9:7070");
+    store.remove_node("n1").await.unwrap();
+    store.remove_node("n1").await.unwrap();
+    let (nodes, _) = store.list_nodes().await.unwrap();
+    assert_eq!(nodes.len(), 1);
+}
+
+pub async fn the_incarnation_stays(store: &dyn Store) {
+    let before = store.incarnation().await.unwrap();
+    created(store, "team", "a").await;
+    assert_eq!(store.incarnation().await.unwrap(), before);
+    assert!(before.0 > 0);
+}

@@ -1,0 +1,104 @@
+//! The change log and the documents in memory.
+
+use super::State;
+use crate::api::names::ResourceVersion;
+use crate::api::record::{ActorRecord, WorkerRecord};
+use crate::store::{Change, Document, DocumentChange, Image, Kind, StoreError};
+
+impl State {
+    fn stamped(&self) -> ResourceVersion {
+        ResourceVersion::from_tick(self.last, 0)
+    }
+
+    pub(super) fn log_actor(&mut self, before: Option<ActorRecord>, after: Option<ActorRecord>) {
+        let image = |record| Image::Actor(Box::new(record));
+        let change = Change {
+            version: self.stamped(),
+            before: before.map(image),
+            after: after.map(image),
+        };
+        self.log.push((Kind::Actor, change));
+    }
+
+    pub(super) fn log_worker(&mut self, before: Option<WorkerRecord>, after: Option<WorkerRecord>) {
+        let image = |record| Image::Worker(Box::new(record));
+        let change = Change {
+            version: self.stamped(),
+            before: before.map(image),
+            after: after.map(image),
+        };
+        self.log.push((Kind::Worker, change));
+    }
+
+    fn check(&self, after: ResourceVersion) -> Result<(), StoreError> {
+        let next = after.tick() + 1;
+        if next <= self.lost || after.tick() > self.last {
+            return Err(StoreError::Expired(after));
+        }
+        Ok(())
+    }
+
+    pub(super) fn changes(
+        &self,
+        kind: Kind,
+        after: ResourceVersion,
+        limit: usize,
+    ) -> Result<Vec<Change>, StoreError> {
+        self.check(after)?;
+        let start = self.log.partition_point(|(_, c)| c.version <= after);
+        let of_kind = self.log[start..].iter().filter(|(k, _)| *k == kind);
+        Ok(of_kind.map(|(_, c)| c.clone()).take(limit).collect())
+    }
+
+    pub(super) fn document_changes(
+        &self,
+        kind: &str,
+        after: ResourceVersion,
+    ) -> Result<Vec<DocumentChange>, StoreError> {
+        self.check(after)?;
+        let later = |(k, c): &&(String, DocumentChange)| k == kind && c.version > after;
+        let found = self.document_log.iter().filter(later);
+        Ok(found.map(|(_, c)| c.clone()).collect())
+    }
+
+    pub(super) fn put_document(
+        &mut self,
+        kind: &str,
+        key: &str,
+        expected: Option<ResourceVersion>,
+        body: Option<&str>,
+    ) -> Result<ResourceVersion, StoreError> {
+        let place = (kind.to_owned(), key.to_owned());
+        let stored = self.documents.get(&place).cloned();
+        match (&stored, expected) {
+            (Some(_), None) => return Err(StoreError::Exists(key.to_owned())),
+            (None, Some(_)) => return Err(StoreError::NotFound(key.to_owned())),
+            (None, None) if body.is_none() => return Err(StoreError::NotFound(key.to_owned())),
+            (Some(d), Some(v)) if d.version != v => {
+                return Err(StoreError::Conflict(key.to_owned()));
+            }
+            (Some(d), _) if body == Some(d.body.as_str()) => return Ok(d.version),
+            _ => {}
+        }
+        let version = self.tick();
+        match body {
+            None => self.documents.remove(&place),
+            Some(body) => self.documents.insert(
+                place,
+                Document {
+                    key: key.to_owned(),
+                    version,
+                    body: body.to_owned(),
+                },
+            ),
+        };
+        let change = DocumentChange {
+            version,
+            key: key.to_owned(),
+            before: stored.map(|d| d.body),
+            after: body.map(str::to_owned),
+        };
+        self.document_log.push((kind.to_owned(), change));
+        Ok(version)
+    }
+}

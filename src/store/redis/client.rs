@@ -1,0 +1,257 @@
+//! Calls of scripts: fenced with the stamps seen so far, retried where that is safe, counted.
+
+use super::durable::Durable;
+use super::keys::Keys;
+use super::link::{self, Link};
+use super::reply::Reply;
+use super::scripts::{self, Lua};
+use super::{StoreOptions, loss};
+use crate::api::names::Incarnation;
+use crate::store::{Durability, StoreError};
+use ::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A call without an answer for this long fails.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Attempts of a call that may be repeated.
+const ATTEMPTS: u32 = 4;
+/// Between the first attempts; doubles.
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// One call of a script on one shard.
+pub struct Call {
+    script: &'static Lua,
+    /// The shard.
+    pub shard: u16,
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+    repeatable: bool,
+    durability: Durability,
+    blind: bool,
+}
+
+impl Call {
+    /// A call with the shard's clock and log as its first keys.
+    pub fn new(client: &Client, script: &'static Lua, shard: u16) -> Self {
+        Self {
+            script,
+            shard,
+            keys: vec![client.keys.of(shard, "clock"), client.keys.of(shard, "log")],
+            args: Vec::new(),
+            repeatable: false,
+            durability: Durability::Memory,
+            blind: false,
+        }
+    }
+
+    /// Another key.
+    pub fn key(mut self, key: String) -> Self {
+        self.keys.push(key);
+        self
+    }
+
+    /// Another log than the shard's.
+    pub fn log(mut self, key: String) -> Self {
+        self.keys[1] = key;
+        self
+    }
+
+    /// Another argument.
+    pub fn arg(mut self, arg: impl Into<Vec<u8>>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Another argument, a number.
+    pub fn number(self, n: u64) -> Self {
+        self.arg(n.to_string())
+    }
+
+    /// It does no harm when it happens twice.
+    pub fn repeatable(mut self) -> Self {
+        self.repeatable = true;
+        self
+    }
+
+    /// What its acknowledgement waits for.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Does not ask whether the shard lost stamps: what repairs that must pass.
+    pub fn blind(mut self) -> Self {
+        self.blind = true;
+        self
+    }
+
+    fn command(&self, seen: &Seen, whole: bool) -> Cmd {
+        let mut cmd = ::redis::cmd(if whole { "EVAL" } else { "EVALSHA" });
+        cmd.arg(if whole {
+            self.script.text
+        } else {
+            &self.script.sha1
+        });
+        cmd.arg(self.keys.len());
+        for key in &self.keys {
+            cmd.arg(key);
+        }
+        let of_shard = if self.blind { 0 } else { seen.of(self.shard) };
+        cmd.arg(of_shard).arg(seen.any());
+        for arg in &self.args {
+            cmd.arg(arg.as_slice());
+        }
+        cmd
+    }
+}
+
+/// The highest stamps seen in the store's replies, per shard and of all.
+#[derive(Debug)]
+pub struct Seen(Vec<AtomicU64>, AtomicU64);
+
+impl Seen {
+    fn new(shards: u16) -> Self {
+        Self(
+            (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            AtomicU64::new(0),
+        )
+    }
+
+    fn of(&self, shard: u16) -> u64 {
+        self.0
+            .get(usize::from(shard))
+            .map_or(0, |tick| tick.load(Ordering::Acquire))
+    }
+
+    /// Of any shard.
+    pub fn any(&self) -> u64 {
+        self.1.load(Ordering::Acquire)
+    }
+
+    fn note(&self, shard: u16, tick: u64) {
+        if let Some(of_shard) = self.0.get(usize::from(shard)) {
+            of_shard.fetch_max(tick, Ordering::AcqRel);
+        }
+        self.1.fetch_max(tick, Ordering::AcqRel);
+    }
+}
+
+/// The connections and what was learnt from replies.
+pub struct Client {
+    /// Names of keys.
+    pub keys: Keys,
+    /// Highest stamps seen.
+    pub seen: Seen,
+    /// Wakes the reader of the log when this process wrote.
+    pub wrote: Notify,
+    link: Link,
+    durable: Option<Durable>,
+    incarnation: AtomicU64,
+    round_trips: AtomicU64,
+}
+
+impl Client {
+    /// Connects, checks that the installation is ours, and loads the scripts.
+    pub async fn connect(options: &StoreOptions) -> Result<Self, StoreError> {
+        let link = Link::connect(options, RESPONSE_TIMEOUT)
+            .await
+            .map_err(link::to_store_error)?;
+        let keys = Keys::new(&options.prefix, options.shards);
+        let incarnation = loss::check_in(&link, &keys).await?;
+        for script in scripts::all() {
+            let mut load = ::redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(script.text);
+            link.send(&load).await.map_err(link::to_store_error)?;
+        }
+        let durable = Durable::connect(options, &keys).await?;
+        Ok(Self {
+            seen: Seen::new(options.shards),
+            wrote: Notify::new(),
+            link,
+            durable,
+            incarnation: AtomicU64::new(incarnation.0),
+            round_trips: AtomicU64::new(0),
+            keys,
+        })
+    }
+
+    /// How often a caller waited for the server so far.
+    pub fn round_trips(&self) -> u64 {
+        self.round_trips.load(Ordering::Relaxed)
+    }
+
+    /// The incarnation as far as this process knows.
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::Acquire))
+    }
+
+    /// Takes over a newer incarnation.
+    pub fn note_incarnation(&self, incarnation: Incarnation) {
+        self.incarnation.fetch_max(incarnation.0, Ordering::AcqRel);
+    }
+
+    /// A command that is no script, on one key.
+    pub async fn plain(&self, command: &Cmd) -> Result<Value, StoreError> {
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
+        self.link.send(command).await.map_err(link::to_store_error)
+    }
+
+    /// Calls a script. A reply that tells of lost writes is repaired first, then the call is made again.
+    pub async fn call(&self, call: Call) -> Result<Reply, StoreError> {
+        let mut delay = BACKOFF;
+        for attempt in 1.. {
+            let last_attempt = attempt >= ATTEMPTS;
+            match self.once(&call).await {
+                Ok(value) => {
+                    let reply = Reply::read(value)?;
+                    self.note_incarnation(reply.incarnation);
+                    if reply.code != "LOST" {
+                        self.seen.note(call.shard, reply.last);
+                        return Ok(reply);
+                    }
+                    if last_attempt {
+                        return Err(reply.fail(&"the store"));
+                    }
+                    Box::pin(loss::recover(self, call.shard, reply.last)).await?;
+                }
+                Err(e)
+                    if !last_attempt
+                        && link::is_transient(&e)
+                        && (call.repeatable || link::is_without_effect(&e)) =>
+                {
+                    tracing::debug!(error = %e, attempt, "store call failed, trying again");
+                    tokio::time::sleep(delay).await;
+                    delay *= 2;
+                }
+                Err(e) => return Err(link::to_store_error(e)),
+            }
+        }
+        Err(StoreError::Unavailable("no attempt was made".into()))
+    }
+
+    /// The same script on every shard at once, counted as one round trip.
+    pub async fn call_all(&self, call: impl Fn(u16) -> Call) -> Result<Vec<Reply>, StoreError> {
+        let calls = (0..self.keys.shards()).map(|shard| self.call(call(shard)));
+        futures::future::try_join_all(calls).await
+    }
+
+    async fn once(&self, call: &Call) -> RedisResult<Value> {
+        match self.attempt(call, false).await {
+            Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.attempt(call, true).await
+            }
+            result => result,
+        }
+    }
+
+    async fn attempt(&self, call: &Call, whole: bool) -> RedisResult<Value> {
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
+        let command = call.command(&self.seen, whole);
+        match (&self.durable, call.durability) {
+            (Some(durable), Durability::Fsync) => durable.send(call.shard, command).await,
+            _ => self.link.send(&command).await,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! An actor's bytes, big-endian:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 1 | version |
+//! | 1, 1 | phase, desired |
+//! | 1 | flags: 1 flat id, 2 leased |
+//! | 6, 6 | epoch, operation |
+//! | 7 | stamp of the last write |
+//! | 5 | writes |
+//! | 6 | last activity, ms |
+//! | 16 | uid |
+//! | 8, 6 | lease owner, deadline in ms; only when leased |
+//! | 2 + n | spec, postcard |
+//! | rest | status, postcard, without what stands above |
+
+use super::{Reader, VERSION, corrupt, exactly, push};
+use crate::api::names::{ActorKey, Epoch, ResourceVersion};
+use crate::api::record::{
+    ActorRecord, Assignment, Desired, Failure, Header, Lease, LocalSnapshotRecord, MetaRecord,
+    Phase, RolledBack, SnapshotRecord, SpecRecord, StatusRecord,
+};
+use crate::api::time::Timestamp;
+use crate::store::StoreError;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+const FLAT: u8 = 1;
+const LEASED: u8 = 2;
+
+/// The part of the status that postcard keeps. Times are kept relative to the creation: most bytes saved for least.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    created: u64,
+    assignment: Option<Assignment>,
+    durable: Option<Snapshot>,
+    local: Option<(Snapshot, String)>,
+    boot: bool,
+    last_transition: i64,
+    last_duration_micros: u64,
+    failure: Option<Failure>,
+    rolled_back: Option<RolledBack>,
+}
+
+/// A snapshot with its time relative to the actor's creation, in milliseconds.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    epoch: u64,
+    bytes: u64,
+    time: i64,
+}
+
+fn after(time: Timestamp, created: Timestamp) -> i64 {
+    time.0.wrapping_sub(created.0).cast_signed()
+}
+
+fn absolute(after: i64, created: Timestamp) -> Timestamp {
+    Timestamp(created.0.wrapping_add(after.cast_unsigned()))
+}
+
+impl Snapshot {
+    fn of(s: &SnapshotRecord, created: Timestamp) -> Self {
+        Snapshot {
+            epoch: s.epoch.0,
+            bytes: s.bytes,
+            time: after(s.time, created),
+        }
+    }
+
+    fn into_record(self, created: Timestamp) -> SnapshotRecord {
+        SnapshotRecord {
+            epoch: Epoch(self.epoch),
+            bytes: self.bytes,
+            time: absolute(self.time, created),
+        }
+    }
+}
+
+/// The spec part.
+pub fn encode_spec(key: &ActorKey, spec: &SpecRecord) -> Result<Vec<u8>, StoreError> {
+    let bytes = postcard::to_allocvec(spec).map_err(|e| corrupt(key, e))?;
+    if u16::try_from(bytes.len()).is_err() {
+        return Err(corrupt(key, "its spec is larger than 64 KiB"));
+    }
+    Ok(bytes)
+}
+
+/// The status part.
+pub fn encode_status(key: &ActorKey, status: &StatusRecord) -> Result<Vec<u8>, StoreError> {
+    let StatusRecord {
+        uid: _,
+        created,
+        flat: _,
+        assignment,
+        durable,
+        local,
+        boot,
+        last_activity: _,
+        last_transition,
+        last_duration_micros,
+        failure,
+        rolled_back,
+    } = status;
+    let body = Body {
+        created: created.0,
+        assignment: assignment.clone(),
+        durable: durable.as_ref().map(|s| Snapshot::of(s, *created)),
+        local: local
+            .as_ref()
+            .map(|l| (Snapshot::of(&l.snapshot, *created), l.node.clone())),
+        boot: *boot,
+        last_transition: after(*last_transition, *created),
+        last_duration_micros: *last_duration_micros,
+        failure: failure.clone(),
+        rolled_back: rolled_back.clone(),
+    };
+    postcard::to_allocvec(&body).map_err(|e| corrupt(key, e))
+}
+
+/// All but key and meta.
+pub fn encode_actor(record: &ActorRecord) -> Result<Vec<u8>, StoreError> {
+    let spec = encode_spec(&record.key, &record.spec)?;
+    let status = encode_status(&record.key, &record.status)?;
+    let mut out = Vec::with_capacity(64 + spec.len() + status.len());
+    header(&mut out, record).map_err(|why| corrupt(&record.key, why))?;
+    push(&mut out, spec.len() as u64, 2).map_err(|why| corrupt(&record.key, why))?;
+    out.extend_from_slice(&spec);
+    out.extend_from_slice(&status);
+    Ok(out)
+}
+
+fn header(out: &mut Vec<u8>, record: &ActorRecord) -> Result<(), &'static str> {
+    let Header {
+        phase,
+        desired,
+        epoch,
+        operation,
+        lease,
+        resource_version,
+        writes,
+    } = &record.header;
+    let flat = if record.status.flat { FLAT } else { 0 };
+    let leased = if lease.is_some() { LEASED } else { 0 };
+    out.extend_from_slice(&[VERSION, *phase as u8, *desired as u8, flat | leased]);
+    push(out, epoch.0, 6)?;
+    push(out, operation.0, 6)?;
+    push(out, resource_version.tick(), 7)?;
+    push(out, *writes, 5)?;
+    push(out, record.status.last_activity.0, 6)?;
+    out.extend_from_slice(record.status.uid.as_bytes());
+    if let Some(lease) = lease {
+        push(out, lease.owner, 8)?;
+        push(out, lease.deadline.0, 6)?;
+    }
+    Ok(())
+}
+
+/// Reads what `encode_actor` or a script wrote.
+pub fn decode_actor(
+    key: ActorKey,
+    bytes: &[u8],
+    meta: MetaRecord,
+    shard: u16,
+) -> Result<ActorRecord, StoreError> {
+    match decode(&key, bytes, shard) {
+        Ok((header, spec, status)) => Ok(ActorRecord {
+            key,
+            header,
+            spec,
+            status,
+            meta,
+        }),
+        Err(why) => Err(corrupt(&key, why)),
+    }
+}
+
+fn decode(
+    key: &ActorKey,
+    bytes: &[u8],
+    shard: u16,
+) -> Result<(Header, SpecRecord, StatusRecord), String> {
+    let mut r = Reader(bytes);
+    let version = r.byte()?;
+    if version != VERSION {
+        return Err(format!(
+            "it has format {version}, and this program reads format {VERSION} only"
+        ));
+    }
+    let phase = Phase::from_number(r.byte()?).ok_or("its phase is unknown")?;
+    let desired = Desired::from_number(r.byte()?).ok_or("its desired state is unknown")?;
+    let flags = r.byte()?;
+    let epoch = Epoch(r.number(6)?);
+    let operation = Epoch(r.number(6)?);
+    let tick = r.number(7)?;
+    let writes = r.number(5)?;
+    let last_activity = Timestamp(r.number(6)?);
+    let uid = Uuid::from_slice(r.bytes(16)?).map_err(|e| format!("{key}: {e}"))?;
+    let lease = if flags & LEASED == 0 {
+        None
+    } else {
+        Some(Lease {
+            owner: r.number(8)?,
+            deadline: Timestamp(r.number(6)?),
+        })
+    };
+    let spec = exactly(r.counted()?)?;
+    let body: Body = exactly(r.0)?;
+    let header = Header {
+        phase,
+        desired,
+        epoch,
+        operation,
+        lease,
+        resource_version: ResourceVersion::from_tick(tick, shard),
+        writes,
+    };
+    let flat = flags & FLAT != 0;
+    Ok((header, spec, status(body, uid, flat, last_activity)))
+}
+
+fn status(body: Body, uid: Uuid, flat: bool, last_activity: Timestamp) -> StatusRecord {
+    let created = Timestamp(body.created);
+    StatusRecord {
+        uid,
+        created,
+        flat,
+        assignment: body.assignment,
+        durable: body.durable.map(|s| s.into_record(created)),
+        local: body.local.map(|(s, node)| LocalSnapshotRecord {
+            snapshot: s.into_record(created),
+            node,
+        }),
+        boot: body.boot,
+        last_activity,
+        last_transition: absolute(body.last_transition, created),
+        last_duration_micros: body.last_duration_micros,
+        failure: body.failure,
+        rolled_back: body.rolled_back,
+    }
+}
+
+#[cfg(test)]
+mod tests;

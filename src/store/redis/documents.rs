@@ -1,0 +1,144 @@
+//! Small documents: templates and pools under `ate dev`. All in one shard, a log for each kind.
+
+use super::client::{Call, Client};
+use super::feed::Feed;
+use super::keys::HOME;
+use super::log;
+use super::reply;
+use super::scripts::{self, Lua};
+use crate::api::names::ResourceVersion;
+use crate::store::{Document, DocumentChange, Durability, StoreError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes of the stamp in front of a body.
+const STAMP: usize = 7;
+/// Changes read at once.
+const PIECE: usize = 500;
+
+fn call(client: &Client, script: &'static Lua, kind: &str) -> Call {
+    Call::new(client, script, HOME)
+        .log(client.keys.of(HOME, &format!("doclog:{kind}")))
+        .key(client.keys.of(HOME, &format!("documents:{kind}")))
+}
+
+/// The field of the clock that says how far the log of a kind was trimmed.
+fn trimmed(kind: &str) -> String {
+    format!("trimmed:{kind}")
+}
+
+fn decode(kind: &str, key: &str, stored: &[u8]) -> Result<Document, StoreError> {
+    let corrupt = |why: &str| StoreError::Corrupt {
+        what: format!("{kind} {key}"),
+        why: why.to_owned(),
+    };
+    let (stamp, body) = stored
+        .split_at_checked(STAMP)
+        .ok_or_else(|| corrupt("it is too short"))?;
+    let tick = stamp.iter().fold(0, |tick, b| tick << 8 | u64::from(*b));
+    Ok(Document {
+        key: key.to_owned(),
+        version: ResourceVersion::from_tick(tick, HOME),
+        body: String::from_utf8(body.to_vec()).map_err(|_| corrupt("it is not text"))?,
+    })
+}
+
+pub async fn get(client: &Client, kind: &str, key: &str) -> Result<Option<Document>, StoreError> {
+    let call = call(client, &scripts::GET_DOCUMENT, kind)
+        .arg(key)
+        .repeatable();
+    let mut reply = client.call(call).await?.ok(&key)?;
+    let stored = reply::bytes(reply.next()?)?;
+    if stored.is_empty() {
+        return Ok(None);
+    }
+    decode(kind, key, &stored).map(Some)
+}
+
+pub async fn put(
+    client: &Client,
+    kind: &str,
+    key: &str,
+    expected: Option<ResourceVersion>,
+    body: Option<&str>,
+) -> Result<ResourceVersion, StoreError> {
+    let expected = expected.map(|v| v.tick().to_string());
+    let call = call(client, &scripts::PUT_DOCUMENT, kind)
+        .arg(key)
+        .arg(expected.unwrap_or_default())
+        .arg(body.unwrap_or_default())
+        .number(body.is_none().into())
+        .arg(trimmed(kind))
+        .durability(Durability::Fsync);
+    let mut reply = client.call(call).await?.ok(&key)?;
+    client.wrote.notify_waiters();
+    let tick = reply::number(reply.next()?)?;
+    Ok(ResourceVersion::from_tick(tick, HOME))
+}
+
+pub async fn list(
+    client: &Client,
+    kind: &str,
+) -> Result<(Vec<Document>, ResourceVersion), StoreError> {
+    let call = call(client, &scripts::DOCUMENTS, kind).repeatable();
+    let mut reply = client.call(call).await?.ok(&kind)?;
+    let mut documents = reply::pairs(reply.next()?)?
+        .into_iter()
+        .map(|(key, stored)| decode(kind, &String::from_utf8_lossy(&key), &stored))
+        .collect::<Result<Vec<_>, _>>()?;
+    documents.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok((documents, ResourceVersion::from_tick(reply.last, HOME)))
+}
+
+pub async fn changes(
+    client: &Client,
+    feed: &Feed,
+    kind: &str,
+    after: ResourceVersion,
+    wait: Duration,
+) -> Result<Vec<DocumentChange>, StoreError> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let mut progress = feed.subscribe();
+        let found = read(client, kind, after).await?;
+        if !found.is_empty() || Instant::now() >= deadline {
+            return Ok(found);
+        }
+        feed.wait(&mut progress, deadline).await?;
+    }
+}
+
+async fn read(
+    client: &Client,
+    kind: &str,
+    after: ResourceVersion,
+) -> Result<Vec<DocumentChange>, StoreError> {
+    let call = call(client, &scripts::CHANGES, kind)
+        .number(0)
+        .number(log::first_tick(after, HOME))
+        .number(PIECE as u64)
+        .arg(trimmed(kind))
+        .repeatable();
+    let mut reply = client.call(call).await?.ok(&kind)?;
+    if after.tick() > reply.last {
+        return Err(StoreError::Expired(after));
+    }
+    let entries = log::entries(&mut reply, after, HOME)?;
+    entries.into_iter().map(|e| change(kind, e)).collect()
+}
+
+fn change(kind: &str, entry: log::Entry) -> Result<DocumentChange, StoreError> {
+    let text = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).map_err(|_| StoreError::Corrupt {
+            what: format!("the change log of {kind}"),
+            why: "a document is not text".to_owned(),
+        })
+    };
+    let body = |bytes: Vec<u8>| Some(bytes).filter(|b| !b.is_empty()).map(text).transpose();
+    Ok(DocumentChange {
+        version: ResourceVersion::from_tick(entry.tick, HOME),
+        key: text(entry.name)?,
+        before: body(entry.before)?,
+        after: body(entry.after)?,
+    })
+}

@@ -1,0 +1,123 @@
+//! A connection to one server or to a cluster, and what its errors mean.
+
+use super::StoreOptions;
+use crate::store::StoreError;
+use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use ::redis::cluster::ClusterClientBuilder;
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+use ::redis::{
+    Client, ClientTlsConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind,
+    TlsCertificates, Value,
+};
+use std::time::Duration;
+
+/// To connect, and to connect again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a lost connection is made again before calls fail; each later call tries anew.
+const RECONNECTS: usize = 2;
+/// The cluster client's own attempts: redirections count.
+const CLUSTER_RETRIES: u32 = 4;
+
+/// One multiplexed connection; clones share it.
+#[derive(Clone)]
+pub enum Link {
+    /// To one server.
+    Single(ConnectionManager),
+    /// To every node of a cluster.
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    /// Connects; a call that takes longer than `response` fails.
+    pub async fn connect(options: &StoreOptions, response: Duration) -> RedisResult<Link> {
+        let tls = options.tls.as_ref().map(|tls| TlsCertificates {
+            root_cert: tls.ca.clone(),
+            client_tls: tls.client.clone().map(|c| ClientTlsConfig {
+                client_cert: c.certificate,
+                client_key: c.key,
+            }),
+        });
+        if options.cluster {
+            let mut builder = ClusterClientBuilder::new(options.urls.iter().map(String::as_str))
+                .connection_timeout(CONNECT_TIMEOUT)
+                .response_timeout(response)
+                .retries(CLUSTER_RETRIES);
+            if let Some(tls) = tls {
+                builder = builder.certs(tls);
+            }
+            let connection = builder.build()?.get_async_connection().await?;
+            return Ok(Link::Cluster(connection));
+        }
+        let url = options.urls.first().map(String::as_str).unwrap_or_default();
+        let client = match tls {
+            Some(tls) => Client::build_with_tls(url, tls)?,
+            None => Client::open(url)?,
+        };
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response))
+            .set_number_of_retries(RECONNECTS);
+        let manager = ConnectionManager::new_with_config(client, config).await?;
+        Ok(Link::Single(manager))
+    }
+
+    /// One command, routed by its keys.
+    pub async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        let value = match self.clone() {
+            Link::Single(mut c) => c.req_packed_command(command).await?,
+            Link::Cluster(mut c) => c.req_packed_command(command).await?,
+        };
+        value.extract_error()
+    }
+
+    /// Several commands in a row on one connection to the node that has a slot; an answer for each, errors among them.
+    pub async fn send_all(&self, commands: Pipeline, slot: u16) -> RedisResult<Vec<Value>> {
+        let count = commands.len();
+        match self.clone() {
+            Link::Single(mut c) => c.send_packed_commands(&commands, 0, count).await,
+            Link::Cluster(mut c) => {
+                let route = Route::new(slot, SlotAddr::Master);
+                let node = SingleNodeRoutingInfo::SpecificNode(route);
+                c.route_pipeline(commands, 0, count, node).await
+            }
+        }
+    }
+}
+
+/// Whether the same call may succeed later.
+pub fn is_transient(e: &RedisError) -> bool {
+    match e.kind() {
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::Parse => true,
+        ErrorKind::Server(kind) => not_executed(kind),
+        _ => false,
+    }
+}
+
+/// Whether it is certain that the server did nothing.
+pub fn is_without_effect(e: &RedisError) -> bool {
+    match e.kind() {
+        ErrorKind::Server(kind) => not_executed(kind),
+        _ => e.is_connection_refusal(),
+    }
+}
+
+fn not_executed(kind: ServerErrorKind) -> bool {
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    matches!(
+        kind,
+        Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain
+    )
+}
+
+/// What the caller is told: a script that failed is a bug, all else is the store being away.
+pub fn to_store_error(e: RedisError) -> StoreError {
+    let of_script = e.detail().is_some_and(|d| d.contains("@user_script"));
+    if of_script && !is_transient(&e) && e.code() != Some("OOM") {
+        return StoreError::Corrupt {
+            what: "the store's data".to_owned(),
+            why: e.to_string(),
+        };
+    }
+    StoreError::Unavailable(Box::new(e))
+}

@@ -1,0 +1,33 @@
+-- KEYS: clock, log, actors, meta, leases. ARGV: .., .., key, edges, desired or '', owner, lease in ms
+-- edges: a digit for each phase: 0 refuse, 1 take over, 2 + phase start.
+-- Deletion is final.
+local DELETED = 3
+local key, lease = ARGV[3], tonumber(ARGV[7])
+local before = find(KEYS[3], key)
+if not before then
+  return reply('NOTFOUND')
+end
+local meta = redis.call('HGET', KEYS[4], key) or ''
+local a = decode(before)
+if not a then
+  return reply('VERSION')
+end
+if a.owner and a.deadline > now then
+  return reply('HELD', before, meta)
+end
+local phase = a.phase
+local edge = string.byte(ARGV[4], phase + 1) - 48
+if edge == 0 or (edge == 1 and not transitional(phase)) then
+  return reply('REFUSED', before, meta)
+end
+a.epoch = a.epoch + 1
+if edge > 1 then
+  a.phase = edge - 2
+  a.operation = a.epoch
+end
+if ARGV[5] ~= '' and a.desired ~= DELETED then
+  a.desired = tonumber(ARGV[5])
+end
+a.owner, a.deadline = ARGV[6], now + lease
+redis.call('ZADD', KEYS[5], a.deadline, key)
+return reply('OK', write(KEYS[3], key, before, a, meta, meta), meta, phase)

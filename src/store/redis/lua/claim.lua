@@ -1,0 +1,36 @@
+-- KEYS: clock, log, workers, free, holders. ARGV: .., .., pool, actor, epoch, deadline, node or '', 1 to require it
+local pool, actor, epoch, deadline, node = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+if now > deadline then
+  return reply('FENCED')
+end
+local held = redis.call('HGET', KEYS[5], actor)
+if held then
+  local bytes = redis.call('HGET', KEYS[3], held)
+  local w = decode(bytes)
+  if not w then
+    return reply('VERSION')
+  end
+  if w.epoch == epoch then
+    return reply('OK', bytes, held)
+  end
+  return reply(w.epoch > epoch and 'FENCED' or 'CONFLICT')
+end
+local member
+if node ~= '' then
+  member = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. node .. '\0', '(' .. node .. '\1', 'LIMIT', 0, 1)[1]
+end
+if not member and ARGV[8] ~= '1' then
+  member = redis.call('ZRANDMEMBER', KEYS[4])
+end
+if not member then
+  return reply('NONE')
+end
+local key = string.match(member, '^[^%z]*%z(.*)$')
+local before = redis.call('HGET', KEYS[3], key)
+local w = decode(before)
+if not w then
+  return reply('VERSION')
+end
+w.phase, w.actor, w.epoch, w.deadline = CLAIMED, actor, epoch, deadline
+redis.call('HSET', KEYS[5], actor, key)
+return reply('OK', write(KEYS[3], KEYS[4], pool, key, before, w), key)

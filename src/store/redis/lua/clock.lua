@@ -1,0 +1,2 @@
+-- KEYS: clock, log. Reads the clock.
+return reply('OK')

@@ -1,0 +1,2 @@
+-- KEYS: clock, log, nodes
+return reply('OK', redis.call('HGETALL', KEYS[3]))

@@ -1,0 +1,6 @@
+-- KEYS: clock, log. ARGV: 0, .., floor, incarnation. The caller saw stamps that this shard has lost: none of them
+-- is given again, and whoever watches from below lists anew.
+raise(tonumber(ARGV[3]))
+redis.call('HSET', KEYS[1], 'lost', integer(last), 'incarnation', ARGV[4])
+incarnation = tonumber(ARGV[4])
+return reply('OK')

@@ -1,0 +1,36 @@
+-- The bytes of a worker as codec/worker.rs writes them.
+local WORKER = '>BBI7I5I6I6I6Hc0Hc0'
+local FREE, CLAIMED = 0, 1
+
+local function decode(bytes)
+  if string.byte(bytes, 1) ~= 1 then
+    return nil
+  end
+  local w, version, at = {}, nil, nil
+  version, w.phase, w.tick, w.writes, w.created, w.epoch, w.deadline, w.actor, w.node, at =
+    struct.unpack(WORKER, bytes)
+  w.rest = string.sub(bytes, at)
+  return w
+end
+
+local function encode(w)
+  return struct.pack(WORKER, 1, w.phase, w.tick, w.writes, w.created, w.epoch, w.deadline, #w.actor, w.actor,
+    #w.node, w.node) .. w.rest
+end
+
+-- Stamps, stores and logs a changed worker and keeps the index of the free ones; returns its bytes.
+local function write(workers, free, pool, key, before, w)
+  w.tick = next_tick()
+  w.writes = w.writes + 1
+  local after = encode(w)
+  redis.call('HSET', workers, key, after)
+  if before then
+    local b = decode(before)
+    redis.call('ZREM', free, b.node .. '\0' .. key)
+  end
+  if w.phase == FREE then
+    redis.call('ZADD', free, 0, w.node .. '\0' .. key)
+  end
+  log('w', pool .. '\0' .. key, before, after)
+  return after
+end

@@ -1,0 +1,67 @@
+//! The scripts. Each is one file in `lua/` behind a prelude; each is atomic and stays in one hash slot.
+
+use std::sync::LazyLock;
+
+/// A script and the SHA-1 by which a server that has seen it knows it.
+#[derive(Debug)]
+pub struct Lua {
+    /// Its source.
+    pub text: &'static str,
+    /// Hex SHA-1 of the source.
+    pub sha1: String,
+}
+
+impl Lua {
+    fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            sha1: ::redis::Script::new(text).get_hash().to_owned(),
+        }
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident = $first:literal $(, $more:literal)*;)*) => {
+        $(
+            #[doc = concat!("`lua/", $first, "`.")]
+            pub static $name: LazyLock<Lua> =
+                LazyLock::new(|| Lua::new(concat!(include_str!("lua/prelude.lua"), $(include_str!(concat!("lua/", $more)),)* include_str!(concat!("lua/", $first)))));
+        )*
+
+        /// All of them, to be loaded when a connection is made.
+        pub fn all() -> Vec<&'static Lua> {
+            vec![$(&*$name,)*]
+        }
+    };
+}
+
+scripts! {
+    CLOCK = "clock.lua";
+    RECOVER = "recover.lua";
+    CHANGES = "changes.lua";
+    COUNT = "count.lua";
+    GET = "get.lua", "actor.lua";
+    GET_FLAT = "get_flat.lua", "actor.lua";
+    CREATE = "create.lua", "actor.lua";
+    BEGIN = "begin.lua", "actor.lua";
+    COMMIT = "commit.lua", "actor.lua";
+    RENEW = "renew.lua", "actor.lua";
+    TOUCH = "touch.lua", "actor.lua";
+    UPDATE_SPEC = "update_spec.lua", "actor.lua";
+    REMOVE = "remove.lua", "actor.lua";
+    LIST = "list.lua";
+    EXPIRED = "expired.lua";
+    REPORT_WORKER = "report_worker.lua", "worker.lua";
+    CLAIM = "claim.lua", "worker.lua";
+    RELEASE = "release.lua", "worker.lua";
+    REMOVE_WORKER = "remove_worker.lua", "worker.lua";
+    HOLDER = "holder.lua";
+    POOLS = "pools.lua";
+    WORKERS = "workers.lua";
+    RENEW_NODE = "renew_node.lua";
+    NODES = "nodes.lua";
+    REMOVE_NODE = "remove_node.lua";
+    GET_DOCUMENT = "get_document.lua";
+    PUT_DOCUMENT = "put_document.lua";
+    DOCUMENTS = "documents.lua";
+}

@@ -1,0 +1,193 @@
+//! Workers and claims on them. All of a pool lies in one shard.
+
+use super::client::{Call, Client};
+use super::codec::{LATEST, decode_worker, encode_rest, phase_number};
+use super::log;
+use super::reply::{self, Reply};
+use super::scripts::{self, Lua};
+use crate::api::names::{ActorKey, Epoch, PoolKey, WorkerKey};
+use crate::api::record::WorkerRecord;
+use crate::store::{ClaimRequest, Page, StoreError};
+
+fn call(client: &Client, script: &'static Lua, pool: &PoolKey) -> Call {
+    Call::new(client, script, client.keys.pool_shard(pool))
+        .key(client.keys.of_pool(pool, "workers"))
+}
+
+fn parse<T: std::str::FromStr>(what: &str, text: &[u8]) -> Result<T, StoreError>
+where
+    T::Err: std::fmt::Display,
+{
+    let text = String::from_utf8_lossy(text);
+    text.parse().map_err(|e: T::Err| StoreError::Corrupt {
+        what: format!("{what} {text:?}"),
+        why: e.to_string(),
+    })
+}
+
+/// `pool \0 worker`, as it stands in the log.
+pub fn decode_name(bytes: &[u8]) -> Result<(PoolKey, WorkerKey), StoreError> {
+    let mut parts = bytes.splitn(2, |b| *b == 0);
+    let pool = parse("pool", parts.next().unwrap_or_default())?;
+    let key = parse("worker", parts.next().unwrap_or_default())?;
+    Ok((pool, key))
+}
+
+fn record(
+    client: &Client,
+    pool: &PoolKey,
+    key: WorkerKey,
+    reply: &mut Reply,
+) -> Result<WorkerRecord, StoreError> {
+    let bytes = reply::bytes(reply.next()?)?;
+    decode_worker(pool.clone(), key, &bytes, client.keys.pool_shard(pool))
+}
+
+/// A record, then its key.
+fn keyed(client: &Client, pool: &PoolKey, reply: &mut Reply) -> Result<WorkerRecord, StoreError> {
+    let bytes = reply::bytes(reply.next()?)?;
+    let key = parse("worker", &reply::bytes(reply.next()?)?)?;
+    decode_worker(pool.clone(), key, &bytes, client.keys.pool_shard(pool))
+}
+
+pub async fn report(client: &Client, worker: &WorkerRecord) -> Result<WorkerRecord, StoreError> {
+    let pool = &worker.pool;
+    let shard = client.keys.pool_shard(pool);
+    let call = call(client, &scripts::REPORT_WORKER, pool)
+        .key(client.keys.of_pool(pool, "free"))
+        .key(client.keys.of(shard, "pools"))
+        .arg(pool.to_string())
+        .arg(worker.key.to_string())
+        .number(phase_number(worker.phase).into())
+        .arg(worker.node.as_str())
+        .arg(encode_rest(worker)?)
+        .number(worker.created.0.min(LATEST))
+        .repeatable();
+    let mut reply = client.call(call).await?.ok(&worker.key)?;
+    client.wrote.notify_waiters();
+    record(client, pool, worker.key.clone(), &mut reply)
+}
+
+pub async fn claim(
+    client: &Client,
+    request: &ClaimRequest,
+) -> Result<Option<WorkerRecord>, StoreError> {
+    let pool = &request.pool;
+    let claim = &request.claim;
+    let call = call(client, &scripts::CLAIM, pool)
+        .key(client.keys.of_pool(pool, "free"))
+        .key(client.keys.of_pool(pool, "holders"))
+        .arg(pool.to_string())
+        .arg(claim.actor.to_string())
+        .number(claim.epoch.0)
+        .number(claim.deadline.0.min(LATEST))
+        .arg(request.prefer_node.as_deref().unwrap_or_default())
+        .number(request.require_node.into())
+        .repeatable();
+    let mut reply = client.call(call).await?;
+    match reply.code.as_str() {
+        "NONE" => Ok(None),
+        "OK" => {
+            client.wrote.notify_waiters();
+            keyed(client, pool, &mut reply).map(Some)
+        }
+        _ => Err(reply.fail(&claim.actor)),
+    }
+}
+
+pub async fn release(
+    client: &Client,
+    pool: &PoolKey,
+    worker: &WorkerKey,
+    actor: &ActorKey,
+    epoch: Epoch,
+) -> Result<(), StoreError> {
+    let call = call(client, &scripts::RELEASE, pool)
+        .key(client.keys.of_pool(pool, "free"))
+        .key(client.keys.of_pool(pool, "holders"))
+        .arg(pool.to_string())
+        .arg(worker.to_string())
+        .arg(actor.to_string())
+        .number(epoch.0)
+        .repeatable();
+    client.call(call).await?.ok(worker)?;
+    client.wrote.notify_waiters();
+    Ok(())
+}
+
+pub async fn remove(client: &Client, pool: &PoolKey, worker: &WorkerKey) -> Result<(), StoreError> {
+    let shard = client.keys.pool_shard(pool);
+    let call = call(client, &scripts::REMOVE_WORKER, pool)
+        .key(client.keys.of_pool(pool, "free"))
+        .key(client.keys.of_pool(pool, "holders"))
+        .key(client.keys.of(shard, "pools"))
+        .arg(pool.to_string())
+        .arg(worker.to_string())
+        .repeatable();
+    client.call(call).await?.ok(worker)?;
+    client.wrote.notify_waiters();
+    Ok(())
+}
+
+pub async fn holder(
+    client: &Client,
+    pool: &PoolKey,
+    actor: &ActorKey,
+) -> Result<Option<WorkerRecord>, StoreError> {
+    let call = call(client, &scripts::HOLDER, pool)
+        .key(client.keys.of_pool(pool, "holders"))
+        .arg(actor.to_string())
+        .repeatable();
+    let mut reply = client.call(call).await?;
+    match reply.code.as_str() {
+        "NONE" => Ok(None),
+        "OK" => keyed(client, pool, &mut reply).map(Some),
+        _ => Err(reply.fail(actor)),
+    }
+}
+
+pub async fn list(
+    client: &Client,
+    pool: Option<&PoolKey>,
+) -> Result<Page<WorkerRecord>, StoreError> {
+    let floor = log::newest(client).await?;
+    let replies = client
+        .call_all(|shard| {
+            Call::new(client, &scripts::POOLS, shard)
+                .key(client.keys.of(shard, "pools"))
+                .number(floor)
+                .repeatable()
+        })
+        .await?;
+    let mut pools = Vec::new();
+    for mut reply in replies {
+        for name in reply::array(reply.next()?)? {
+            let name: PoolKey = parse("pool", &reply::bytes(name)?)?;
+            if pool.is_none_or(|wanted| *wanted == name) {
+                pools.push(name);
+            }
+        }
+    }
+    let parts = pools.iter().map(|pool| of_pool(client, pool));
+    let mut items: Vec<_> = futures::future::try_join_all(parts)
+        .await?
+        .into_iter()
+        .flatten()
+        .collect();
+    items.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(Page {
+        items,
+        version: log::version_at(floor),
+        next: None,
+    })
+}
+
+async fn of_pool(client: &Client, pool: &PoolKey) -> Result<Vec<WorkerRecord>, StoreError> {
+    let call = call(client, &scripts::WORKERS, pool).repeatable();
+    let mut reply = client.call(call).await?.ok(pool)?;
+    let shard = client.keys.pool_shard(pool);
+    reply::pairs(reply.next()?)?
+        .into_iter()
+        .map(|(key, bytes)| decode_worker(pool.clone(), parse("worker", &key)?, &bytes, shard))
+        .collect()
+}

@@ -1,0 +1,194 @@
+//! Real servers for tests: Valkey on its own port and directory, alone or as a cluster of three. They end with the
+//! last handle, also when a test panics.
+
+use super::redis::{RedisStore, StoreOptions};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A server that has not come up by then never will.
+const START: Duration = Duration::from_secs(20);
+/// Hash slots of a cluster.
+const SLOTS: u32 = 16_384;
+/// Attempts to find free ports.
+const TRIES: u32 = 5;
+
+/// One `valkey-server`.
+struct Server {
+    child: Child,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn ask(port: u16, args: &[&str]) -> Option<String> {
+    let client = ::redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+    let mut connection = client
+        .get_connection_with_timeout(Duration::from_secs(1))
+        .ok()?;
+    let mut command = ::redis::cmd(args[0]);
+    command.arg(&args[1..]);
+    let value: ::redis::Value = command.query(&mut connection).ok()?;
+    Some(match value {
+        ::redis::Value::BulkString(b) => String::from_utf8_lossy(&b).into_owned(),
+        ::redis::Value::VerbatimString { text, .. } => text,
+        other => format!("{other:?}"),
+    })
+}
+
+fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !ready() {
+        assert!(start.elapsed() < START, "{what} within {START:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Server {
+    fn start(args: &[&str]) -> Server {
+        (0..TRIES)
+            .find_map(|_| Self::try_start(args))
+            .expect("valkey-server starts (is it installed?)")
+    }
+
+    fn try_start(args: &[&str]) -> Option<Server> {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, bus) = (free_port(), free_port());
+        let child = Command::new("valkey-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--cluster-port", &bus.to_string()])
+            .args(["--dir", dir.path().to_str().unwrap()])
+            .args(["--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always", "--daemonize", "no"])
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("valkey-server is on PATH");
+        let mut server = Server {
+            child,
+            port,
+            _dir: dir,
+        };
+        let start = Instant::now();
+        while start.elapsed() < START {
+            if matches!(server.child.try_wait(), Ok(Some(_))) {
+                return None;
+            }
+            if ask(port, &["PING"]).is_some() {
+                return Some(server);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+}
+
+/// A Valkey server, or a cluster of three.
+pub struct TestServer {
+    servers: Vec<Server>,
+}
+
+static PREFIX: AtomicU32 = AtomicU32::new(0);
+
+impl TestServer {
+    /// A server of one's own.
+    pub fn single() -> Arc<TestServer> {
+        Arc::new(TestServer {
+            servers: vec![Server::start(&[])],
+        })
+    }
+
+    /// The server that tests share while one of them holds it.
+    pub fn shared() -> Arc<TestServer> {
+        static SHARED: Mutex<Weak<TestServer>> = Mutex::new(Weak::new());
+        Self::share(&SHARED, Self::single)
+    }
+
+    /// The cluster of three that tests share while one of them holds it.
+    pub fn shared_cluster() -> Arc<TestServer> {
+        static SHARED: Mutex<Weak<TestServer>> = Mutex::new(Weak::new());
+        Self::share(&SHARED, Self::cluster)
+    }
+
+    fn share(
+        slot: &Mutex<Weak<TestServer>>,
+        start: impl FnOnce() -> Arc<TestServer>,
+    ) -> Arc<TestServer> {
+        let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
+        slot.upgrade().unwrap_or_else(|| {
+            let server = start();
+            *slot = Arc::downgrade(&server);
+            server
+        })
+    }
+
+    /// A cluster of three of one's own.
+    pub fn cluster() -> Arc<TestServer> {
+        let args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000"];
+        let servers: Vec<_> = (0..3).map(|_| Server::start(&args)).collect();
+        for (i, server) in (0u32..).zip(&servers) {
+            let range = [SLOTS * i / 3, SLOTS * (i + 1) / 3 - 1].map(|n| n.to_string());
+            ask(
+                server.port,
+                &["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]],
+            )
+            .unwrap();
+            let first = &servers[0];
+            let (port, bus) = (first.port.to_string(), bus_port(first.port));
+            if i > 0 {
+                ask(server.port, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).unwrap();
+            }
+        }
+        for server in &servers {
+            wait_for("the cluster is complete", || {
+                let info = ask(server.port, &["CLUSTER", "INFO"]).unwrap_or_default();
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+            });
+        }
+        Arc::new(TestServer { servers })
+    }
+
+    /// How to connect, with a prefix that no other test has.
+    pub fn options(&self) -> StoreOptions {
+        let url = |s: &Server| format!("redis://127.0.0.1:{}", s.port);
+        let n = PREFIX.fetch_add(1, Ordering::Relaxed);
+        StoreOptions {
+            urls: self.servers.iter().map(url).collect(),
+            cluster: self.servers.len() > 1,
+            prefix: format!("t{n}"),
+            ..StoreOptions::new("")
+        }
+    }
+
+    /// A store with a prefix of its own.
+    pub async fn store(&self) -> RedisStore {
+        RedisStore::connect(self.options()).await.unwrap()
+    }
+
+    /// A command to the first server, its answer as text.
+    pub fn ask(&self, args: &[&str]) -> String {
+        ask(self.servers[0].port, args).unwrap()
+    }
+}
+
+fn bus_port(port: u16) -> String {
+    let myself = ask(port, &["CLUSTER", "NODES"]).unwrap();
+    let address = myself.split(' ').nth(1).unwrap();
+    let after_at = address.split('@').nth(1).unwrap();
+    after_at.split(',').next().unwrap().to_owned()
+}
