@@ -77,7 +77,10 @@ pub async fn a_begin_takes_the_edge_of_the_phase(store: &dyn Store) {
     assert_eq!(before, Phase::Suspended);
     assert_eq!(record.header.phase, Phase::Resuming);
     assert_eq!(record.header.desired, Desired::Running);
-    assert_eq!((record.header.epoch, record.header.operation), (Epoch(1), Epoch(1)));
+    assert_eq!(
+        (record.header.epoch, record.header.operation),
+        (Epoch(1), Epoch(1))
+    );
     let lease = record.header.lease.unwrap();
     assert_eq!((lease.owner, lease.deadline), (ME, now + LONG));
     assert!(record.header.resource_version > stored.header.resource_version);
@@ -107,7 +110,9 @@ pub async fn a_commit_keeps_what_users_own(store: &dyn Store) {
     let mut spec = mine.spec.clone();
     spec.generation = 2;
     let version = mine.header.resource_version;
-    let written = store.update_spec(&mine.key, version, &spec, &mine.meta).await;
+    let written = store
+        .update_spec(&mine.key, version, &spec, &mine.meta)
+        .await;
     assert_eq!(written.unwrap().header.lease, mine.header.lease);
 
     let mut done = mine.clone();
@@ -182,7 +187,9 @@ pub async fn metadata_comes_and_goes(store: &dyn Store) {
     let mut meta = MetaRecord::default();
     meta.annotations.insert("note".into(), "x".repeat(3000));
     let v1 = stored.header.resource_version;
-    let with = store.update_spec(&stored.key, v1, &stored.spec, &meta).await;
+    let with = store
+        .update_spec(&stored.key, v1, &stored.spec, &meta)
+        .await;
     let with = with.unwrap();
     assert_eq!(with.meta, meta);
     assert_eq!(store.get_actor(&stored.key).await.unwrap().meta, meta);
@@ -190,7 +197,9 @@ pub async fn metadata_comes_and_goes(store: &dyn Store) {
     assert_eq!(page.items[0].meta, meta);
     let v2 = with.header.resource_version;
     let none = MetaRecord::default();
-    let without = store.update_spec(&stored.key, v2, &stored.spec, &none).await;
+    let without = store
+        .update_spec(&stored.key, v2, &stored.spec, &none)
+        .await;
     assert!(without.unwrap().meta.is_empty());
     assert!(store.get_actor(&stored.key).await.unwrap().meta.is_empty());
 }

@@ -51,7 +51,10 @@ pub async fn documents_are_listed_and_watched(store: &dyn Store) {
     let later = later.unwrap();
     assert_eq!(later.len(), 1);
     assert_eq!(later[0].version, removed);
-    assert_eq!((later[0].before.as_deref(), &later[0].after), (Some("{}"), &None));
+    assert_eq!(
+        (later[0].before.as_deref(), &later[0].after),
+        (Some("{}"), &None)
+    );
     let wait = Duration::from_millis(20);
     let nothing = store.document_changes("pool", removed, wait).await;
     assert!(nothing.unwrap().is_empty());

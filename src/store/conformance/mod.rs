@@ -10,7 +10,8 @@ mod workers;
 use super::{Begin, Begun, ClaimRequest, Durability, Edge, Store};
 use crate::api::names::{ActorKey, Epoch, PoolKey, WorkerKey};
 use crate::api::record::{
-    ActorRecord, Claim, Desired, MetaRecord, Phase, SnapshotRecord, SpecRecord, StatusRecord, WorkerRecord,
+    ActorRecord, Claim, Desired, MetaRecord, Phase, SnapshotRecord, SpecRecord, StatusRecord,
+    WorkerRecord,
 };
 use crate::api::time::Timestamp;
 use std::time::Duration;
@@ -226,13 +227,19 @@ macro_rules! suite {
     };
 }
 
-async fn on_server() -> (std::sync::Arc<super::testing::TestServer>, super::RedisStore) {
+async fn on_server() -> (
+    std::sync::Arc<super::testing::TestServer>,
+    super::RedisStore,
+) {
     let server = super::testing::TestServer::shared();
     let store = server.store().await;
     (server, store)
 }
 
-async fn on_cluster() -> (std::sync::Arc<super::testing::TestServer>, super::RedisStore) {
+async fn on_cluster() -> (
+    std::sync::Arc<super::testing::TestServer>,
+    super::RedisStore,
+) {
     let server = super::testing::TestServer::shared_cluster();
     let store = server.store().await;
     (server, store)

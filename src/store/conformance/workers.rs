@@ -58,7 +58,10 @@ pub async fn a_report_keeps_the_claim(store: &dyn Store) {
     let same = report(store, "w", "n1").await;
     assert_eq!(same, claimed);
     let moved = report(store, "w", "n2").await;
-    assert_eq!((moved.claim.as_ref(), moved.phase), (claimed.claim.as_ref(), WorkerPhase::Claimed));
+    assert_eq!(
+        (moved.claim.as_ref(), moved.phase),
+        (claimed.claim.as_ref(), WorkerPhase::Claimed)
+    );
     let none = store.claim(&claim(&pool(), &someone("b"), 1)).await;
     assert_eq!(none.unwrap(), None);
 }
@@ -156,7 +159,10 @@ pub async fn a_release_is_fenced_by_actor_and_epoch(store: &dyn Store) {
     assert_eq!(after("b", 3).await, claimed);
     assert_eq!(after("a", 2).await, claimed);
     let freed = after("a", 3).await;
-    assert_eq!((freed.phase, freed.claim.clone()), (WorkerPhase::Free, None));
+    assert_eq!(
+        (freed.phase, freed.claim.clone()),
+        (WorkerPhase::Free, None)
+    );
     assert_eq!(after("a", 3).await, freed);
     let held = store.claim_of(&pool(), &someone("a")).await.unwrap();
     assert_eq!(held, None);
@@ -171,7 +177,10 @@ pub async fn a_dirty_worker_is_free_only_when_reported(store: &dyn Store) {
     let mut dirty = worker("team", "p", "w1", "n1");
     dirty.phase = WorkerPhase::Dirty;
     let reported = store.report_worker(&dirty).await.unwrap();
-    assert_eq!((reported.phase, &reported.claim), (WorkerPhase::Dirty, &claimed.claim));
+    assert_eq!(
+        (reported.phase, &reported.claim),
+        (WorkerPhase::Dirty, &claimed.claim)
+    );
     release(store, &claimed.key, "a", 1).await;
     assert_eq!(of(store, "w1").await.phase, WorkerPhase::Dirty);
     let none = store.claim(&claim(&pool(), &someone("b"), 1)).await;

@@ -16,8 +16,9 @@ impl State {
     }
 
     pub(super) fn holder(&self, pool: &PoolKey, actor: &ActorKey) -> Option<&WorkerRecord> {
-        let holds =
-            |w: &&WorkerRecord| w.pool == *pool && w.claim.as_ref().is_some_and(|c| c.actor == *actor);
+        let holds = |w: &&WorkerRecord| {
+            w.pool == *pool && w.claim.as_ref().is_some_and(|c| c.actor == *actor)
+        };
         self.workers.values().find(holds)
     }
 

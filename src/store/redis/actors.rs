@@ -72,12 +72,10 @@ pub fn decode_meta(key: &ActorKey, bytes: &[u8]) -> Result<MetaRecord, StoreErro
 /// `namespace \0 name`, as scripts return it.
 pub fn decode_key(bytes: &[u8]) -> Result<ActorKey, StoreError> {
     let text = String::from_utf8_lossy(bytes);
-    let (namespace, name) = text
-        .split_once('\0')
-        .ok_or_else(|| StoreError::Corrupt {
-            what: "an actor's key".to_owned(),
-            why: format!("{text:?} is not a namespace and a name"),
-        })?;
+    let (namespace, name) = text.split_once('\0').ok_or_else(|| StoreError::Corrupt {
+        what: "an actor's key".to_owned(),
+        why: format!("{text:?} is not a namespace and a name"),
+    })?;
     Ok(ActorKey::new(namespace, name))
 }
 
@@ -216,7 +214,9 @@ pub async fn renew(
 }
 
 pub async fn touch(client: &Client, key: &ActorKey, at: Timestamp) -> Result<(), StoreError> {
-    let call = call(client, &scripts::TOUCH, key).number(at.0.min(LATEST)).repeatable();
+    let call = call(client, &scripts::TOUCH, key)
+        .number(at.0.min(LATEST))
+        .repeatable();
     client.call(call).await?.ok(key)?;
     Ok(())
 }
@@ -355,7 +355,12 @@ fn part(reply: &mut Reply, shard: u16, share: usize) -> Result<Part, StoreError>
             Some(meta) => decode_meta(&key, &reply::bytes(meta)?)?,
             None => MetaRecord::default(),
         };
-        items.push(decode_actor(key, fields.next().unwrap_or_default(), meta, shard)?);
+        items.push(decode_actor(
+            key,
+            fields.next().unwrap_or_default(),
+            meta,
+            shard,
+        )?);
     }
     Ok(Part { items, ended })
 }

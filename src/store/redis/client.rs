@@ -38,10 +38,7 @@ impl Call {
         Self {
             script,
             shard,
-            keys: vec![
-                client.keys.of(shard, "clock"),
-                client.keys.of(shard, "log"),
-            ],
+            keys: vec![client.keys.of(shard, "clock"), client.keys.of(shard, "log")],
             args: Vec::new(),
             repeatable: false,
             durability: Durability::Memory,
@@ -235,10 +232,7 @@ impl Client {
     }
 
     /// The same script on every shard at once, counted as one round trip.
-    pub async fn call_all(
-        &self,
-        call: impl Fn(u16) -> Call,
-    ) -> Result<Vec<Reply>, StoreError> {
+    pub async fn call_all(&self, call: impl Fn(u16) -> Call) -> Result<Vec<Reply>, StoreError> {
         let calls = (0..self.keys.shards()).map(|shard| self.call(call(shard)));
         futures::future::try_join_all(calls).await
     }
@@ -257,7 +251,15 @@ impl Client {
         let command = call.command(&self.seen, whole);
         match (&self.durable, call.durability) {
             (Some(durable), Durability::Fsync) => durable.send(call.shard, command).await,
-            _ => self.link.send(&command).await,
+            (durable, _) => {
+                let result = self.link.send(&command).await;
+                if let (Some(durable), Err(e)) = (durable, &result)
+                    && e.is_io_error()
+                {
+                    durable.suspect();
+                }
+                result
+            }
         }
     }
 }

@@ -37,10 +37,10 @@ pub struct Piece {
     pub upto: ResourceVersion,
 }
 
-/// The first stamp that a reader after a version wants of a shard.
+/// The first stamp that a reader after a version wants of a shard. No stamp is 0.
 pub fn first_tick(after: ResourceVersion, shard: u16) -> u64 {
     let of_shard = ResourceVersion::from_tick(after.tick(), shard);
-    after.tick() + u64::from(of_shard <= after)
+    (after.tick() + u64::from(of_shard <= after)).max(1)
 }
 
 /// Changes after a version, at most `limit` of each shard. `Expired` when one of them is gone.
@@ -75,7 +75,10 @@ pub async fn read(
     for (shard, mut reply) in (0u16..).zip(replies) {
         let entries = entries(&mut reply, after, shard)?;
         let cut = entries.len() >= limit;
-        let end = entries.last().filter(|_| cut).map_or(reply.last, |e| e.tick);
+        let end = entries
+            .last()
+            .filter(|_| cut)
+            .map_or(reply.last, |e| e.tick);
         complete = complete.min(end);
         for entry in entries {
             changes.push(change(entry, shard)?);
@@ -119,7 +122,10 @@ pub fn entries(
     if first_tick(after, shard) <= gone {
         return Err(StoreError::Expired(after));
     }
-    reply::array(reply.next()?)?.into_iter().map(entry).collect()
+    reply::array(reply.next()?)?
+        .into_iter()
+        .map(entry)
+        .collect()
 }
 
 fn entry(value: Value) -> Result<Entry, StoreError> {
@@ -186,5 +192,6 @@ mod tests {
         assert_eq!(first_tick(after, 2), 101);
         assert_eq!(first_tick(after, 3), 101);
         assert_eq!(first_tick(after, 4), 100);
+        assert_eq!(first_tick(ResourceVersion(0), 4), 1);
     }
 }

@@ -64,12 +64,7 @@ pub fn decode_worker(
     decode(pool, key, bytes, shard).map_err(|why| corrupt(&what, why))
 }
 
-fn decode(
-    pool: PoolKey,
-    key: WorkerKey,
-    bytes: &[u8],
-    shard: u16,
-) -> Result<WorkerRecord, String> {
+fn decode(pool: PoolKey, key: WorkerKey, bytes: &[u8], shard: u16) -> Result<WorkerRecord, String> {
     let mut r = Reader(bytes);
     let version = r.byte()?;
     if version != VERSION {
