@@ -1,8 +1,8 @@
 use super::*;
 use crate::api::names::{PoolKey, TemplateKey, WorkerKey};
 use crate::api::reason::Reason;
-use crate::api::selector::Selector;
 use crate::api::record::{IdleRecord, OperatingMode};
+use crate::api::selector::Selector;
 use proptest::option;
 use proptest::prelude::*;
 use std::time::Duration;
