@@ -28,6 +28,8 @@ pub mod server;
 pub mod status;
 pub mod storage;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod write;
 
