@@ -76,9 +76,11 @@ pub async fn serve(
 ) {
     let router = Arc::new(Router::new(resolver, &options, shutdown.clone()));
     let connections = TaskTracker::new();
-    let sweeping = tokio::spawn(sweep(router.clone()));
+    // Whoever drops this future leaves nothing behind.
+    let _cut = router.cut.clone().drop_guard();
     tokio::select! {
         () = accept(listener, &router, &connections) => {}
+        () = sweep(&router) => {}
         () = shutdown.cancelled() => {}
     }
     connections.close();
@@ -96,7 +98,6 @@ pub async fn serve(
         connections.wait().await;
         router.forwarder.tunnels.wait().await;
     }
-    sweeping.abort();
 }
 
 async fn accept(listener: TcpListener, router: &Arc<Router>, connections: &TaskTracker) {
@@ -119,7 +120,7 @@ async fn accept(listener: TcpListener, router: &Arc<Router>, connections: &TaskT
     }
 }
 
-async fn sweep(router: Arc<Router>) {
+async fn sweep(router: &Router) {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
