@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// Assignments that ended, kept to refuse late orders. The node agent fences too; this is for what is still under way here.
 const REMEMBERED: usize = 64;
@@ -28,14 +28,10 @@ pub(super) struct Executor {
     /// Held by the call that is under way.
     turn: Mutex<()>,
     /// What runs, or is on its way to or from running.
-    assignment: watch::Sender<Option<Arc<Assignment>>>,
+    assignment: watch::Sender<Option<Arc<Order>>>,
+    /// The epoch up to which a stop waits for its turn: a start does not wait for readiness any longer.
+    stopping: watch::Sender<Option<u64>>,
     history: StdMutex<History>,
-}
-
-struct Assignment {
-    order: Order,
-    /// Told by a stop, so that a start does not wait for readiness any longer.
-    stopping: Notify,
 }
 
 /// What the slot has seen.
@@ -78,6 +74,7 @@ impl Executor {
             baseline: Baseline::take()?,
             turn: Mutex::new(()),
             assignment: watch::Sender::new(None),
+            stopping: watch::Sender::new(None),
             history: StdMutex::default(),
         })
     }
@@ -103,12 +100,9 @@ impl Executor {
         if !left.is_empty() {
             return Err(Error::Dirty(left.join(", ")));
         }
-        let assignment = Arc::new(Assignment {
-            order,
-            stopping: Notify::new(),
-        });
-        self.assignment.send_replace(Some(assignment.clone()));
-        let result = self.bring_up(&assignment, image).await;
+        let order = Arc::new(order);
+        self.assignment.send_replace(Some(order.clone()));
+        let result = self.bring_up(&order, image).await;
         if let Err(error) = &result {
             tracing::warn!(epoch, %error, "cannot start the sandbox");
             // What failed may be tried again with the same epoch; what was stopped may not.
@@ -121,16 +115,16 @@ impl Executor {
     }
 
     /// Answers an order while there is an assignment.
-    async fn confirm(&self, order: &Order, now: &Assignment) -> Result<Steps, Error> {
-        let (epoch, running) = (order.spec.epoch, now.order.spec.epoch);
-        let same = key(&order.actor) == key(&now.order.actor);
+    async fn confirm(&self, order: &Order, now: &Order) -> Result<Steps, Error> {
+        let (epoch, running) = (order.spec.epoch, now.spec.epoch);
+        let same = key(&order.actor) == key(&now.actor);
         if same && epoch < running {
             let reason = "a newer one runs";
             return Err(Error::Fenced { epoch, reason });
         }
         if !same || epoch > running {
             return Err(Error::Taken {
-                actor: key(&now.order.actor),
+                actor: key(&now.actor),
                 epoch: running,
             });
         }
@@ -141,12 +135,7 @@ impl Executor {
         }
     }
 
-    async fn bring_up(
-        &self,
-        assignment: &Assignment,
-        image: Option<&Path>,
-    ) -> Result<Steps, Error> {
-        let order = &assignment.order;
+    async fn bring_up(&self, order: &Order, image: Option<&Path>) -> Result<Steps, Error> {
         let mut steps = Steps::default();
         // A sandbox takes address and route off the interface when it starts.
         steps.time("network", self.network.refresh()).await?;
@@ -161,10 +150,11 @@ impl Executor {
             }
             Ok(())
         };
+        let mut stopping = self.stopping.subscribe();
         let ready = async {
             tokio::select! {
                 biased;
-                () = assignment.stopping.notified() => Err(Error::Stopped),
+                Ok(_) = stopping.wait_for(|up_to| *up_to >= Some(order.spec.epoch)) => Err(Error::Stopped),
                 code = self.sandbox.exited() => Err(Error::Ended { code }),
                 ready = ready => ready,
             }
@@ -186,7 +176,7 @@ impl Executor {
     /// Saves the sandbox into `image`, and frees the slot. On failure the sandbox goes on.
     pub async fn checkpoint(&self, epoch: u64, image: &Path) -> Result<Steps, Error> {
         let turn = self.turn.lock().await;
-        let Some(assignment) = self.current() else {
+        let Some(order) = self.current() else {
             let done = self.history().checkpoint.clone();
             return match done {
                 Some((e, path)) if e == epoch && path == image => Ok(Steps::default()),
@@ -196,7 +186,6 @@ impl Executor {
                 .into()),
             };
         };
-        let order = &assignment.order;
         if epoch != order.spec.epoch {
             let reason = "another one runs";
             return Err(Error::Fenced { epoch, reason });
@@ -211,7 +200,7 @@ impl Executor {
             Ok(more) => steps.extend(more),
             Err(error) => {
                 if matches!(self.sandbox.observe().await, Ok(Observed::Running)) {
-                    self.open(order).await?;
+                    self.open(&order).await?;
                 }
                 return Err(error);
             }
@@ -227,12 +216,11 @@ impl Executor {
 
     /// Ends what runs with this epoch or an older one, and cleans the slot. Nothing to end is fine.
     pub async fn stop(&self, epoch: u64) -> Result<Steps, Error> {
-        let fenced = |now: &Assignment| epoch < now.order.spec.epoch;
-        if let Some(now) = self.current().filter(|now| !fenced(now)) {
-            now.stopping.notify_one();
-        }
+        self.stopping
+            .send_modify(|up_to| *up_to = (*up_to).max(Some(epoch)));
         let turn = self.turn.lock().await;
-        if self.current().is_some_and(|now| fenced(&now)) {
+        self.stopping.send_replace(None);
+        if self.current().is_some_and(|now| epoch < now.spec.epoch) {
             let reason = "a newer one runs";
             return Err(Error::Fenced { epoch, reason });
         }
@@ -244,9 +232,9 @@ impl Executor {
         let mut answer = ObserveWorkloadResponse::default();
         let turn = self.turn.try_lock();
         if let Some(now) = self.current() {
-            answer.actor = Some(now.order.actor.clone());
-            answer.epoch = now.order.spec.epoch;
-            answer.host_port = now.order.host_port.into();
+            answer.actor = Some(now.actor.clone());
+            answer.epoch = now.spec.epoch;
+            answer.host_port = now.host_port.into();
         }
         let (state, message) = match turn {
             Err(_) => (State::Busy, String::new()),
@@ -284,7 +272,7 @@ impl Executor {
         steps.extend(self.sandbox.stop().await?);
         let assignment = self.assignment.send_replace(None);
         if let Some(assignment) = assignment.filter(|_| ended) {
-            self.history().end(&assignment.order);
+            self.history().end(&assignment);
         }
         let network = async {
             self.network.cut()?;
@@ -350,7 +338,7 @@ impl Executor {
     async fn rotate_logs(&self) {
         let Some(now) = self.current() else { return };
         let rotated = tokio::task::spawn_blocking(move || {
-            let spec = &now.order.spec;
+            let spec = &now.spec;
             for container in &spec.containers {
                 logs::rotate(&spec.log_dir, &container.name, logs::MAX_BYTES)?;
             }
@@ -363,9 +351,7 @@ impl Executor {
 
     /// Ends the sandbox, if it lets itself be ended in time; the rest ends with the namespace.
     pub async fn shut_down(&self) {
-        if let Some(now) = self.current() {
-            now.stopping.notify_one();
-        }
+        self.stopping.send_replace(Some(u64::MAX));
         let end = async {
             let _turn = self.turn.lock().await;
             self.sandbox.stop().await
@@ -377,7 +363,7 @@ impl Executor {
         }
     }
 
-    fn current(&self) -> Option<Arc<Assignment>> {
+    fn current(&self) -> Option<Arc<Order>> {
         self.assignment.borrow().clone()
     }
 

@@ -65,18 +65,34 @@ impl Current {
         struct State {
             status: String,
         }
+        self.ask(&runsc::STATE, id)
+            .await
+            .map(|state: State| state.status)
+    }
+
+    /// The exit code of a container that has stopped, while its sandbox runs.
+    async fn exit_code(&self, id: &str) -> Result<i32, Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Exit {
+            exit_status: i32,
+        }
+        self.ask(&runsc::WAIT, id)
+            .await
+            .map(|exit: Exit| exit.exit_status)
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(&self, call: &Call, id: &str) -> Result<T, Error> {
         // A log of its own: may be asked while another call is under way.
         let asking = Runsc {
             log: self.runsc.log.with_extension("state.log"),
             ..self.runsc.clone()
         };
-        let answer = asking.call(&runsc::STATE, [id]).await?;
-        serde_json::from_str::<State>(&answer)
-            .map(|state| state.status)
-            .map_err(|e| Error::Runtime {
-                call: runsc::STATE.name,
-                message: format!("its answer is not JSON: {e}"),
-            })
+        let answer = asking.call(call, [id]).await?;
+        serde_json::from_str(&answer).map_err(|e| Error::Runtime {
+            call: call.name,
+            message: format!("its answer is not the expected JSON: {e}"),
+        })
     }
 }
 
@@ -148,10 +164,12 @@ impl Gvisor {
         }
     }
 
+    /// The end of one container is the end of a pod: its restart would not be the actor that it was.
     async fn observe_pod(&self, current: &Current) -> Result<Observed, Error> {
         for id in &current.ids[1..] {
             if current.status(id).await? == "stopped" {
-                return Ok(Observed::Exited { code: UNKNOWN_EXIT });
+                let code = current.exit_code(id).await.unwrap_or(UNKNOWN_EXIT);
+                return Ok(Observed::Exited { code });
             }
         }
         Ok(Observed::Running)

@@ -39,6 +39,8 @@ const fn bulky(name: &'static str) -> Call {
 pub(super) const CREATE: Call = quick("create");
 pub(super) const START: Call = quick("start");
 pub(super) const STATE: Call = quick("state");
+/// Of a container that has stopped: answers at once.
+pub(super) const WAIT: Call = quick("wait");
 pub(super) const PAUSE: Call = quick("pause");
 pub(super) const RESUME: Call = quick("resume");
 pub(super) const DELETE: Call = quick("delete");

@@ -153,13 +153,12 @@ fn several_containers_share_a_sandbox_and_survive() {
         assert_eq!((memory, file, actor.as_str()), (3, 3, "pod2"));
         assert_eq!(count(8082).await.0, 2);
         let _ = get((INNER, 8082), "/exit?code=3").await;
-        tokio::time::timeout(testing::PATIENCE, slot.gvisor.exited())
-            .await
-            .expect("the end of one container is the end of the sandbox");
-        assert!(matches!(
+        let ended = tokio::time::timeout(testing::PATIENCE, slot.gvisor.exited());
+        assert_eq!(ended.await, Ok(3), "one container's end is the sandbox's");
+        assert_eq!(
             slot.gvisor.observe().await.unwrap(),
-            Observed::Exited { .. }
-        ));
+            Observed::Exited { code: 3 }
+        );
         slot.gvisor.stop().await.unwrap();
         assert_eq!(others(), Vec::<String>::new());
         assert_eq!(slot.gvisor.residue().unwrap(), Vec::<String>::new());
