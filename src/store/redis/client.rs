@@ -251,7 +251,15 @@ impl Client {
         let command = call.command(&self.seen, whole);
         match (&self.durable, call.durability) {
             (Some(durable), Durability::Fsync) => durable.send(call.shard, command).await,
-            _ => self.link.send(&command).await,
+            (durable, _) => {
+                let result = self.link.send(&command).await;
+                if let (Some(durable), Err(e)) = (durable, &result)
+                    && e.is_io_error()
+                {
+                    durable.suspect();
+                }
+                result
+            }
         }
     }
 }
