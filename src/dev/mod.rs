@@ -175,7 +175,6 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                     ("--listen", options.api.to_string()),
                     ("--listen-grpc", options.grpc().to_string()),
                 ]),
-                vec!["--serve-custom-resources".to_owned()],
                 store().to_vec(),
                 kube().to_vec(),
                 engine(),

@@ -7,6 +7,7 @@ use super::reply::Reply;
 use super::scripts::{self, Lua};
 use super::{StoreOptions, loss};
 use crate::api::names::Incarnation;
+use crate::failpoint;
 use crate::store::{Durability, StoreError};
 use ::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -200,10 +201,17 @@ impl Client {
 
     /// Calls a script. A reply that tells of lost writes is repaired first, then the call is made again.
     pub async fn call(&self, call: Call) -> Result<Reply, StoreError> {
+        failpoint::crash(&format!("store.{}.before", call.script.name));
+        let reply = self.call_surely(&call).await;
+        failpoint::crash(&format!("store.{}.after", call.script.name));
+        reply
+    }
+
+    async fn call_surely(&self, call: &Call) -> Result<Reply, StoreError> {
         let mut delay = BACKOFF;
         for attempt in 1.. {
             let last_attempt = attempt >= ATTEMPTS;
-            match self.once(&call).await {
+            match self.once(call).await {
                 Ok(value) => {
                     let reply = Reply::read(value)?;
                     self.note_incarnation(reply.incarnation);
