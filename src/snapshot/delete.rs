@@ -28,7 +28,8 @@ pub async fn delete(at: &Location, id: &str) -> Result<()> {
     let mut after = None;
     loop {
         let page = at.store.list(&prefix, after.as_deref()).await?;
-        futures::stream::iter(page.keys.iter().map(|key| at.store.delete(key)))
+        let removals: Vec<_> = page.keys.iter().map(|key| at.store.delete(key)).collect();
+        futures::stream::iter(removals)
             .buffer_unordered(PARALLEL_DELETES)
             .try_collect::<()>()
             .await?;

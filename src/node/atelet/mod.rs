@@ -1,0 +1,39 @@
+//! The node agent: one reconcile loop per slot, and the gRPC server that takes orders for them.
+//!
+//! An order ([`herder`]) is fenced, written to disk as the slot's desired assignment and carried out by the slot's loop
+//! ([`slot`]), which asks the slot's executor what runs, asks `lifecycle::slot::plan` for the next step, and does it. What an
+//! assignment needs is made here too: images turned into bundles ([`workload`]), the runtime's executable
+//! ([`runtime`]), node copies of snapshots ([`snapshots`]). How many slots there are is told by the caller, per pool
+//! ([`pools`]); what a slot is made of comes from a [`SlotProvider`]. Every change is reported to the API server ([`report`]).
+//!
+//! Sandboxes are run by `node::ateom`, in another process. `cli` and `dev` call [`run`].
+
+mod adopt;
+mod config;
+mod error;
+mod fences;
+mod files;
+mod herder;
+mod identity;
+mod laps;
+mod layout;
+mod logs;
+mod outcome;
+mod pools;
+mod processes;
+mod provider;
+mod report;
+mod run;
+mod runtime;
+mod slot;
+mod snapshots;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+pub use config::{Options, PoolSlots};
+pub use error::Error;
+pub use provider::{Executor, ExecutorRecord, Place, SlotProvider};
+pub use run::run;

@@ -1,0 +1,155 @@
+//! The slots of a node: as many per pool as its pools ask for.
+
+use super::config::PoolSlots;
+use super::files::{DesiredFile, SlotFile};
+use super::provider::Place;
+use super::slot::{Node, Slot};
+use crate::lifecycle::slot::{missing, surplus};
+use crate::proto::atenode as wire;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Sandbox class of the slots that we can make.
+const CLASS: &str = "gvisor";
+/// Slots of one node; a pool that asks for more gets what is left.
+const MAX_SLOTS: usize = 1024;
+/// How often pools are looked at when nothing seems to change.
+const TICK: Duration = Duration::from_secs(5);
+
+/// All slots of the node, with their loops.
+pub(super) struct Slots {
+    node: Arc<Node>,
+    all: Mutex<Vec<Arc<Slot>>>,
+    loops: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Slots {
+    /// Starts the loops of the slots that were found; `stop` ends all loops.
+    pub fn new(node: Arc<Node>, found: Vec<Arc<Slot>>, stop: CancellationToken) -> Arc<Slots> {
+        let slots = Arc::new(Slots {
+            node,
+            all: Mutex::default(),
+            loops: TaskTracker::new(),
+            stop,
+        });
+        for slot in found {
+            slots.add(slot);
+        }
+        slots
+    }
+
+    /// The slot whose executor is `uid`.
+    pub fn find(&self, uid: &str) -> Option<Arc<Slot>> {
+        let all = self.all();
+        all.iter()
+            .find(|slot| slot.uid().as_deref() == Some(uid))
+            .cloned()
+    }
+
+    /// All slots.
+    pub fn list(&self) -> Vec<Arc<Slot>> {
+        self.all().clone()
+    }
+
+    /// All slots as they are reported, by uid.
+    pub fn views(&self) -> Vec<wire::Slot> {
+        let mut views: Vec<_> = self.all().iter().filter_map(|slot| slot.view()).collect();
+        views.sort_by(|a, b| a.uid.cmp(&b.uid));
+        views
+    }
+
+    /// Keeps each pool at its number of slots until `stop`.
+    pub async fn follow(self: Arc<Self>, mut pools: watch::Receiver<Vec<PoolSlots>>) {
+        let mut changed = self.node.changed.subscribe();
+        loop {
+            let wanted = pools.borrow_and_update().clone();
+            self.reconcile(&wanted);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                Ok(()) = pools.changed() => {}
+                Ok(()) = changed.changed() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// Returns when all loops have ended.
+    pub async fn ended(&self) {
+        self.loops.close();
+        self.loops.wait().await;
+    }
+
+    fn reconcile(self: &Arc<Self>, wanted: &[PoolSlots]) {
+        let key = |place: &Place| (place.namespace.clone(), place.pool.clone());
+        let mut pools: BTreeSet<_> = self.all().iter().map(|slot| key(&slot.place)).collect();
+        pools.extend(wanted.iter().map(|p| (p.namespace.clone(), p.pool.clone())));
+        for (namespace, pool) in pools {
+            let of_pool = |slot: &&Arc<Slot>| {
+                slot.place.namespace == namespace && slot.place.pool == pool
+            };
+            let own: Vec<Arc<Slot>> = self.all().iter().filter(of_pool).cloned().collect();
+            let replicas = wanted
+                .iter()
+                .find(|p| p.namespace == namespace && p.pool == pool && p.class == CLASS)
+                .map_or(0, |p| p.replicas);
+            let staying: Vec<_> = own.iter().filter(|slot| !slot.is_retiring()).collect();
+            let business: Vec<_> = staying
+                .iter()
+                .map(|slot| (slot.place.number, slot.is_busy()))
+                .collect();
+            for number in surplus(&business, replicas) {
+                for slot in staying.iter().filter(|s| s.place.number == number) {
+                    slot.retire();
+                }
+            }
+            // A number is free again only when its slot is gone.
+            let leaving = own.len() - staying.len();
+            let taken: Vec<_> = own.iter().map(|slot| slot.place.number).collect();
+            for number in missing(&taken, replicas + leaving) {
+                self.make(&namespace, &pool, number);
+            }
+        }
+    }
+
+    fn make(self: &Arc<Self>, namespace: &str, pool: &str, number: u16) {
+        let taken: BTreeSet<u16> = self.all().iter().map(|slot| slot.place.index).collect();
+        let index = (0..u16::MAX).find(|index| !taken.contains(index));
+        let Some(index) = index.filter(|_| taken.len() < MAX_SLOTS) else {
+            tracing::warn!(namespace, pool, "the node has no room for another slot");
+            return;
+        };
+        let file = SlotFile {
+            place: Place {
+                namespace: namespace.to_owned(),
+                pool: pool.to_owned(),
+                class: CLASS.to_owned(),
+                number,
+                index,
+            },
+            executor: None,
+        };
+        let desired = DesiredFile::default();
+        self.add(Arc::new(Slot::new(self.node.clone(), file, desired, None)));
+    }
+
+    fn add(self: &Arc<Self>, slot: Arc<Slot>) {
+        self.all().push(slot.clone());
+        let slots = self.clone();
+        self.loops.spawn(async move {
+            slot.clone().converge(slots.stop.clone()).await;
+            if slot.is_retiring() {
+                slots.all().retain(|other| !Arc::ptr_eq(other, &slot));
+                slots.node.changed.send_replace(());
+            }
+        });
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

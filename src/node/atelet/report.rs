@@ -1,0 +1,102 @@
+//! Telling the API server what the slots are: on every change and every few seconds, which renews the node's lease.
+
+use super::pools::Slots;
+use super::slot::Node;
+use crate::api::Incarnation;
+use crate::proto::atenode::nodes_client::NodesClient;
+use crate::proto::atenode::{ReportRequest, ReportResponse};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// How often the lease is renewed when nothing changes.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Changes within this time go in one report.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+/// How long the API server may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Pause after a report that did not arrive: first, and at most.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Reports for one node.
+pub(super) struct Reporter {
+    pub node: Arc<Node>,
+    pub slots: Arc<Slots>,
+    /// The node's name.
+    pub name: String,
+    /// `host:port` of its server.
+    pub address: String,
+    pub client: NodesClient<Channel>,
+}
+
+impl Reporter {
+    /// Reports until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut changed = self.node.changed.subscribe();
+        let mut last: Option<ReportRequest> = None;
+        let mut due = Instant::now();
+        let mut pause = RETRY_PAUSE.0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep_until(due) => last = None,
+                Ok(()) = changed.changed() => sleep(DEBOUNCE).await,
+            }
+            let request = self.request(&mut changed);
+            if last.as_ref() == Some(&request) {
+                continue;
+            }
+            let answer = tokio::select! {
+                () = stop.cancelled() => return,
+                answer = self.report(request.clone()) => answer,
+            };
+            match answer {
+                Ok(answer) => {
+                    self.take_in(&answer);
+                    last = Some(request);
+                    due = Instant::now() + PERIOD;
+                    pause = RETRY_PAUSE.0;
+                }
+                Err(error) => {
+                    tracing::warn!(error, "the API server does not take our report");
+                    last = None;
+                    due = Instant::now() + pause;
+                    pause = (pause * 2).min(RETRY_PAUSE.1);
+                }
+            }
+        }
+    }
+
+    fn request(&self, changed: &mut watch::Receiver<()>) -> ReportRequest {
+        // Whatever changes from here on is not in it for certain.
+        changed.mark_unchanged();
+        ReportRequest {
+            node: self.name.clone(),
+            address: self.address.clone(),
+            incarnation: self.node.fences.witness(Incarnation(0)).0,
+            slots: self.slots.views(),
+            local_snapshots: self.node.snapshots.local_ids(),
+        }
+    }
+
+    async fn report(&mut self, request: ReportRequest) -> Result<ReportResponse, String> {
+        match timeout(ANSWER_LIMIT, self.client.report(request)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(super::error::chain(&status)),
+            Err(_) => Err(format!("no answer within {} s", ANSWER_LIMIT.as_secs())),
+        }
+    }
+
+    fn take_in(&self, answer: &ReportResponse) {
+        self.node.fences.witness(Incarnation(answer.incarnation));
+        for uid in &answer.stop_slots {
+            if let Some(slot) = self.slots.find(uid) {
+                tracing::info!(uid, "the API server wants this slot stopped");
+                slot.end_unwanted();
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Putting a node agent together, and its life.
+
+use super::adopt::adopt;
+use super::config::{Options, PoolSlots};
+use super::error::{Error, chain, io};
+use super::fences::Fences;
+use super::herder::Herder;
+use super::layout::Layout;
+use super::pools::Slots;
+use super::processes::ProcessSlots;
+use super::report::Reporter;
+use super::runtime::Runtimes;
+use super::slot::Node;
+use super::snapshots::Snapshots;
+use super::workload::Images;
+use crate::image::ImageStore;
+use crate::network::host::HostNetwork;
+use crate::proto::atenode::ateom_herder_server::AteomHerderServer;
+use crate::proto::atenode::nodes_client::NodesClient;
+use crate::rpc::{APISERVER, Tls, client_identity, control};
+use crate::snapshot::Stores;
+use std::fs::{File, TryLockError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+/// Connections that say nothing are probed after this long,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// and closed when the probe is not answered for this long.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a stop waits for the steps under way; they are then left to the next node agent.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Orders of one connection at a time.
+const MAX_ORDERS: usize = 1024;
+
+/// Runs the node agent until `stop`. `pools` says how many slots each pool shall have here; the value that it has when this
+/// is called counts already: a pool that is missing loses its free slots.
+///
+/// # Errors
+/// What keeps it from starting; after that, what ends its server. A slot that cannot be made is tried again for ever.
+pub async fn run(
+    options: Options,
+    pools: watch::Receiver<Vec<PoolSlots>>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let tls = options.tls.load()?;
+    let layout = Layout::create(&options.dir)?;
+    let _lock = lock(&layout)?;
+    let node = Arc::new(node(&options, layout).await?);
+    let found = adopt(&node).await?;
+    let loops = CancellationToken::new();
+    let slots = Slots::new(node.clone(), found, loops.clone());
+    let follow = tokio::spawn(slots.clone().follow(pools));
+    let reporter = Reporter {
+        node: node.clone(),
+        slots: slots.clone(),
+        name: options.node,
+        address: options.advertised,
+        client: NodesClient::new(control::channel(&options.apiserver, &tls)?),
+    };
+    let report = tokio::spawn(reporter.run(loops.clone()));
+
+    let herder = Herder {
+        node: node.clone(),
+        slots: slots.clone(),
+    };
+    let served = serve(herder, options.listener, &tls, stop).await;
+
+    loops.cancel();
+    follow.abort();
+    if tokio::time::timeout(STOP_LIMIT, slots.ended()).await.is_err() {
+        tracing::warn!("steps of slots are left half done");
+    }
+    report.abort();
+    if options.stop_slots_on_exit {
+        end_all(&node, &slots).await;
+    }
+    served
+}
+
+/// One node agent at a time works in a directory.
+fn lock(layout: &Layout) -> Result<File, Error> {
+    let path = layout.lock();
+    let file = File::create(&path).map_err(io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path }),
+        Err(TryLockError::Error(e)) => Err(io("lock", &path)(e)),
+    }
+}
+
+async fn node(options: &Options, layout: Layout) -> Result<Node, Error> {
+    let network = HostNetwork::new(&options.network_name, options.network)?;
+    let mut refused = options.refused.clone();
+    refused.push(options.network);
+    let provider = ProcessSlots::open(
+        options.executable.clone(),
+        options.run_dir.clone(),
+        network,
+        refused,
+    );
+    let provider = Arc::new(provider.await?);
+    let stores = Stores::new(options.s3.clone());
+    let runtimes = Runtimes::new(
+        &layout,
+        options.allowed_runtimes.clone(),
+        options.allow_runsc_on_path,
+    );
+    Ok(Node {
+        images: Images::new(ImageStore::open(&layout.images()).await?),
+        runtimes,
+        snapshots: Snapshots::open(&layout, stores, options.cache_bytes).await?,
+        fences: Fences::open(layout.incarnation())?,
+        provider,
+        changed: watch::Sender::new(()),
+        layout,
+    })
+}
+
+async fn serve(
+    herder: Herder,
+    listener: tokio::net::TcpListener,
+    tls: &Tls,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let service = AteomHerderServer::with_interceptor(herder, only_apiserver);
+    tonic::transport::Server::builder()
+        .tls_config(tls.server())
+        .map_err(Error::Serve)?
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .concurrency_limit_per_connection(MAX_ORDERS)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+        .await
+        .map_err(Error::Serve)
+}
+
+/// Nobody else gives orders to nodes.
+fn only_apiserver(request: Request<()>) -> Result<Request<()>, Status> {
+    match client_identity(&request)?.as_str() {
+        APISERVER => Ok(request),
+        other => Err(Status::permission_denied(format!(
+            "{other} may not give orders to nodes"
+        ))),
+    }
+}
+
+/// Ends all slots and what they share.
+async fn end_all(node: &Node, slots: &Slots) {
+    for slot in slots.list() {
+        if let Err(error) = slot.demolish().await {
+            tracing::warn!(slot = slot.place.name(), error = chain(&error), "cannot end a slot");
+        }
+    }
+    if let Err(error) = node.provider.close().await {
+        tracing::warn!(error = chain(&error), "cannot remove what slots share");
+    }
+}

@@ -1,0 +1,278 @@
+//! One slot: what is desired of it, what is known of it, and the loop that brings the two together.
+//!
+//! [`orders`] takes orders and writes down what they desire; [`converge`] is the loop; [`start`], [`save`] and [`end`]
+//! carry its steps out. There is one loop per slot, and only it acts.
+
+mod converge;
+mod end;
+mod op;
+mod orders;
+mod save;
+mod start;
+
+pub(super) use op::{Op, StartOrder};
+
+use super::error::Error;
+use super::fences::Fences;
+use super::files::{self, Assignment, DesiredFile, Phase, SlotFile};
+use super::layout::Layout;
+use super::provider::{Executor, ExecutorRecord, Place, SlotProvider};
+use super::runtime::Runtimes;
+use super::snapshots::Snapshots;
+use super::workload::Images;
+use crate::api::Epoch;
+use crate::lifecycle::Observed;
+use crate::lifecycle::slot::{Desired, Sandbox};
+use crate::proto::atenode as wire;
+use op::Kind;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// Ended assignments that a slot remembers on disk.
+const MAX_ENDED: usize = 32;
+/// Ports that a slot does not use again soon.
+const MAX_PORTS: usize = 256;
+
+/// What all slots of a node share.
+pub(super) struct Node {
+    pub layout: Layout,
+    pub images: Images,
+    pub runtimes: Runtimes,
+    pub snapshots: Snapshots,
+    pub fences: Fences,
+    pub provider: Arc<dyn SlotProvider>,
+    /// Told when a slot changed: there is something to report.
+    pub changed: watch::Sender<()>,
+}
+
+/// One slot.
+pub(super) struct Slot {
+    node: Arc<Node>,
+    pub place: Place,
+    dir: PathBuf,
+    state: Mutex<State>,
+    /// Told when there is something for the loop to do.
+    wake: Notify,
+    /// Held while a step is carried out.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    /// The executor that runs, or is to be ended.
+    record: Option<ExecutorRecord>,
+    executor: Option<Executor>,
+    desired: DesiredFile,
+    /// The order that is under way.
+    op: Option<Arc<Op>>,
+    sandbox: Observed<Sandbox>,
+    /// Takes no assignment any more and goes.
+    retiring: bool,
+    ports: VecDeque<u16>,
+}
+
+impl Slot {
+    /// A slot as it is on disk; `executor` is its executor if it was adopted.
+    pub fn new(
+        node: Arc<Node>,
+        file: SlotFile,
+        desired: DesiredFile,
+        executor: Option<Executor>,
+    ) -> Slot {
+        let SlotFile {
+            place,
+            executor: record,
+        } = file;
+        for (uid, epoch) in &desired.ended {
+            node.fences.ended(uid, *epoch);
+        }
+        if let Some(assignment) = &desired.assignment {
+            node.fences.found(&assignment.actor.uid, assignment.epoch);
+        }
+        let sandbox = match &executor {
+            Some(_) => Observed::Unknown,
+            None => Observed::Absent,
+        };
+        let ports = desired.assignment.iter().map(|a| a.host_port).collect();
+        Slot {
+            dir: dir_of(&node.layout, &place),
+            node,
+            place,
+            state: Mutex::new(State {
+                record,
+                executor,
+                desired,
+                op: None,
+                sandbox,
+                retiring: false,
+                ports,
+            }),
+            wake: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Reads a slot's files.
+    pub fn load(dir: &std::path::Path) -> Result<Option<(SlotFile, DesiredFile)>, Error> {
+        let Some(file) = files::read::<SlotFile>(&dir.join(SLOT_FILE))? else {
+            return Ok(None);
+        };
+        let desired = files::read(&dir.join(DESIRED_FILE))?;
+        Ok(Some((file, desired.unwrap_or_default())))
+    }
+
+    /// The uid of its executor, once that runs.
+    pub fn uid(&self) -> Option<String> {
+        let state = self.state();
+        state.executor.as_ref().map(|e| e.record.uid.clone())
+    }
+
+    /// Whether it may not be taken away: it is assigned, or an order is under way.
+    pub fn is_busy(&self) -> bool {
+        let state = self.state();
+        state.desired.assignment.is_some() || state.op.is_some()
+    }
+
+    /// Whether it goes.
+    pub fn is_retiring(&self) -> bool {
+        self.state().retiring
+    }
+
+    /// Takes the slot out of service unless it is busy.
+    pub fn retire(&self) {
+        let mut state = self.state();
+        if state.desired.assignment.is_none() && state.op.is_none() {
+            state.retiring = true;
+            drop(state);
+            self.changed();
+        }
+    }
+
+    /// What it is assigned.
+    pub fn assignment(&self) -> Option<Assignment> {
+        self.state().desired.assignment.clone()
+    }
+
+    /// The slot as it is reported; `None` while it has no executor.
+    pub fn view(&self) -> Option<wire::Slot> {
+        let state = self.state();
+        let executor = state.executor.as_ref()?;
+        let assignment = state.desired.assignment.as_ref();
+        let mut slot = wire::Slot {
+            uid: executor.record.uid.clone(),
+            name: self.place.name(),
+            namespace: self.place.namespace.clone(),
+            pool: self.place.pool.clone(),
+            ip: executor.ip.to_string(),
+            sandbox_class: self.place.class.clone(),
+            ..wire::Slot::default()
+        };
+        slot.set_phase(state.phase());
+        if let Some(assignment) = assignment {
+            slot.actor = Some(assignment.actor.clone().into());
+            slot.epoch = assignment.epoch.0;
+            slot.address = match assignment.host_port {
+                0 => String::new(),
+                port => address(executor, port),
+            };
+        }
+        Some(slot)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the loop, and has the node report.
+    fn changed(&self) {
+        self.wake.notify_one();
+        self.node.changed.send_replace(());
+    }
+
+    /// Writes down what is desired. The caller holds the state, so that the file is never older than another one's.
+    fn persist(&self, state: &State) -> Result<(), Error> {
+        files::write(&self.dir.join(DESIRED_FILE), &state.desired)
+    }
+
+    /// Writes down which executor it has, before that is started and after.
+    fn record(&self, record: Option<ExecutorRecord>) -> Result<(), Error> {
+        let mut state = self.state();
+        state.record = record.clone();
+        let file = SlotFile {
+            place: self.place.clone(),
+            executor: record,
+        };
+        files::write(&self.dir.join(SLOT_FILE), &file)
+    }
+}
+
+const SLOT_FILE: &str = "slot.json";
+const DESIRED_FILE: &str = "desired.json";
+/// Name of the executor's log, without the extension that logs have.
+const LOG: &str = "ateom";
+
+/// The directory of a slot's own files.
+pub(super) fn dir_of(layout: &Layout, place: &Place) -> PathBuf {
+    let name = format!("{}:{}", place.namespace, place.name());
+    layout.slots().join(name)
+}
+
+fn address(executor: &Executor, port: u16) -> String {
+    std::net::SocketAddr::new(executor.ip, port).to_string()
+}
+
+impl State {
+    /// What `lifecycle::slot::plan` is asked about.
+    fn desired(&self, saved: bool) -> Desired {
+        let Some(assignment) = &self.desired.assignment else {
+            return Desired::Free;
+        };
+        let epoch = assignment.epoch;
+        match &assignment.phase {
+            Phase::Starting => Desired::Starting {
+                epoch,
+                awaited: self.op.as_ref().is_some_and(|op| op.starts()),
+            },
+            Phase::Serving => Desired::Serving { epoch },
+            Phase::Saving(_) => Desired::Saving { epoch, saved },
+            Phase::Ending => Desired::Ending,
+        }
+    }
+
+    fn phase(&self) -> wire::slot::Phase {
+        use wire::slot::Phase as P;
+        let serving = self
+            .desired
+            .assignment
+            .as_ref()
+            .map(|a| a.phase == Phase::Serving);
+        match (serving, &self.sandbox) {
+            (_, Observed::Known(Sandbox::Dirty)) => P::Dirty,
+            (None, Observed::Known(Sandbox::Clean)) if self.retiring => P::Draining,
+            (None, Observed::Known(Sandbox::Clean)) => P::Free,
+            (Some(true), Observed::Known(Sandbox::Running { .. })) => P::Running,
+            (Some(true), Observed::Known(Sandbox::Exited)) => P::Exited,
+            (None | Some(_), Observed::Absent | Observed::Unknown | Observed::Known(_)) => P::Busy,
+        }
+    }
+
+    /// The order under way if it is of that kind.
+    fn op_of(&self, kind: Kind) -> Option<Arc<Op>> {
+        self.op.clone().filter(|op| op.kind() == kind)
+    }
+
+    /// Takes the assignment off the slot, and remembers that it has ended.
+    fn drop_assignment(&mut self, node: &Node) -> Option<Assignment> {
+        let assignment = self.desired.assignment.take()?;
+        let (uid, epoch): (_, Epoch) = (&assignment.actor.uid, assignment.epoch);
+        node.fences.ended(uid, epoch);
+        let ended = &mut self.desired.ended;
+        ended.retain(|(known, _)| known != uid);
+        ended.push((uid.clone(), epoch));
+        if ended.len() > MAX_ENDED {
+            ended.remove(0);
+        }
+        Some(assignment)
+    }
+}

@@ -1,0 +1,150 @@
+//! Saving a sandbox: the image first, which frees the executor, then where it shall be.
+
+use super::super::error::Error;
+use super::super::files::{self, Assignment, Phase, Target};
+use super::super::outcome::{Answer, Failure};
+use super::op::Kind;
+use super::Slot;
+use crate::api::Reason;
+use crate::lifecycle::Observed;
+use crate::proto::atenode::CheckpointWorkloadRequest;
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::Status;
+
+/// How long an executor may take to save a sandbox.
+const SAVE_LIMIT: Duration = Duration::from_secs(300);
+
+impl Slot {
+    /// Has the executor write the image. What became of it is then asked, and seen in the spool.
+    pub(super) async fn checkpoint(&self) {
+        let Some((assignment, target)) = self.saving() else {
+            return;
+        };
+        let (op, executor) = {
+            let state = self.state();
+            (state.op_of(Kind::Save), state.executor.clone())
+        };
+        let Some(executor) = executor else { return };
+        if let Some(op) = &op {
+            op.lap("queue");
+        }
+        let spool = self.node.snapshots.spool(&target.id);
+        let request = CheckpointWorkloadRequest {
+            epoch: assignment.epoch.0,
+            image_dir: spool.display().to_string(),
+        };
+        let mut client = executor.client;
+        let answer = timeout(SAVE_LIMIT, client.checkpoint_workload(request)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded("the checkpoint does not end in time"))
+        });
+        match answer {
+            Ok(answer) => {
+                if let Some(op) = &op {
+                    op.call("executor", answer.into_inner().steps);
+                }
+            }
+            Err(status) => {
+                tracing::warn!(slot = self.place.name(), %status, "a checkpoint failed");
+                if let Some(op) = &op {
+                    let message = status.message().to_owned();
+                    op.fail(Failure::Failed(Reason::CheckpointFailed, message));
+                }
+            }
+        }
+        self.look().await;
+        if let Some(op) = &op {
+            op.lap("observe");
+        }
+        self.go_on_unsaved(&spool);
+    }
+
+    /// A sandbox that could not be saved goes on.
+    fn go_on_unsaved(&self, spool: &std::path::Path) {
+        use crate::lifecycle::slot::Sandbox;
+        let mut state = self.state();
+        let runs = matches!(state.sandbox, Observed::Known(Sandbox::Running { .. }));
+        let saving = state
+            .desired
+            .assignment
+            .as_ref()
+            .is_some_and(|a| matches!(a.phase, Phase::Saving(_)));
+        let failure = state.op.as_ref().and_then(|op| op.failure());
+        if !runs || !saving || spool.is_dir() {
+            return;
+        }
+        if let Err(error) = self.set_phase(&mut state, Phase::Serving) {
+            tracing::warn!(slot = self.place.name(), %error, "cannot write down that a sandbox goes on");
+        }
+        if let Some(op) = state.op_of(Kind::Save) {
+            state.op = None;
+            op.finish(Err(failure.unwrap_or_else(|| {
+                Failure::Failed(Reason::CheckpointFailed, "the sandbox goes on".into())
+            })));
+        }
+    }
+
+    /// The sandbox ended by itself before it could be saved.
+    pub(super) fn give_up_saving(&self) -> Result<(), Error> {
+        let mut state = self.state();
+        self.set_phase(&mut state, Phase::Serving)?;
+        if let Some(op) = state.op_of(Kind::Save) {
+            state.op = None;
+            let message = "the sandbox ended by itself before it could be saved";
+            op.finish(Err(Failure::Failed(
+                Reason::SandboxExited,
+                message.into(),
+            )));
+        }
+        Ok(())
+    }
+
+    /// Brings the image where it shall be, and frees the slot. The executor is clean already.
+    pub(super) async fn deliver(&self) -> Result<(), Error> {
+        let Some((assignment, target)) = self.saving() else {
+            return Ok(());
+        };
+        let op = self.state().op_of(Kind::Save);
+        let Assignment {
+            actor,
+            runtime_build: build,
+            ..
+        } = &assignment;
+        let snapshots = &self.node.snapshots;
+        let delivered = match (target.local, &op) {
+            (true, _) => snapshots.keep_spooled(&target, actor, build).await,
+            (false, None) => snapshots.publish_spooled(&target, actor, build).await,
+            (false, Some(op)) => tokio::select! {
+                biased;
+                () = op.cancel.cancelled() => {
+                    snapshots.keep_spooled(&target, actor, build).await
+                }
+                delivered = snapshots.publish_spooled(&target, actor, build) => delivered,
+            },
+        };
+        if let Some(op) = &op {
+            op.lap(if target.local { "keep" } else { "publish" });
+        }
+        if let Err(failure) = &delivered {
+            tracing::warn!(slot = self.place.name(), id = target.id, ?failure, "a snapshot could not be delivered");
+        }
+        files::remove_dir(&snapshots.spool(&target.id))?;
+        self.free().await?;
+        if let Some(op) = op {
+            op.lap("clean");
+            let steps = op.steps();
+            op.finish(delivered.map(|bytes| Answer::Saved { bytes, steps }));
+        }
+        Ok(())
+    }
+
+    fn saving(&self) -> Option<(Assignment, Target)> {
+        let assignment = self.assignment()?;
+        let Phase::Saving(target) = &assignment.phase else {
+            return None;
+        };
+        let target = target.clone();
+        Some((assignment, target))
+    }
+}

@@ -1,0 +1,224 @@
+//! Bringing an assignment up.
+
+use super::super::error::{Error, io};
+use super::super::files::{self, Identity, Phase};
+use super::super::outcome::{Answer, Failure};
+use super::super::provider::Executor;
+use super::op::{Kind, Op};
+use super::{MAX_PORTS, Slot, address};
+use crate::api::Reason;
+use crate::lifecycle::Observed;
+use crate::lifecycle::slot::Sandbox;
+use crate::proto::atenode::{RestoreWorkloadRequest, RunWorkloadRequest, SandboxSpec, StepTiming};
+use crate::snapshot::Pin;
+use rand::Rng;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+/// How long an executor may take to bring a sandbox up. Readiness has bounds of its own, which are shorter.
+const START_LIMIT: Duration = Duration::from_secs(600);
+/// Ports of assignments.
+const PORTS: std::ops::RangeInclusive<u16> = 20_000..=59_999;
+
+/// Everything that an executor is told.
+struct Prepared {
+    spec: SandboxSpec,
+    image: Option<Pin>,
+    executor: Executor,
+}
+
+impl Slot {
+    /// Carries a start out. How it went is kept with the order, for those who wait.
+    pub(super) async fn bring_up(&self) {
+        let Some(op) = self.state().op_of(Kind::Start) else {
+            return;
+        };
+        op.lap("queue");
+        let result = tokio::select! {
+            biased;
+            () = op.cancel.cancelled() => Err(Failure::Refused("a newer order came".into())),
+            result = self.try_bring_up(&op) => result,
+        };
+        let mut state = self.state();
+        let Err(failure) = result else {
+            if let Some(epoch) = state.desired.assignment.as_ref().map(|a| a.epoch) {
+                state.sandbox = Observed::Known(Sandbox::Running { epoch });
+            }
+            return;
+        };
+        tracing::warn!(slot = self.place.name(), ?failure, "an assignment did not come up");
+        op.fail(failure);
+        state.sandbox = Observed::Unknown;
+        if let Some(assignment) = &mut state.desired.assignment {
+            assignment.phase = Phase::Ending;
+        }
+    }
+
+    async fn try_bring_up(&self, op: &Op) -> Result<(), Failure> {
+        let Prepared {
+            spec,
+            image,
+            executor,
+        } = self.prepare(op).await?;
+        let mut client = executor.client.clone();
+        let restoring = image.is_some();
+        let call = async {
+            match &image {
+                None => {
+                    let request = RunWorkloadRequest { spec: Some(spec) };
+                    let answer = client.run_workload(request).await;
+                    answer.map(|a| a.into_inner().steps)
+                }
+                Some(image) => {
+                    let request = RestoreWorkloadRequest {
+                        spec: Some(spec),
+                        image_dir: image.path().display().to_string(),
+                    };
+                    let answer = client.restore_workload(request).await;
+                    answer.map(|a| a.into_inner().steps)
+                }
+            }
+        };
+        let answer = timeout(START_LIMIT, call).await;
+        let steps: Vec<StepTiming> = answer
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("it does not come up in time")))
+            .map_err(|status| failure(&status, restoring))?;
+        op.call("executor", steps);
+        Ok(())
+    }
+
+    async fn prepare(&self, op: &Op) -> Result<Prepared, Failure> {
+        let gone = || Failure::Failed(Reason::SandboxLost, "the slot is gone".into());
+        let order = op.start.as_ref().ok_or_else(gone)?;
+        let workload = &order.workload;
+        let runtime = self.node.runtimes.resolve(workload.runtime.as_ref()).await?;
+        op.lap("runtime");
+        let containers = self.node.images.bundles(workload).await?;
+        op.lap("image");
+        let image = match &order.snapshot {
+            None => None,
+            Some(target) => Some(self.node.snapshots.copy(target, &runtime).await?),
+        };
+        if image.is_some() {
+            op.lap("snapshot");
+        }
+        let (assignment, executor) = {
+            let mut state = self.state();
+            let port = self.pick_port(&mut state.ports);
+            let executor = state.executor.clone().ok_or_else(gone)?;
+            let assignment = state.desired.assignment.as_mut().ok_or_else(gone)?;
+            assignment.host_port = port;
+            assignment.runtime_build = runtime.build;
+            let assignment = assignment.clone();
+            self.persist(&state).map_err(|e| boot_failed(&e))?;
+            (assignment, executor)
+        };
+        let names: Vec<&str> = containers.iter().map(|c| &*c.name).collect();
+        let log_dir = self
+            .make_log_dir(&assignment.actor, &names)
+            .map_err(|e| boot_failed(&e))?;
+        let state_dir = self.sandbox_dir(&assignment.generation);
+        make_dir(&state_dir).map_err(|e| boot_failed(&e))?;
+        op.lap("prepare");
+        let spec = SandboxSpec {
+            actor: Some(assignment.actor.into()),
+            epoch: assignment.epoch.0,
+            generation: assignment.generation,
+            containers,
+            runtime: workload.runtime.clone(),
+            runtime_path: runtime.path.display().to_string(),
+            app_port: workload.port,
+            host_port: assignment.host_port.into(),
+            state_dir: state_dir.display().to_string(),
+            log_dir: log_dir.display().to_string(),
+        };
+        Ok(Prepared {
+            spec,
+            image,
+            executor,
+        })
+    }
+
+    /// It runs: says so.
+    pub(super) fn confirm(&self) -> Result<(), Error> {
+        let mut state = self.state();
+        self.set_phase(&mut state, Phase::Serving)?;
+        let port = state.desired.assignment.as_ref().map(|a| a.host_port);
+        let address = match (&state.executor, port) {
+            (Some(executor), Some(port)) => address(executor, port),
+            _ => String::new(),
+        };
+        if let Some(op) = state.op_of(Kind::Start) {
+            state.op = None;
+            op.lap("confirm");
+            let steps = op.steps();
+            op.finish(Ok(Answer::Started { address, steps }));
+        }
+        Ok(())
+    }
+
+    /// Where a sandbox writes.
+    pub(super) fn sandbox_dir(&self, generation: &str) -> PathBuf {
+        self.node.layout.sandboxes().join(generation)
+    }
+
+    /// A port that this slot has not used lately.
+    fn pick_port(&self, used: &mut std::collections::VecDeque<u16>) -> u16 {
+        let mut rng = rand::rng();
+        // Far fewer are remembered than there are.
+        let port = loop {
+            let port = rng.random_range(PORTS);
+            if !used.contains(&port) {
+                break port;
+            }
+        };
+        if used.len() == MAX_PORTS {
+            used.pop_front();
+        }
+        used.push_back(port);
+        port
+    }
+
+    /// The actor's logs. Those of another one that had its name are removed.
+    fn make_log_dir(&self, actor: &Identity, containers: &[&str]) -> Result<PathBuf, Error> {
+        let dir = self.node.layout.actor(actor);
+        let (uid, logs) = (dir.join("uid"), dir.join("logs"));
+        let known = std::fs::read_to_string(&uid).unwrap_or_default();
+        if known != actor.uid {
+            files::remove_dir(&dir)?;
+        }
+        make_dir(&logs)?;
+        if known != actor.uid {
+            std::fs::write(&uid, &actor.uid).map_err(io("write", &uid))?;
+        }
+        let list = dir.join("containers");
+        std::fs::write(&list, containers.join("\n")).map_err(io("write", &list))?;
+        Ok(logs)
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    let mut make = std::fs::DirBuilder::new();
+    let made = make.recursive(true).mode(0o700).create(dir);
+    made.map_err(io("create", dir))
+}
+
+fn boot_failed(error: &Error) -> Failure {
+    Failure::because(Reason::BootFailed, error)
+}
+
+/// What an executor's refusal means for the actor.
+fn failure(status: &Status, restoring: bool) -> Failure {
+    let reason = match (status.code(), restoring) {
+        (Code::Cancelled, _) => return Failure::Refused(status.message().to_owned()),
+        (Code::Unavailable | Code::Unknown, _) => Reason::SandboxLost,
+        (Code::DataLoss, true) => Reason::SnapshotUnreadable,
+        (_, true) => Reason::RestoreFailed,
+        (_, false) => Reason::BootFailed,
+    };
+    Failure::Failed(reason, status.message().to_owned())
+}
+

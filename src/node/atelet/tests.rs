@@ -1,0 +1,371 @@
+//! Orders, with real executors and sandboxes.
+
+use super::testing::{LONG, World, actor, count, fence, fetch, with_node};
+use crate::api::{Reason, Timestamp};
+use crate::node::atelet::files;
+use crate::proto::atenode::slot::Phase;
+use crate::proto::atenode::{DeleteSnapshotsRequest, DescribeSnapshotRequest, PublishRequest};
+use crate::rpc::nodes::{NodeClient, NodeError};
+use std::time::Instant;
+
+fn refused<T: std::fmt::Debug>(result: Result<T, NodeError>) -> String {
+    match result {
+        Err(NodeError::Refused { message }) => message,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn failed<T: std::fmt::Debug>(result: Result<T, NodeError>) -> (Reason, String) {
+    match result {
+        Err(NodeError::Failed { reason, message }) => (reason, message),
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+fn sandboxes(world: &World) -> Vec<String> {
+    files::names(&world.node_dir().join("sandboxes")).unwrap()
+}
+
+#[test]
+fn an_actor_sleeps_and_wakes_on_another_slot_with_memory_and_files() {
+    with_node(2, |world| async move {
+        let slots = world.settled(2).await;
+        let (first, second) = (&slots[0], &slots[1]);
+        assert_eq!((&*first.name, &*second.name), ("p-0", "p-1"));
+        let a = actor("a");
+        let one = world.run(&first.uid, &a, 1).await.unwrap();
+        assert!(one.starts_with(&format!("{}:", first.ip)), "{one}");
+        count(&one).await;
+        let (memory, file, generation) = count(&one).await;
+        assert_eq!((memory, file), (2, 2));
+        let running = world.slots().await.remove(0);
+        assert_eq!(running.phase(), Phase::Running);
+        assert_eq!((running.epoch, running.address), (1, one.clone()));
+
+        let snapshot = world.checkpoint(&first.uid, &a, 2, false).await.unwrap();
+        assert_eq!(sandboxes(&world), [""; 0]);
+        let free = world.slots().await;
+        assert_eq!(free[0].phase(), Phase::Free);
+        assert_eq!(free[0].uid, first.uid, "the executor was not needed to die");
+        let again = world.checkpoint(&first.uid, &a, 2, false).await;
+        assert_eq!(again.unwrap(), snapshot, "the same again is so already");
+
+        let request = world.restore_request(&second.uid, &a, 3, &snapshot);
+        let begun = Instant::now();
+        let response = world.nodes.restore(&world.address, request, LONG).await;
+        let took = begun.elapsed().as_micros() as u64;
+        let response = response.unwrap();
+        let sum: u64 = response.steps.iter().map(|s| s.micros).sum();
+        // What is left is the call itself.
+        assert!(sum <= took && took - sum < took / 20 + 5_000, "{sum} of {took}");
+        let steps: Vec<_> = response.steps.iter().map(|s| &*s.name).collect();
+        assert_eq!(&steps[..5], ["queue", "runtime", "image", "snapshot", "prepare"]);
+        let (memory, file, new) = count(&response.address).await;
+        assert_eq!((memory, file), (3, 3));
+        assert_ne!(new, generation);
+        world.end(&second.uid, &a, 4).await.unwrap();
+        world.settled(2).await;
+        assert_eq!(sandboxes(&world), [""; 0]);
+    });
+}
+
+#[test]
+fn snapshots_are_kept_published_described_and_deleted() {
+    with_node(1, |mut world| async move {
+        let uid = world.settled(1).await[0].uid.clone();
+        let a = actor("a");
+        let address = world.run(&uid, &a, 1).await.unwrap();
+        count(&address).await;
+        let kept = world.checkpoint(&uid, &a, 2, true).await.unwrap();
+        let exists = async |world: &World, snapshot: &crate::proto::atenode::SnapshotRef| {
+            let snapshot = Some(snapshot.clone());
+            let request = DescribeSnapshotRequest { snapshot };
+            let answer = world.nodes.describe_snapshot(&world.address, request, LONG);
+            answer.await.unwrap().exists
+        };
+        let mut published = kept.clone();
+        published.local = false;
+        assert!(exists(&world, &kept).await && !exists(&world, &published).await);
+        // It is still known after a restart, and says what it needs.
+        world.stop().await;
+        world.start().await;
+        world.settled(1).await;
+        assert!(exists(&world, &kept).await);
+        let reported = || world.apiserver.reports.lock().unwrap().last().cloned();
+        assert_eq!(reported().unwrap().local_snapshots, [kept.id.clone()]);
+
+        let request = PublishRequest {
+            actor: Some(a.clone()),
+            snapshot: Some(published.clone()),
+        };
+        world.nodes.publish(&world.address, request, LONG).await.unwrap();
+        assert!(exists(&world, &published).await);
+        let address = world.restore(&uid, &a, 3, &kept).await.unwrap();
+        assert_eq!(count(&address).await.0, 2);
+        let newer = world.checkpoint(&uid, &a, 4, false).await.unwrap();
+
+        let request = DeleteSnapshotsRequest {
+            actor: Some(a.clone()),
+            uri: world.store(),
+            before_epoch: 5,
+            keep: vec![newer.id.clone()],
+        };
+        for _ in 0..2 {
+            let deleted = world.nodes.delete_snapshots(&world.address, request.clone(), LONG);
+            deleted.await.unwrap();
+        }
+        assert!(!exists(&world, &published).await && !exists(&world, &kept).await);
+        assert!(exists(&world, &newer).await);
+        let (reason, message) = failed(world.restore(&uid, &a, 5, &published).await);
+        assert_eq!(reason, Reason::SnapshotUnreadable, "{message}");
+        // Fetched where there is no node copy.
+        std::fs::remove_dir_all(world.node_dir().join("snapshots")).unwrap();
+        world.stop().await;
+        world.start().await;
+        world.settled(1).await;
+        let address = world.restore(&uid, &a, 6, &newer).await.unwrap();
+        assert_eq!(count(&address).await.0, 3);
+    });
+}
+
+#[test]
+fn a_new_agent_takes_over_what_runs() {
+    with_node(2, |mut world| async move {
+        let before = world.settled(2).await;
+        let a = actor("a");
+        let address = world.run(&before[1].uid, &a, 1).await.unwrap();
+        count(&address).await;
+        world.stop().await;
+        assert_eq!(count(&address).await.0, 2, "it runs without an agent");
+        let stray = world.node_dir().join("sandboxes/stray");
+        std::fs::create_dir(&stray).unwrap();
+        world.start().await;
+        let running = |s: &[crate::proto::atenode::Slot]| {
+            s.len() == 2 && s[0].phase() == Phase::Free && s[1].phase() == Phase::Running
+        };
+        let after = world.until("taken over", running).await;
+        assert_eq!(after[1].address, address);
+        assert_eq!(after[1].actor.as_ref(), Some(&a));
+        assert!(!stray.exists());
+        for (old, new) in before.iter().zip(&after) {
+            assert_eq!(old.uid, new.uid);
+        }
+        assert_eq!(world.run(&before[1].uid, &a, 1).await.unwrap(), address);
+        let snapshot = world.checkpoint(&after[1].uid, &a, 2, false).await.unwrap();
+        let address = world.restore(&after[0].uid, &a, 3, &snapshot).await.unwrap();
+        assert_eq!(count(&address).await.0, 3);
+    });
+}
+
+#[test]
+fn a_slot_whose_executor_dies_is_another_slot() {
+    with_node(1, |mut world| async move {
+        let old = world.settled(1).await[0].clone();
+        let a = actor("a");
+        let address = world.run(&old.uid, &a, 1).await.unwrap();
+        count(&address).await;
+        let kill = |world: &World| {
+            let file = world.node_dir().join("slots/team:p-0/slot.json");
+            let file: files::SlotFile = files::read(&file).unwrap().unwrap();
+            let pid = file.executor.unwrap().pid as i32;
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)
+                .unwrap();
+        };
+        kill(&world);
+        let other = |s: &[crate::proto::atenode::Slot]| {
+            s.len() == 1 && s[0].uid != old.uid && s[0].phase() == Phase::Free
+        };
+        let new = world.until("rebuilt", other).await.remove(0);
+        assert_eq!(new.name, old.name);
+        assert!(new.actor.is_none());
+        assert_eq!(sandboxes(&world), [""; 0]);
+        assert!(!std::path::Path::new("/run/ate-test/ateoms").join(&old.uid).exists());
+        let gone = world.run(&old.uid, &a, 2).await;
+        assert!(matches!(gone, Err(NodeError::NotFound { .. })), "{gone:?}");
+        let said = refused(world.run(&new.uid, &a, 1).await);
+        assert!(said.contains("ended"), "{said}");
+        let address = world.run(&new.uid, &a, 2).await.unwrap();
+        count(&address).await;
+        // The same while nobody looks.
+        world.stop().await;
+        kill(&world);
+        world.start().await;
+        let third = world.settled(1).await.remove(0);
+        assert_ne!(third.uid, new.uid);
+    });
+}
+
+#[test]
+fn orders_are_fenced() {
+    with_node(2, |world| async move {
+        let slots = world.settled(2).await;
+        let (slot, other) = (&*slots[0].uid, &*slots[1].uid);
+        let a = actor("a");
+        let stale = |change: fn(&mut crate::proto::atenode::Fence)| {
+            let mut request = world.run_request(slot, &a, 5);
+            change(request.fence.as_mut().unwrap());
+            world.nodes.run(&world.address, request, LONG)
+        };
+        refused(stale(|f| f.not_after_ms = Timestamp::now().0 - 2500).await);
+        refused(stale(|f| f.incarnation = 6).await);
+        let address = world.run(slot, &a, 5).await.unwrap();
+        assert_eq!(world.run(slot, &a, 5).await.unwrap(), address);
+        refused(world.run(slot, &a, 4).await);
+        refused(world.run(slot, &a, 6).await);
+        refused(world.run(other, &a, 6).await);
+        refused(world.run(slot, &actor("b"), 1).await);
+        refused(world.end(slot, &a, 4).await);
+        refused(world.checkpoint(slot, &a, 4, true).await);
+        let unknown = world.run("no-such-slot", &actor("b"), 1).await;
+        assert!(matches!(unknown, Err(NodeError::NotFound { .. })));
+        world.end(other, &a, 6).await.unwrap();
+        assert_eq!(count(&address).await.0, 1, "it was not on that slot");
+        world.end(slot, &a, 6).await.unwrap();
+        world.end(slot, &a, 6).await.unwrap();
+        refused(world.run(slot, &a, 5).await);
+        let request = world.run_request(slot, &a, 7);
+        let router = world.client_of("router");
+        let denied = router.run(&world.address, request, LONG).await;
+        assert!(matches!(denied, Err(NodeError::Unexpected(_))), "{denied:?}");
+    });
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_start() {
+    with_node(1, |world| async move {
+        let slot = world.settled(1).await.remove(0).uid;
+        let a = actor("a");
+        let mut request = world.run_request(&slot, &a, 1);
+        request.workload = Some(world.workload(&[("READY_DELAY_MS", "25000")]));
+        let start = world.nodes.run(&world.address, request.clone(), LONG);
+        let join = world.nodes.run(&world.address, request, LONG);
+        let stop = async {
+            world
+                .until("under way", |s| s[0].phase() == Phase::Busy && s[0].address != "")
+                .await;
+            let begun = Instant::now();
+            world.end(&slot, &a, 2).await.unwrap();
+            assert!(begun.elapsed().as_secs() < 15, "it was not stopped");
+        };
+        let (start, join, ()) = tokio::join!(start, join, stop);
+        refused(start);
+        refused(join);
+        assert_eq!(world.settled(1).await[0].uid, slot);
+        world.run(&slot, &a, 3).await.unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_start_says_why_and_leaves_the_slot_free() {
+    with_node(1, |world| async move {
+        let slot = world.settled(1).await.remove(0).uid;
+        let a = actor("a");
+        type Spoil = fn(&mut crate::proto::atenode::Workload);
+        let spoils: [(Spoil, Reason, &str); 3] = [
+            (
+                |w| w.containers[0].image = format!("oci-layout:/none@sha256:{}", "0".repeat(64)),
+                Reason::ImageUnavailable,
+                "not found",
+            ),
+            (
+                |w| w.containers[0].command = vec!["/none".into()],
+                Reason::BootFailed,
+                "/none",
+            ),
+            (
+                |w| w.containers[0].readyz.as_mut().unwrap().timeout_seconds = 1,
+                Reason::BootFailed,
+                "ready",
+            ),
+        ];
+        for (n, (spoil, reason, word)) in spoils.into_iter().enumerate() {
+            let mut request = world.run_request(&slot, &a, n as u64 + 1);
+            let mut workload = world.workload(&[("READY_DELAY_MS", "20000")]);
+            spoil(&mut workload);
+            request.workload = Some(workload);
+            let (why, message) = failed(world.nodes.run(&world.address, request, LONG).await);
+            assert_eq!(why, reason, "{message}");
+            assert!(message.contains(word), "{message}");
+            assert_eq!(world.settled(1).await[0].uid, slot);
+        }
+        world.run(&slot, &a, 9).await.unwrap();
+        // An exit is not an end: somebody has to say what becomes of it.
+        let address = world.slots().await[0].address.clone();
+        let _ = crate::sandbox::testing::get(
+            address.parse::<std::net::SocketAddr>().unwrap(),
+            "/exit?code=3",
+        )
+        .await;
+        world
+            .until("exited", |s| s[0].phase() == Phase::Exited)
+            .await;
+        let (reason, _) = failed(world.checkpoint(&slot, &a, 10, true).await);
+        assert!(matches!(reason, Reason::SandboxExited | Reason::CheckpointFailed));
+        world.end(&slot, &a, 11).await.unwrap();
+        world.settled(1).await;
+    });
+}
+
+#[test]
+fn nothing_of_one_actor_is_seen_by_the_next() {
+    with_node(1, |world| async move {
+        let slot = world.settled(1).await.remove(0).uid;
+        let (a, b) = (actor("a"), actor("b"));
+        let mut request = world.run_request(&slot, &a, 1);
+        request.workload = Some(world.workload(&[("SECRET", "of-a")]));
+        let response = world.nodes.run(&world.address, request, LONG).await;
+        let one = response.unwrap().address;
+        count(&one).await;
+        assert!(fetch(&one, "/env").await.contains("SECRET=of-a"));
+        let snapshot = world.checkpoint(&slot, &a, 2, false).await.unwrap();
+        let two = world.run(&slot, &b, 1).await.unwrap();
+        assert_ne!(one, two, "a port of its own");
+        assert!(!fetch(&two, "/env").await.contains("of-a"));
+        assert_eq!(fetch(&two, "/files?path=/run/ate/actor-id").await, "b");
+        let (memory, file, _) = count(&two).await;
+        assert_eq!((memory, file), (1, 1));
+        let at_old = one.parse::<std::net::SocketAddr>().unwrap();
+        let at_old = crate::sandbox::testing::get(at_old, "/").await;
+        assert!(at_old.is_err(), "{at_old:?}");
+        world.end(&slot, &b, 2).await.unwrap();
+        let three = world.restore(&slot, &a, 3, &snapshot).await.unwrap();
+        assert_eq!(fetch(&three, "/files?path=/run/ate/actor-id").await, "a");
+        assert_eq!(count(&three).await.0, 2);
+    });
+}
+
+#[test]
+fn pools_shrink_and_grow_around_busy_slots() {
+    with_node(3, |mut world| async move {
+        let slots = world.settled(3).await;
+        let a = actor("a");
+        let address = world.run(&slots[2].uid, &a, 1).await.unwrap();
+        world.scale(1);
+        let only = |s: &[crate::proto::atenode::Slot]| s.len() == 1;
+        let left = world.until("one is left", only).await;
+        assert_eq!(left[0].uid, slots[2].uid);
+        world.scale(0);
+        count(&address).await;
+        world.scale(2);
+        let grown = world.until("grown", |s| {
+            s.len() == 2 && s[0].phase() == Phase::Free
+        });
+        assert_eq!(grown.await[0].name, "p-0");
+        world.apiserver.stop_slots.lock().unwrap().push(slots[2].uid.clone());
+        world.settled(2).await;
+        // A clean end leaves nothing.
+        world.stop().await;
+        let mut options = world.options().await;
+        options.stop_slots_on_exit = true;
+        world.start_with(options);
+        world.settled(2).await;
+        world.stop().await;
+        assert_eq!(files::names(&world.node_dir().join("slots")).unwrap(), [""; 0]);
+        assert!(!std::path::Path::new("/run/ate-test/ateoms").exists());
+        let links = crate::sandbox::testing::command("ip", &["-o", "link"]);
+        assert!(!links.contains("ate-test"), "{links}");
+        let reports = world.apiserver.reports.lock().unwrap();
+        let last = reports.last().unwrap();
+        assert_eq!((&*last.node, last.incarnation), ("node-1", fence(1).incarnation));
+    });
+}

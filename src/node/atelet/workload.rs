@@ -1,0 +1,181 @@
+//! From a workload and its images to what an executor is told to run.
+
+use super::outcome::Failure;
+use crate::api::Reason;
+use crate::image::{ImageConfig, ImageRef, ImageStore, ResolvedUser, UnpackedImage};
+use crate::proto::atenode::{Container, ContainerBundle, EnvVar, Workload};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Where programs are looked for when neither image nor template says so; what container engines use.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Images whose configuration is kept at hand.
+const MAX_KNOWN: usize = 1024;
+
+/// Images of this node, and what was read of them.
+pub(super) struct Images {
+    store: ImageStore,
+    known: Mutex<HashMap<String, (UnpackedImage, ResolvedUser)>>,
+}
+
+impl Images {
+    pub fn new(store: ImageStore) -> Images {
+        Images {
+            store,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The bundles of a workload, its images fetched and unpacked. When they are known this costs a look per image.
+    pub async fn bundles(&self, workload: &Workload) -> Result<Vec<ContainerBundle>, Failure> {
+        let mut bundles = Vec::with_capacity(workload.containers.len());
+        for container in &workload.containers {
+            let (image, user) = self.image(&container.image).await?;
+            bundles.push(bundle(container, &image, user)?);
+        }
+        Ok(bundles)
+    }
+
+    async fn image(&self, reference: &str) -> Result<(UnpackedImage, ResolvedUser), Failure> {
+        let known = self.known().get(reference).cloned();
+        if let Some(known) = known
+            && known.0.rootfs.is_dir()
+        {
+            return Ok(known);
+        }
+        let image: ImageRef = reference.parse()?;
+        let image = self.store.ensure(&image).await?;
+        let user = image.user(None)?;
+        let mut all = self.known();
+        if all.len() >= MAX_KNOWN {
+            all.clear();
+        }
+        all.insert(reference.to_owned(), (image.clone(), user.clone()));
+        Ok((image, user))
+    }
+
+    fn known(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<String, (UnpackedImage, ResolvedUser)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bundle(
+    container: &Container,
+    image: &UnpackedImage,
+    user: ResolvedUser,
+) -> Result<ContainerBundle, Failure> {
+    let args = command_line(container, &image.config);
+    if args.is_empty() {
+        return Err(Failure::Failed(
+            Reason::BootFailed,
+            format!(
+                "container {}: neither the template nor the image says what to run; set command",
+                container.name
+            ),
+        ));
+    }
+    let cwd = match container.working_dir.as_str() {
+        "" => image.config.workdir.clone(),
+        dir => dir.to_owned(),
+    };
+    Ok(ContainerBundle {
+        name: container.name.clone(),
+        rootfs: image.rootfs.display().to_string(),
+        args,
+        env: environment(container, &image.config),
+        cwd,
+        uid: user.uid,
+        gid: user.gid,
+        additional_gids: user.additional_gids,
+        readyz: container.readyz.clone(),
+    })
+}
+
+/// As Kubernetes has it: `command` replaces entrypoint and arguments of the image, `args` its arguments.
+fn command_line(container: &Container, config: &ImageConfig) -> Vec<String> {
+    let (entrypoint, arguments) = match (container.command.is_empty(), container.args.is_empty()) {
+        (true, true) => (&config.entrypoint, &config.cmd),
+        (true, false) => (&config.entrypoint, &container.args),
+        (false, _) => (&container.command, &container.args),
+    };
+    entrypoint.iter().chain(arguments).cloned().collect()
+}
+
+/// The image's variables, then the template's; a later one replaces an earlier one in its place.
+fn environment(container: &Container, config: &ImageConfig) -> Vec<EnvVar> {
+    let mut env: Vec<EnvVar> = Vec::new();
+    let of_image = config.env.iter().map(|line| {
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        (name, value)
+    });
+    let of_template = container.env.iter().map(|e| (&*e.name, &*e.value));
+    let default = [("PATH", DEFAULT_PATH)].into_iter();
+    for (name, value) in default.chain(of_image).chain(of_template) {
+        match env.iter_mut().find(|e| e.name == name) {
+            Some(old) => value.clone_into(&mut old.value),
+            None => env.push(EnvVar {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            }),
+        }
+    }
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(words: &[&str]) -> Vec<String> {
+        words.iter().map(|w| (*w).to_owned()).collect()
+    }
+
+    #[test]
+    fn commands_and_arguments_are_overridden_as_in_kubernetes() {
+        let config = ImageConfig {
+            entrypoint: strings(&["ep"]),
+            cmd: strings(&["cmd"]),
+            ..ImageConfig::default()
+        };
+        for (command, args, want) in [
+            (&[][..], &[][..], &["ep", "cmd"][..]),
+            (&[], &["a"], &["ep", "a"]),
+            (&["c"], &[], &["c"]),
+            (&["c"], &["a"], &["c", "a"]),
+        ] {
+            let container = Container {
+                command: strings(command),
+                args: strings(args),
+                ..Container::default()
+            };
+            assert_eq!(command_line(&container, &config), want);
+        }
+    }
+
+    #[test]
+    fn variables_of_the_template_win() {
+        let config = ImageConfig {
+            env: strings(&["PATH=/app", "A=image", "B=image=x"]),
+            ..ImageConfig::default()
+        };
+        let var = |name: &str, value: &str| EnvVar {
+            name: name.into(),
+            value: value.into(),
+        };
+        let container = Container {
+            env: vec![var("A", "template"), var("C", "")],
+            ..Container::default()
+        };
+        let want = [
+            var("PATH", "/app"),
+            var("A", "template"),
+            var("B", "image=x"),
+            var("C", ""),
+        ];
+        assert_eq!(environment(&container, &config), want);
+        let bare = environment(&Container::default(), &ImageConfig::default());
+        assert_eq!(bare, [var("PATH", DEFAULT_PATH)]);
+    }
+}
