@@ -5,6 +5,7 @@
 
 mod apiserver;
 mod args;
+mod atelet;
 mod ateom;
 mod controller;
 mod dev;
@@ -33,6 +34,8 @@ enum Command {
     Apiserver(apiserver::Args),
     /// Reconcile WorkerPools and ActorTemplates
     Controller(controller::Args),
+    /// Run the node agent
+    Atelet(atelet::Args),
     /// Route requests to actors, waking those that sleep
     Router(router::Args),
     /// Pack files as an image that an ActorTemplate can name
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(args) => dev::main(args),
         Command::Apiserver(args) => apiserver::main(args),
+        Command::Atelet(args) => atelet::main(args),
         Command::Controller(args) => controller::main(args),
         Command::Router(args) => router::main(args),
         Command::Image(command) => image::main(command),

@@ -191,6 +191,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                     ("--dir", text(layout.node_dir())),
                     ("--run-dir", text(layout.run_dir.clone())),
                     ("--subnet", options.subnet.clone()),
+                    ("--network-name", format!("ate{}", options.api.port())),
                 ]),
                 kube().to_vec(),
             ]),

@@ -31,6 +31,9 @@ macro_rules! scripts {
                 LazyLock::new(|| Lua::new($first, concat!(include_str!("lua/prelude.lua"), $(include_str!(concat!("lua/", $more)),)* include_str!(concat!("lua/", $first)))));
         )*
 
+        /// Their names.
+        pub const NAMES: &[&str] = &[$($first.split_at($first.len() - ".lua".len()).0,)*];
+
         /// All of them, to be loaded when a connection is made.
         pub fn all() -> Vec<&'static Lua> {
             vec![$(&*$name,)*]

@@ -57,7 +57,11 @@ impl Slot {
                 match self.demolish().await {
                     Ok(()) => return,
                     Err(error) => {
-                        tracing::warn!(slot = self.place.name(), error = chain(&error), "cannot take a slot away");
+                        tracing::warn!(
+                            slot = self.place.name(),
+                            error = chain(&error),
+                            "cannot take a slot away"
+                        );
                         self.pause(&mut pace, &stop).await;
                         continue;
                     }
@@ -84,10 +88,14 @@ impl Slot {
 
     fn next_step(&self) -> Step {
         let state = self.state();
-        let saved = state.desired.assignment.as_ref().is_some_and(|a| match &a.phase {
-            Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
-            Phase::Starting | Phase::Serving | Phase::Ending => false,
-        });
+        let saved = state
+            .desired
+            .assignment
+            .as_ref()
+            .is_some_and(|a| match &a.phase {
+                Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
+                Phase::Starting | Phase::Serving | Phase::Ending => false,
+            });
         plan(&state.desired(saved), &state.sandbox)
     }
 
@@ -121,7 +129,12 @@ impl Slot {
             Step::Rebuild => self.rebuild().await,
         };
         if let Err(error) = &done {
-            tracing::warn!(slot = self.place.name(), step = step.name(), error = chain(error), "a step failed");
+            tracing::warn!(
+                slot = self.place.name(),
+                step = step.name(),
+                error = chain(error),
+                "a step failed"
+            );
         }
         done.is_ok()
     }
@@ -131,7 +144,11 @@ impl Slot {
         let mut state = self.state();
         let ended = state.executor.as_ref().filter(|e| !e.process.is_alive());
         if let Some(executor) = ended {
-            tracing::warn!(slot = self.place.name(), uid = executor.record.uid, "the executor has ended");
+            tracing::warn!(
+                slot = self.place.name(),
+                uid = executor.record.uid,
+                "the executor has ended"
+            );
             state.executor = None;
             state.sandbox = Observed::Absent;
             drop(state);
@@ -216,7 +233,11 @@ impl Slot {
     /// What the executor says; `None` when it does not say anything.
     pub(super) async fn ask(&self) -> Option<Sandbox> {
         let mut client = self.state().executor.as_ref()?.client.clone();
-        let answer = timeout(ASK_LIMIT, client.observe_workload(ObserveWorkloadRequest {})).await;
+        let answer = timeout(
+            ASK_LIMIT,
+            client.observe_workload(ObserveWorkloadRequest {}),
+        )
+        .await;
         let answer = match answer {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => {
@@ -232,7 +253,11 @@ impl Slot {
             Wire::Exited => Sandbox::Exited,
             Wire::Busy => Sandbox::Busy,
             Wire::Dirty | Wire::Unspecified => {
-                tracing::warn!(slot = self.place.name(), left = answer.message, "the slot is not clean");
+                tracing::warn!(
+                    slot = self.place.name(),
+                    left = answer.message,
+                    "the slot is not clean"
+                );
                 Sandbox::Dirty
             }
         })
