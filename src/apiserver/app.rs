@@ -138,7 +138,9 @@ impl App {
 }
 
 async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
-    answer(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+    answer(&app, request)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
@@ -155,10 +157,16 @@ async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
     let info = RequestInfo::of(request.method(), path, &query).ok_or(ApiError::NoSuchPath)?;
     let registration = app.kind(&info).ok_or(ApiError::NoSuchPath)?;
     let (parts, body) = request.into_parts();
-    let streams = registration.connects.iter().any(|(name, _)| *name == info.subresource);
+    let streams = registration
+        .connects
+        .iter()
+        .any(|(name, _)| *name == info.subresource);
     let wanted = match negotiate::accept(&parts.headers) {
         // A stream is what it is; errors are JSON.
-        Err(_) if streams => Wanted { shape: Shape::Object, format: Format::Json },
+        Err(_) if streams => Wanted {
+            shape: Shape::Object,
+            format: Format::Json,
+        },
         other => other?,
     };
     let include = match query.get("includeObject") {
@@ -166,10 +174,18 @@ async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
         Some("Metadata") | None => Include::Metadata,
         Some("Object") => Include::Object,
         Some(other) => {
-            return Err(ApiError::BadRequest(format!("includeObject={other:?} is not known")));
+            return Err(ApiError::BadRequest(format!(
+                "includeObject={other:?} is not known"
+            )));
         }
     };
-    let ctx = Context { registration, info, query, wanted, include };
+    let ctx = Context {
+        registration,
+        info,
+        query,
+        wanted,
+        include,
+    };
     check_scope(&ctx)?;
     dispatch(app, &ctx, &parts.headers, body).await
 }
@@ -184,7 +200,14 @@ fn root(app: &App) -> Value {
             }
         }
     }
-    let others = ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    let others = [
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
     paths.extend(others.map(str::to_owned));
     paths.sort();
     json!({"paths": paths})
@@ -242,7 +265,12 @@ async fn dispatch(
 ) -> Result<Response, ApiError> {
     let verb = ctx.info.verb;
     let sub = ctx.info.subresource.as_str();
-    if let Some((_, connect)) = ctx.registration.connects.iter().find(|(name, _)| *name == sub) {
+    if let Some((_, connect)) = ctx
+        .registration
+        .connects
+        .iter()
+        .find(|(name, _)| *name == sub)
+    {
         if connect.verb() != verb {
             return Err(ApiError::MethodNotAllowed);
         }

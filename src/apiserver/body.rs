@@ -21,15 +21,24 @@ pub async fn read(body: Body) -> Result<Bytes, ApiError> {
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(all) => Ok(all.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => Err(ApiError::TooLarge(MAX_BODY)),
-        Err(e) => Err(ApiError::BadRequest(format!("the body cannot be read: {e}"))),
+        Err(e) => Err(ApiError::BadRequest(format!(
+            "the body cannot be read: {e}"
+        ))),
     }
 }
 
 /// The media type of a body, without parameters.
 pub fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
     let value = value.unwrap_or("application/json");
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 /// Parses an object.
@@ -38,7 +47,11 @@ pub fn object(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError> {
         "application/json" => json(bytes)?,
         "application/yaml" | "application/x-yaml" | "text/yaml" => serde_yaml_ng::from_slice(bytes)
             .map_err(|e| ApiError::BadRequest(format!("the body is not YAML: {e}")))?,
-        _ => return Err(ApiError::UnsupportedMediaType { accepted: OBJECT_TYPES }),
+        _ => {
+            return Err(ApiError::UnsupportedMediaType {
+                accepted: OBJECT_TYPES,
+            });
+        }
     };
     if value.is_object() {
         Ok(value)
@@ -88,9 +101,7 @@ impl Reply<'_> {
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "items": items.iter().map(table::partial).collect::<Vec<_>>(),
             }),
-            Shape::Table => {
-                table::table(self.registration, &items, metadata, self.include, true)
-            }
+            Shape::Table => table::table(self.registration, &items, metadata, self.include, true),
         }
     }
 
@@ -121,11 +132,19 @@ pub fn warn(response: &mut Response, warnings: &[String]) {
     for text in warnings {
         let text: String = text
             .chars()
-            .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+            .map(|c| {
+                if c.is_ascii_graphic() || c == ' ' {
+                    c
+                } else {
+                    '?'
+                }
+            })
             .collect();
         let text = text.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-            response.headers_mut().append(HeaderName::from_static("warning"), value);
+            response
+                .headers_mut()
+                .append(HeaderName::from_static("warning"), value);
         }
     }
 }

@@ -72,12 +72,18 @@ impl Connect for Move {
         let wait = ctx.query.seconds("wait")?.filter(|w| !w.is_zero());
         if wait.is_some_and(|w| w > MAX_WAIT) {
             let max = MAX_WAIT.as_secs();
-            return Err(ApiError::BadRequest(format!("wait may be at most {max} seconds")));
+            return Err(ApiError::BadRequest(format!(
+                "wait may be at most {max} seconds"
+            )));
         }
         let fail = |e| ApiError::storage(e, || ctx.registration.target(&ctx.info.name));
         let key = actor::actor_key(&ctx.key()).map_err(fail)?;
         let moved = match self.motion {
-            Motion::Resume => self.driver.resume(&key, ctx.query.is_true("boot"), wait).await,
+            Motion::Resume => {
+                self.driver
+                    .resume(&key, ctx.query.is_true("boot"), wait)
+                    .await
+            }
             Motion::Suspend => self.driver.suspend(&key, wait).await,
             Motion::Pause => self.driver.pause(&key, wait).await,
         };

@@ -26,21 +26,43 @@ struct Options {
 /// From body and query; what is said of grace and propagation is accepted and means nothing here: sandboxes have no grace,
 /// dependents are the garbage collector's.
 fn options(ctx: &Context, headers: &HeaderMap, bytes: &[u8]) -> Result<Options, ApiError> {
-    let body = if bytes.is_empty() { json!({}) } else { body::object(headers, bytes)? };
-    let kind = body.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
+    let body = if bytes.is_empty() {
+        json!({})
+    } else {
+        body::object(headers, bytes)?
+    };
+    let kind = body
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or("DeleteOptions");
     if kind != "DeleteOptions" {
-        return Err(ApiError::BadRequest(format!("the body must be DeleteOptions, not {kind}")));
+        return Err(ApiError::BadRequest(format!(
+            "the body must be DeleteOptions, not {kind}"
+        )));
     }
-    let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let policy = text("/propagationPolicy").or(ctx.query.get("propagationPolicy").map(str::to_owned));
-    if let Some(policy) = policy.filter(|p| !["Orphan", "Background", "Foreground"].contains(&p.as_str())) {
-        return Err(ApiError::BadRequest(format!("propagationPolicy={policy:?} is not known")));
+    let text = |pointer: &str| {
+        body.pointer(pointer)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let policy =
+        text("/propagationPolicy").or(ctx.query.get("propagationPolicy").map(str::to_owned));
+    if let Some(policy) =
+        policy.filter(|p| !["Orphan", "Background", "Foreground"].contains(&p.as_str()))
+    {
+        return Err(ApiError::BadRequest(format!(
+            "propagationPolicy={policy:?} is not known"
+        )));
     }
     let dry_run = match body.get("dryRun").and_then(Value::as_array) {
         None => ctx.query.dry_run()?,
         Some(all) if all.is_empty() => ctx.query.dry_run()?,
         Some(all) if all.iter().all(|v| v == "All") => true,
-        Some(_) => return Err(ApiError::BadRequest("dryRun is not supported: use All".into())),
+        Some(_) => {
+            return Err(ApiError::BadRequest(
+                "dryRun is not supported: use All".into(),
+            ));
+        }
     };
     Ok(Options {
         uid: text("/preconditions/uid"),
@@ -50,7 +72,11 @@ fn options(ctx: &Context, headers: &HeaderMap, bytes: &[u8]) -> Result<Options, 
 }
 
 /// Answers DELETE of an object.
-pub async fn delete(ctx: &Context, headers: &HeaderMap, bytes: &[u8]) -> Result<Response, ApiError> {
+pub async fn delete(
+    ctx: &Context,
+    headers: &HeaderMap,
+    bytes: &[u8],
+) -> Result<Response, ApiError> {
     let options = options(ctx, headers, bytes)?;
     let key = ctx.key();
     match one(&ctx.registration, &key, &options).await? {
@@ -59,7 +85,10 @@ pub async fn delete(ctx: &Context, headers: &HeaderMap, bytes: &[u8]) -> Result<
             Ok(reply.respond(StatusCode::OK, &reply.shape(object)))
         }
         Written::Gone(object) => {
-            let status = success(&ctx.registration.target(&key.name), meta::text(&object, "uid"));
+            let status = success(
+                &ctx.registration.target(&key.name),
+                meta::text(&object, "uid"),
+            );
             Ok(body::respond(ctx.wanted.format, StatusCode::OK, &status))
         }
     }
@@ -107,7 +136,9 @@ fn check_preconditions(
         if let Some(wanted) = wanted.as_deref().filter(|w| *w != is) {
             return Err(ApiError::Conflict {
                 target: registration.target(&key.name),
-                why: format!("Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {is}"),
+                why: format!(
+                    "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {is}"
+                ),
             });
         }
     }
@@ -125,8 +156,14 @@ pub async fn delete_collection(
     let page = collect(&ctx.registration, &filter, None, usize::MAX).await?;
     let mut deleted = vec![];
     for object in page.items {
-        let key = ObjectKey::new(meta::text(&object, "namespace"), meta::text(&object, "name"));
-        let of_this = Options { uid: Some(meta::text(&object, "uid").to_owned()), ..options.clone() };
+        let key = ObjectKey::new(
+            meta::text(&object, "namespace"),
+            meta::text(&object, "name"),
+        );
+        let of_this = Options {
+            uid: Some(meta::text(&object, "uid").to_owned()),
+            ..options.clone()
+        };
         match one(&ctx.registration, &key, &of_this).await {
             Ok(Written::Kept(object) | Written::Gone(object)) => deleted.push(object),
             Err(ApiError::NotFound(_) | ApiError::Conflict { .. }) => {}

@@ -73,7 +73,11 @@ pub fn resources(app: &App, group: &str, version: &str) -> Option<Value> {
             all.push(entry);
         }
     }
-    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let api_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
     (!all.is_empty()).then(|| {
         json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": all})
     })
@@ -98,7 +102,10 @@ pub fn group(app: &App, group: &str) -> Option<Value> {
 }
 
 fn groups(app: &App) -> BTreeSet<String> {
-    app.registrations().map(|r| r.group.clone()).filter(|g| !g.is_empty()).collect()
+    app.registrations()
+        .map(|r| r.group.clone())
+        .filter(|g| !g.is_empty())
+        .collect()
 }
 
 /// Answers `/apis` and `/api`.
@@ -133,12 +140,20 @@ fn vary(response: &mut Response) {
 }
 
 fn aggregated(app: &App, core: bool, headers: &HeaderMap) -> Response {
-    let names = if core { BTreeSet::from([String::new()]) } else { groups(app) };
+    let names = if core {
+        BTreeSet::from([String::new()])
+    } else {
+        groups(app)
+    };
     let items: Vec<_> = names
         .iter()
         .filter(|g| app.registrations().any(|r| r.group == **g))
         .map(|g| {
-            let metadata = if g.is_empty() { json!({}) } else { json!({"name": g}) };
+            let metadata = if g.is_empty() {
+                json!({})
+            } else {
+                json!({"name": g})
+            };
             let versions: Vec<_> = versions(app, g)
                 .iter()
                 .map(|v| {
@@ -154,7 +169,9 @@ fn aggregated(app: &App, core: bool, headers: &HeaderMap) -> Response {
     })
     .to_string();
     let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(body.as_bytes())));
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok());
     let mut response = if known == Some(tag.as_str()) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -172,7 +189,11 @@ fn aggregated_resource(r: &Registration) -> Value {
     let subs: Vec<_> = subresources(r)
         .iter()
         .map(|s| {
-            let of = kind(s.group.unwrap_or(&r.group), s.version.unwrap_or(&r.version), &s.kind);
+            let of = kind(
+                s.group.unwrap_or(&r.group),
+                s.version.unwrap_or(&r.version),
+                &s.kind,
+            );
             json!({"subresource": s.name, "responseKind": of, "verbs": s.verbs})
         })
         .collect();

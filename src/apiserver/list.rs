@@ -62,7 +62,9 @@ pub fn version(text: Option<&str>) -> Result<Option<ResourceVersion>, ApiError> 
         None | Some("0") => Ok(None),
         Some(text) => match text.parse() {
             Ok(version) if !text.starts_with(['+', '0']) => Ok(Some(ResourceVersion(version))),
-            _ => Err(ApiError::BadRequest(format!("invalid resourceVersion {text:?}"))),
+            _ => Err(ApiError::BadRequest(format!(
+                "invalid resourceVersion {text:?}"
+            ))),
         },
     }
 }

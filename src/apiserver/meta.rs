@@ -51,11 +51,22 @@ pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
 
 /// Refuses an object of another kind or version than the path's.
 pub fn check_kind(registration: &Registration, object: &Value) -> Result<(), ApiError> {
-    let of = |field| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let of = |field| {
+        object
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let (api_version, kind) = (of("apiVersion"), of("kind"));
     if api_version.is_empty() || kind.is_empty() {
-        let missing = if kind.is_empty() { "kind" } else { "apiVersion" };
-        return Err(ApiError::BadRequest(format!("the object's {missing} is not set")));
+        let missing = if kind.is_empty() {
+            "kind"
+        } else {
+            "apiVersion"
+        };
+        return Err(ApiError::BadRequest(format!(
+            "the object's {missing} is not set"
+        )));
     }
     if kind != registration.kind || api_version != registration.api_version() {
         return Err(ApiError::BadRequest(format!(
@@ -84,7 +95,9 @@ pub fn check_namespace(object: &mut Value, namespace: &str) -> Result<(), ApiErr
 
 /// Sets a field of the metadata.
 pub fn set(object: &mut Value, field: &str, value: Value) {
-    let Some(object) = object.as_object_mut() else { return };
+    let Some(object) = object.as_object_mut() else {
+        return;
+    };
     let metadata = object
         .entry("metadata")
         .or_insert_with(|| Value::Object(Map::new()));
@@ -150,7 +163,11 @@ pub fn begin(registration: &Registration, object: &mut Value, key: &ObjectKey) {
         set(object, "generateName", generate.into());
     }
     set(object, "uid", uuid::Uuid::new_v4().to_string().into());
-    set(object, "creationTimestamp", Timestamp::now().to_rfc3339().into());
+    set(
+        object,
+        "creationTimestamp",
+        Timestamp::now().to_rfc3339().into(),
+    );
     set(object, "generation", 1.into());
     if registration.status != StatusSupport::None
         && let Some(object) = object.as_object_mut()
@@ -217,7 +234,11 @@ pub fn mark_deleted(object: &mut Value) -> bool {
         return false;
     }
     bump(object);
-    set(object, "deletionTimestamp", Timestamp::now().to_rfc3339().into());
+    set(
+        object,
+        "deletionTimestamp",
+        Timestamp::now().to_rfc3339().into(),
+    );
     set(object, "deletionGracePeriodSeconds", 0.into());
     true
 }
@@ -234,7 +255,10 @@ pub fn check(object: &Value, old: Option<&Value>) -> Vec<Violation> {
     };
     let name = text(object, "name");
     if !is_subdomain(name) {
-        wrong("name", format!("{name:?} is not a name: use lower-case letters, digits, '-' and '.'"));
+        wrong(
+            "name",
+            format!("{name:?} is not a name: use lower-case letters, digits, '-' and '.'"),
+        );
     }
     if let Some(old) = old {
         for field in ["name", "namespace"] {
@@ -243,7 +267,9 @@ pub fn check(object: &Value, old: Option<&Value>) -> Vec<Violation> {
             }
         }
     }
-    let Some(metadata) = map(object) else { return out };
+    let Some(metadata) = map(object) else {
+        return out;
+    };
     for (field, check) in [
         ("labels", is_label_value as fn(&str) -> bool),
         ("annotations", |_| true),
@@ -259,7 +285,10 @@ pub fn check(object: &Value, old: Option<&Value>) -> Vec<Violation> {
                         wrong(field, format!("{value} is not a value for {key:?}"));
                     }
                 }
-                let size: usize = all.iter().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
+                let size: usize = all
+                    .iter()
+                    .map(|(k, v)| k.len() + v.as_str().map_or(0, str::len))
+                    .sum();
                 if size > MAX_ANNOTATIONS {
                     wrong(field, format!("may have at most {MAX_ANNOTATIONS} bytes"));
                 }
@@ -277,7 +306,9 @@ fn check_finalizers(
     old: Option<&Value>,
     wrong: &mut impl FnMut(&str, String),
 ) {
-    let Some(finalizers) = metadata.get("finalizers") else { return };
+    let Some(finalizers) = metadata.get("finalizers") else {
+        return;
+    };
     let Some(all) = finalizers.as_array() else {
         return wrong("finalizers", "must be a list".into());
     };
@@ -285,22 +316,39 @@ fn check_finalizers(
     let deleting = old.is_some_and(super::storage::is_deleting);
     for finalizer in all {
         if !finalizer.as_str().is_some_and(is_label_key) {
-            wrong("finalizers", format!("{finalizer} is not a name: write prefix/name"));
+            wrong(
+                "finalizers",
+                format!("{finalizer} is not a name: write prefix/name"),
+            );
         } else if deleting && before.is_none_or(|b| !b.contains(finalizer)) {
-            wrong("finalizers", format!("{finalizer} cannot be added: the object is being deleted"));
+            wrong(
+                "finalizers",
+                format!("{finalizer} cannot be added: the object is being deleted"),
+            );
         }
     }
 }
 
 fn check_owners(metadata: &Map<String, Value>, wrong: &mut impl FnMut(&str, String)) {
-    let Some(owners) = metadata.get("ownerReferences") else { return };
-    let complete = |owner: &Value| {
-        ["apiVersion", "kind", "name", "uid"]
-            .iter()
-            .all(|f| owner.get(f).and_then(Value::as_str).is_some_and(|v| !v.is_empty()))
+    let Some(owners) = metadata.get("ownerReferences") else {
+        return;
     };
-    if !owners.as_array().is_some_and(|all| all.iter().all(complete)) {
-        wrong("ownerReferences", "each needs apiVersion, kind, name and uid".into());
+    let complete = |owner: &Value| {
+        ["apiVersion", "kind", "name", "uid"].iter().all(|f| {
+            owner
+                .get(f)
+                .and_then(Value::as_str)
+                .is_some_and(|v| !v.is_empty())
+        })
+    };
+    if !owners
+        .as_array()
+        .is_some_and(|all| all.iter().all(complete))
+    {
+        wrong(
+            "ownerReferences",
+            "each needs apiVersion, kind, name and uid".into(),
+        );
     }
 }
 
@@ -349,7 +397,14 @@ mod tests {
         let fields: Vec<_> = all.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(
             fields,
-            ["metadata.name", "metadata.labels", "metadata.labels", "metadata.annotations", "metadata.finalizers", "metadata.ownerReferences"]
+            [
+                "metadata.name",
+                "metadata.labels",
+                "metadata.labels",
+                "metadata.annotations",
+                "metadata.finalizers",
+                "metadata.ownerReferences"
+            ]
         );
     }
 

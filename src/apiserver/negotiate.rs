@@ -45,7 +45,10 @@ pub fn accept(headers: &HeaderMap) -> Result<Wanted, ApiError> {
         .collect();
     let all = all.join(",");
     if all.trim().is_empty() {
-        return Ok(Wanted { shape: Shape::Object, format: Format::Json });
+        return Ok(Wanted {
+            shape: Shape::Object,
+            format: Format::Json,
+        });
     }
     let mut clauses: Vec<_> = all.split(',').filter_map(clause).collect();
     // Stable: equal weights stay in the client's order.
@@ -67,7 +70,12 @@ fn clause(text: &str) -> Option<(u32, Wanted)> {
     let (mut weight, mut kind, mut group, mut version) = (1000, None, "", "");
     for (key, value) in parts.filter_map(|p| p.split_once('=')) {
         match key.trim() {
-            "q" => weight = value.parse::<f32>().ok().map(|q| (q.clamp(0.0, 1.0) * 1000.0) as u32)?,
+            "q" => {
+                weight = value
+                    .parse::<f32>()
+                    .ok()
+                    .map(|q| (q.clamp(0.0, 1.0) * 1000.0) as u32)?
+            }
             "as" => kind = Some(value),
             "g" => group = value,
             "v" => version = value,
@@ -101,11 +109,26 @@ mod tests {
         use Format::*;
         use Shape::*;
         for (text, wanted) in [
-            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", Some((Table, Json))),
-            ("application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", Some((Object, Json))),
-            ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json", Some((Metadata, Json))),
-            ("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", Some((Discovery, Json))),
-            ("application/json;q=0.1,application/yaml", Some((Object, Yaml))),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+                Some((Table, Json)),
+            ),
+            (
+                "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+                Some((Object, Json)),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+                Some((Metadata, Json)),
+            ),
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json",
+                Some((Discovery, Json)),
+            ),
+            (
+                "application/json;q=0.1,application/yaml",
+                Some((Object, Yaml)),
+            ),
             ("application/json;stream=watch", Some((Object, Json))),
             ("*/*", Some((Object, Json))),
             ("", Some((Object, Json))),

@@ -32,7 +32,10 @@ impl OpenApi {
         let mut groups: BTreeMap<String, Vec<&Registration>> = BTreeMap::new();
         let mut definitions = Map::new();
         for r in registrations {
-            groups.entry(r.prefix()[1..].to_owned()).or_default().push(r);
+            groups
+                .entry(r.prefix()[1..].to_owned())
+                .or_default()
+                .push(r);
             definitions.insert(schema_name(r), schema(r, "#/definitions/"));
         }
         let v3 = groups.iter().map(|(path, kinds)| {
@@ -44,7 +47,10 @@ impl OpenApi {
         let v2 = json!({
             "swagger": "2.0", "info": info(), "paths": {}, "definitions": definitions,
         });
-        Self { v3: v3.collect(), v2 }
+        Self {
+            v3: v3.collect(),
+            v2,
+        }
     }
 
     /// Answers below `/openapi/`; `None` if there is nothing.
@@ -76,14 +82,20 @@ impl OpenApi {
     }
 
     fn v2(&self, headers: &HeaderMap) -> Response {
-        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("");
         if !accept.contains("proto-openapi.spec.v2") {
             return json_response(StatusCode::OK, &self.v2);
         }
         // Valid and empty: whoever reads it goes on as for kinds that it does not know.
         let empty = V2Document {
             swagger: "2.0".into(),
-            info: Some(V2Info { title: "Agent Substrate".into(), version: env!("CARGO_PKG_VERSION").into() }),
+            info: Some(V2Info {
+                title: "Agent Substrate".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            }),
             paths: Some(V2Paths {}),
         };
         ([(header::CONTENT_TYPE, V2_PROTOBUF)], empty.encode_to_vec()).into_response()
@@ -163,10 +175,16 @@ fn meta_schemas() -> Map<String, Value> {
             .into_generator()
     };
     let named = [
-        ("ObjectMeta", generator().into_root_schema_for::<ObjectMeta>()),
+        (
+            "ObjectMeta",
+            generator().into_root_schema_for::<ObjectMeta>(),
+        ),
         ("ListMeta", generator().into_root_schema_for::<ListMeta>()),
         ("Status", generator().into_root_schema_for::<Status>()),
-        ("DeleteOptions", generator().into_root_schema_for::<DeleteOptions>()),
+        (
+            "DeleteOptions",
+            generator().into_root_schema_for::<DeleteOptions>(),
+        ),
     ];
     named
         .into_iter()
@@ -250,12 +268,19 @@ fn add_paths(r: &Registration, paths: &mut Map<String, Value>) {
                 item.insert((*method).to_owned(), operation);
             }
         }
-        let parameters: Vec<_> = names.iter().map(|n| parameter(n, "path", "string")).collect();
+        let parameters: Vec<_> = names
+            .iter()
+            .map(|n| parameter(n, "path", "string"))
+            .collect();
         item.insert("parameters".into(), parameters.into());
         paths.insert(path, item.into());
     };
     let namespace: &[&str] = if r.namespaced { &["namespace"] } else { &[] };
-    let both: &[&str] = if r.namespaced { &["name", "namespace"] } else { &["name"] };
+    let both: &[&str] = if r.namespaced {
+        &["name", "namespace"]
+    } else {
+        &["name"]
+    };
     path(
         base.clone(),
         namespace,

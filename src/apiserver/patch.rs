@@ -31,18 +31,23 @@ impl Patch {
                 if patch.is_object() {
                     Ok(Self::Merge(patch))
                 } else {
-                    Err(ApiError::BadRequest("a merge patch must be an object".into()))
+                    Err(ApiError::BadRequest(
+                        "a merge patch must be an object".into(),
+                    ))
                 }
             }
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(bytes)
-                    .map_err(|e| ApiError::BadRequest(format!("the body is not a JSON patch: {e}")))?;
+                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(|e| {
+                    ApiError::BadRequest(format!("the body is not a JSON patch: {e}"))
+                })?;
                 if patch.0.len() > MAX_OPERATIONS {
                     return Err(ApiError::TooLarge(MAX_OPERATIONS));
                 }
                 Ok(Self::Json(patch))
             }
-            _ => Err(ApiError::UnsupportedMediaType { accepted: PATCH_TYPES }),
+            _ => Err(ApiError::UnsupportedMediaType {
+                accepted: PATCH_TYPES,
+            }),
         }
     }
 

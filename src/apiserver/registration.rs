@@ -154,7 +154,10 @@ impl Registration {
             })
         });
         Ok(Self {
-            singular: crd.names.singular.unwrap_or_else(|| crd.names.kind.to_lowercase()),
+            singular: crd
+                .names
+                .singular
+                .unwrap_or_else(|| crd.names.kind.to_lowercase()),
             group: crd.group,
             version: version.name,
             kind: crd.names.kind,

@@ -91,7 +91,10 @@ impl Params {
 
     /// A parameter that is not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|v| !v.is_empty())
     }
 
     /// A flag, as Go's conversion reads it: present and neither `false` nor `0`.
@@ -140,7 +143,14 @@ mod tests {
         let uri: Uri = uri.parse().unwrap();
         let query = Params::of(&uri).unwrap();
         RequestInfo::of(&method, uri.path(), &query).map(|i| {
-            let parts = [&i.group, &i.version, &i.namespace, &i.resource, &i.name, &i.subresource];
+            let parts = [
+                &i.group,
+                &i.version,
+                &i.namespace,
+                &i.resource,
+                &i.name,
+                &i.subresource,
+            ];
             format!("{} {}", i.verb, parts.map(String::as_str).join(","))
         })
     }
@@ -148,15 +158,51 @@ mod tests {
     #[test]
     fn paths() {
         for (method, uri, info) in [
-            (Method::GET, "/apis/g/v1/namespaces/ns/actors", Some("list g,v1,ns,actors,,")),
-            (Method::GET, "/apis/g/v1/actors?watch=1", Some("watch g,v1,,actors,,")),
-            (Method::GET, "/apis/g/v1/actors?watch=false", Some("list g,v1,,actors,,")),
-            (Method::GET, "/apis/g/v1/namespaces/ns/actors/a", Some("get g,v1,ns,actors,a,")),
-            (Method::POST, "/apis/g/v1/namespaces/ns/actors/a/resume", Some("create g,v1,ns,actors,a,resume")),
-            (Method::DELETE, "/apis/g/v1/namespaces/ns/actors", Some("deletecollection g,v1,ns,actors,,")),
-            (Method::GET, "/api/v1/namespaces", Some("list ,v1,,namespaces,,")),
-            (Method::GET, "/api/v1/namespaces/ns", Some("get ,v1,,namespaces,ns,")),
-            (Method::GET, "/api/v1/namespaces/ns/events", Some("list ,v1,ns,events,,")),
+            (
+                Method::GET,
+                "/apis/g/v1/namespaces/ns/actors",
+                Some("list g,v1,ns,actors,,"),
+            ),
+            (
+                Method::GET,
+                "/apis/g/v1/actors?watch=1",
+                Some("watch g,v1,,actors,,"),
+            ),
+            (
+                Method::GET,
+                "/apis/g/v1/actors?watch=false",
+                Some("list g,v1,,actors,,"),
+            ),
+            (
+                Method::GET,
+                "/apis/g/v1/namespaces/ns/actors/a",
+                Some("get g,v1,ns,actors,a,"),
+            ),
+            (
+                Method::POST,
+                "/apis/g/v1/namespaces/ns/actors/a/resume",
+                Some("create g,v1,ns,actors,a,resume"),
+            ),
+            (
+                Method::DELETE,
+                "/apis/g/v1/namespaces/ns/actors",
+                Some("deletecollection g,v1,ns,actors,,"),
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces",
+                Some("list ,v1,,namespaces,,"),
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/ns",
+                Some("get ,v1,,namespaces,ns,"),
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/ns/events",
+                Some("list ,v1,ns,events,,"),
+            ),
             (Method::GET, "/apis/g/v1", None),
             (Method::GET, "/apis/g/v1/", None),
             (Method::GET, "/apis/g/v1/a/b/c/d", None),

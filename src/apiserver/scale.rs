@@ -15,7 +15,13 @@ use serde_json::{Map, Value, json};
 fn shape(paths: &Scale, object: &Value) -> Value {
     let number = |found: Option<&Value>| found.and_then(Value::as_i64).unwrap_or(0);
     let mut metadata = Map::new();
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         if let Some(value) = object.get("metadata").and_then(|m| m.get(field)) {
             metadata.insert(field.to_owned(), value.clone());
         }
@@ -63,12 +69,16 @@ pub async fn scale(
         "update" => {
             let sent = body::object(headers, bytes)?;
             let make = |old: &Value| merge(paths, old, &sent);
-            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make).await?.object
+            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make)
+                .await?
+                .object
         }
         "patch" => {
             let patch = Patch::parse(headers, bytes)?;
             let make = |old: &Value| merge(paths, old, &patch.apply(&shape(paths, old))?);
-            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make).await?.object
+            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make)
+                .await?
+                .object
         }
         _ => return Err(ApiError::MethodNotAllowed),
     };

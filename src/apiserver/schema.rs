@@ -64,7 +64,10 @@ impl Schema {
         schema.patterns()?;
         // These three are the machinery's; the schemas of kinds leave them out.
         for name in ["apiVersion", "kind", "metadata"] {
-            let any = Schema { preserve: true, ..Schema::default() };
+            let any = Schema {
+                preserve: true,
+                ..Schema::default()
+            };
             schema.properties.insert(name.to_owned(), any);
         }
         Ok(schema)
@@ -85,10 +88,12 @@ impl Schema {
     }
 
     fn of(&self, key: &str) -> Option<&Schema> {
-        self.properties.get(key).or(match &self.additional_properties {
-            Some(Additional::Of(schema)) => Some(schema),
-            Some(Additional::Any(_)) | None => None,
-        })
+        self.properties
+            .get(key)
+            .or(match &self.additional_properties {
+                Some(Additional::Of(schema)) => Some(schema),
+                Some(Additional::Any(_)) | None => None,
+            })
     }
 
     fn keeps_unknown(&self) -> bool {
@@ -170,19 +175,33 @@ impl Schema {
         }
         if !self.is_of_kind(value) {
             let kind = self.kind.as_deref().unwrap_or("integer or string");
-            return out.push(violation(path, Cause::Invalid, format!("must be of type {kind}: {value}")));
+            return out.push(violation(
+                path,
+                Cause::Invalid,
+                format!("must be of type {kind}: {value}"),
+            ));
         }
         if let Some(values) = &self.values
             && !values.contains(value)
         {
             let all: Vec<_> = values.iter().map(ToString::to_string).collect();
-            let message = format!("unsupported value {value}: supported values: {}", all.join(", "));
+            let message = format!(
+                "unsupported value {value}: supported values: {}",
+                all.join(", ")
+            );
             out.push(violation(path, Cause::NotSupported, message));
         }
         match value {
             Value::Object(map) => self.check_object(map, path, out),
             Value::Array(all) => {
-                self.check_size(all.len(), self.min_items, self.max_items, "items", path, out);
+                self.check_size(
+                    all.len(),
+                    self.min_items,
+                    self.max_items,
+                    "items",
+                    path,
+                    out,
+                );
                 if let Some(schema) = &self.items {
                     for (i, inner) in all.iter().enumerate() {
                         schema.check_at(inner, &format!("{path}[{i}]"), out);
@@ -191,9 +210,20 @@ impl Schema {
             }
             Value::String(text) => {
                 let length = text.chars().count();
-                self.check_size(length, self.min_length, self.max_length, "characters", path, out);
+                self.check_size(
+                    length,
+                    self.min_length,
+                    self.max_length,
+                    "characters",
+                    path,
+                    out,
+                );
                 if let Some(pattern) = self.compiled.as_ref().filter(|p| !p.is_match(text)) {
-                    out.push(violation(path, Cause::Invalid, format!("{value} must match {pattern}")));
+                    out.push(violation(
+                        path,
+                        Cause::Invalid,
+                        format!("{value} must match {pattern}"),
+                    ));
                 }
             }
             Value::Number(number) => self.check_range(number, path, out),
@@ -203,7 +233,11 @@ impl Schema {
 
     fn check_object(&self, map: &Map<String, Value>, path: &str, out: &mut Vec<Violation>) {
         for name in self.required.iter().filter(|name| !map.contains_key(*name)) {
-            out.push(violation(&field(path, name), Cause::Required, "is required".into()));
+            out.push(violation(
+                &field(path, name),
+                Cause::Required,
+                "is required".into(),
+            ));
         }
         for (key, inner) in map {
             if let Some(schema) = self.of(key) {
@@ -223,10 +257,18 @@ impl Schema {
     ) {
         let size = size as u64;
         if let Some(min) = min.filter(|min| size < *min) {
-            out.push(violation(path, Cause::Invalid, format!("must have at least {min} {of}")));
+            out.push(violation(
+                path,
+                Cause::Invalid,
+                format!("must have at least {min} {of}"),
+            ));
         }
         if let Some(max) = max.filter(|max| size > *max) {
-            out.push(violation(path, Cause::Invalid, format!("must have at most {max} {of}")));
+            out.push(violation(
+                path,
+                Cause::Invalid,
+                format!("must have at most {max} {of}"),
+            ));
         }
     }
 
@@ -260,11 +302,19 @@ impl Schema {
 }
 
 fn field(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 fn violation(path: &str, cause: Cause, message: String) -> Violation {
-    Violation { field: path.to_owned(), cause, message }
+    Violation {
+        field: path.to_owned(),
+        cause,
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -273,7 +323,8 @@ mod tests {
     use serde_json::json;
 
     fn schema() -> Schema {
-        Schema::compile(&json!({"type": "object", "required": ["spec"], "properties": {"spec": {
+        Schema::compile(
+            &json!({"type": "object", "required": ["spec"], "properties": {"spec": {
             "type": "object", "required": ["replicas"], "properties": {
                 "replicas": {"type": "integer", "minimum": 0},
                 "class": {"type": "string", "enum": ["a", "b"], "default": "a"},
@@ -284,7 +335,8 @@ mod tests {
                 "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
                 "port": {"x-kubernetes-int-or-string": true},
                 "maybe": {"type": "string", "nullable": true},
-            }}}}))
+            }}}}),
+        )
         .unwrap()
     }
 
@@ -301,7 +353,8 @@ mod tests {
 
     #[test]
     fn fills_defaults_where_nothing_is() {
-        let mut value = json!({"spec": {"replicas": 1, "class": null, "list": [{}, {"x": 1}], "maybe": null}});
+        let mut value =
+            json!({"spec": {"replicas": 1, "class": null, "list": [{}, {"x": 1}], "maybe": null}});
         schema().fill(&mut value);
         let filled = json!({"spec": {"replicas": 1, "class": "a", "list": [{"x": 7}, {"x": 1}], "maybe": null}});
         assert_eq!(value, filled);
@@ -313,7 +366,10 @@ mod tests {
             let all = schema().check(&value);
             all.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(of(json!({"spec": {"replicas": 1, "port": "http", "maybe": null}})), [""; 0]);
+        assert_eq!(
+            of(json!({"spec": {"replicas": 1, "port": "http", "maybe": null}})),
+            [""; 0]
+        );
         assert_eq!(of(json!({})), ["spec: is required"]);
         let bad = json!({"spec": {"replicas": -1, "class": "c", "name": "A1b2", "labels": {"a": 1},
             "list": [{}, {"x": "y"}], "port": true}});

@@ -45,7 +45,12 @@ impl Filter {
 
     /// Whether an object is selected.
     pub fn matches(&self, object: &Value) -> bool {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        let text = |pointer: &str| {
+            object
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or("")
+        };
         self.namespace
             .as_deref()
             .is_none_or(|n| text("/metadata/namespace") == n)
@@ -58,7 +63,9 @@ impl Filter {
 }
 
 fn labels_of(object: &Value) -> BTreeMap<String, String> {
-    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+    let labels = object
+        .pointer("/metadata/labels")
+        .and_then(Value::as_object);
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     labels
         .iter()
@@ -83,7 +90,9 @@ pub fn fields(text: &str, offered: &[Selectable]) -> Result<Vec<FieldRequirement
                 .or_else(|| term.split_once("==").map(|(k, v)| (k, v, true)))
                 .or_else(|| term.split_once('=').map(|(k, v)| (k, v, true)));
             let (field, value, equal) = parts.ok_or_else(|| {
-                ApiError::BadRequest(format!("invalid field selector {term:?}: write it as field=value"))
+                ApiError::BadRequest(format!(
+                    "invalid field selector {term:?}: write it as field=value"
+                ))
             })?;
             let field = field.trim();
             let found = offered.iter().find(|s| s.label == field).ok_or_else(|| {
@@ -103,13 +112,19 @@ pub fn fields(text: &str, offered: &[Selectable]) -> Result<Vec<FieldRequirement
 }
 
 fn too_many() -> ApiError {
-    ApiError::BadRequest(format!("a selector may have at most {MAX_REQUIREMENTS} requirements"))
+    ApiError::BadRequest(format!(
+        "a selector may have at most {MAX_REQUIREMENTS} requirements"
+    ))
 }
 
 fn unescape(value: &str) -> String {
     let (mut out, mut chars) = (String::new(), value.chars());
     while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+        out.push(if c == '\\' {
+            chars.next().unwrap_or(c)
+        } else {
+            c
+        });
     }
     out
 }
@@ -156,7 +171,11 @@ fn label_requirement(term: &str) -> Result<Requirement, ApiError> {
         if !is_label_key(key) {
             return Err(bad_label(term));
         }
-        Ok(Requirement { key: key.to_owned(), operator, values })
+        Ok(Requirement {
+            key: key.to_owned(),
+            operator,
+            values,
+        })
     };
     if let Some(key) = term.strip_prefix('!') {
         return of(key, Operator::DoesNotExist, vec![]);
@@ -170,7 +189,10 @@ fn label_requirement(term: &str) -> Result<Requirement, ApiError> {
     let Some((head, tail)) = term.split_once('(') else {
         return of(term, Operator::Exists, vec![]);
     };
-    let inner = tail.trim_end().strip_suffix(')').ok_or_else(|| bad_label(term))?;
+    let inner = tail
+        .trim_end()
+        .strip_suffix(')')
+        .ok_or_else(|| bad_label(term))?;
     let values = inner
         .split(',')
         .map(|v| label_value(term, v))
@@ -192,7 +214,11 @@ fn bad_label(term: &str) -> ApiError {
 
 fn label_value(term: &str, value: &str) -> Result<String, ApiError> {
     let value = value.trim();
-    if is_label_value(value) { Ok(value.to_owned()) } else { Err(bad_label(term)) }
+    if is_label_value(value) {
+        Ok(value.to_owned())
+    } else {
+        Err(bad_label(term))
+    }
 }
 
 /// Whether a text can be a label's value: at most 63 letters, digits, `-`, `_`, `.`, beginning and ending with a letter or
@@ -204,7 +230,9 @@ pub fn is_label_value(value: &str) -> bool {
 fn is_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=63).contains(&bytes.len())
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
         && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
 }
@@ -246,10 +274,26 @@ mod tests {
             ("!tier", false, true),
             ("tier=", false, false),
         ] {
-            let filter = Filter { labels: labels(text).unwrap(), ..Filter::default() };
-            assert_eq!((filter.matches(&gold), filter.matches(&none)), (with, without), "{text}");
+            let filter = Filter {
+                labels: labels(text).unwrap(),
+                ..Filter::default()
+            };
+            assert_eq!(
+                (filter.matches(&gold), filter.matches(&none)),
+                (with, without),
+                "{text}"
+            );
         }
-        for bad in ["=x", "a b", "a in (x", "a in x", "a like (x)", "a=b=c", "a,,b", "a>1"] {
+        for bad in [
+            "=x",
+            "a b",
+            "a in (x",
+            "a in x",
+            "a like (x)",
+            "a=b=c",
+            "a,,b",
+            "a>1",
+        ] {
             assert!(matches!(labels(bad), Err(ApiError::BadRequest(_))), "{bad}");
         }
     }
@@ -257,8 +301,14 @@ mod tests {
     #[test]
     fn field_selectors() {
         let offered = [
-            Selectable { label: "metadata.name", pointer: "/metadata/name" },
-            Selectable { label: "status.phase", pointer: "/status/phase" },
+            Selectable {
+                label: "metadata.name",
+                pointer: "/metadata/name",
+            },
+            Selectable {
+                label: "status.phase",
+                pointer: "/status/phase",
+            },
         ];
         for (text, expected) in [
             ("metadata.name=a", true),
@@ -267,12 +317,21 @@ mod tests {
             (r"metadata.name=a\,b", false),
             ("", true),
         ] {
-            let filter = Filter { fields: fields(text, &offered).unwrap(), ..Filter::default() };
+            let filter = Filter {
+                fields: fields(text, &offered).unwrap(),
+                ..Filter::default()
+            };
             assert_eq!(filter.matches(&object(json!({}))), expected, "{text}");
         }
-        assert_eq!(fields(r"metadata.name=a\,b", &offered).unwrap()[0].value, "a,b");
+        assert_eq!(
+            fields(r"metadata.name=a\,b", &offered).unwrap()[0].value,
+            "a,b"
+        );
         for bad in ["spec.x=1", "metadata.name"] {
-            assert!(matches!(fields(bad, &offered), Err(ApiError::BadRequest(_))), "{bad}");
+            assert!(
+                matches!(fields(bad, &offered), Err(ApiError::BadRequest(_))),
+                "{bad}"
+            );
         }
     }
 

@@ -54,7 +54,10 @@ pub async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(DRAIN, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("requests were still under way at the end");
     }
 }
@@ -82,7 +85,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, wa
         Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    let peer = certificates.map(|c| PeerCertificates(c.iter().map(|c| c.clone().into_owned()).collect()));
+    let peer =
+        certificates.map(|c| PeerCertificates(c.iter().map(|c| c.clone().into_owned()).collect()));
     let service = router.map_request(move |request: Request<hyper::body::Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         if let Some(peer) = &peer {
@@ -100,7 +104,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, wa
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(KEEP_ALIVE);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let serving = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
     if let Err(error) = watcher.watch(serving.into_owned()).await {
         tracing::debug!(%error, "a connection broke");
     }

@@ -180,7 +180,9 @@ impl ApiError {
                     .iter()
                     .map(|c| json!({"reason": c.cause.as_str(), "message": c.message, "field": c.field}))
                     .collect();
-                Some(json!({"name": target.name, "group": target.group, "kind": target.kind, "causes": causes}))
+                Some(
+                    json!({"name": target.name, "group": target.group, "kind": target.kind, "causes": causes}),
+                )
             }
             Self::FutureVersion { .. } => Some(json!({
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
@@ -199,12 +201,18 @@ impl ApiError {
             StorageError::NotFound => Self::NotFound(target()),
             StorageError::Exists => Self::AlreadyExists(target()),
             StorageError::Conflict => Self::modified(target()),
-            StorageError::Refused(why) => Self::Conflict { target: target(), why },
+            StorageError::Refused(why) => Self::Conflict {
+                target: target(),
+                why,
+            },
             StorageError::Expired => Self::Expired,
             StorageError::Full(why) => Self::Forbidden(why),
             StorageError::Unavailable(why) => Self::Unavailable(why),
             StorageError::ReadOnly => Self::MethodNotAllowed,
-            StorageError::Invalid(causes) => Self::Invalid { target: target(), causes },
+            StorageError::Invalid(causes) => Self::Invalid {
+                target: target(),
+                causes,
+            },
             StorageError::Internal(why) => Self::Internal(why),
         }
     }
@@ -225,7 +233,10 @@ impl IntoResponse for ApiError {
             tracing::warn!(%code, error = %self, "request failed");
         }
         let mut response = json_response(code, &self.to_status());
-        if matches!(self, Self::Unavailable(_) | Self::TooManyRequests(_) | Self::FutureVersion { .. }) {
+        if matches!(
+            self,
+            Self::Unavailable(_) | Self::TooManyRequests(_) | Self::FutureVersion { .. }
+        ) {
             let value = HeaderValue::from(RETRY_AFTER_SECONDS);
             response.headers_mut().insert(header::RETRY_AFTER, value);
         }
@@ -264,8 +275,14 @@ mod tests {
     #[test]
     fn says_what_kubernetes_says() {
         for (error, message) in [
-            (ApiError::NotFound(target()), "actors.runtime.ate.dev \"a\" not found"),
-            (ApiError::AlreadyExists(target()), "actors.runtime.ate.dev \"a\" already exists"),
+            (
+                ApiError::NotFound(target()),
+                "actors.runtime.ate.dev \"a\" not found",
+            ),
+            (
+                ApiError::AlreadyExists(target()),
+                "actors.runtime.ate.dev \"a\" already exists",
+            ),
             (
                 ApiError::modified(target()),
                 "Operation cannot be fulfilled on actors.runtime.ate.dev \"a\": the object has been modified; please apply your changes to the latest version and try again",
@@ -289,8 +306,14 @@ mod tests {
         };
         let status = error.to_status();
         assert_eq!(status["code"], 422);
-        assert_eq!(status["message"], "Actor.runtime.ate.dev \"a\" is invalid: spec.x: give one");
+        assert_eq!(
+            status["message"],
+            "Actor.runtime.ate.dev \"a\" is invalid: spec.x: give one"
+        );
         assert_eq!(status["details"]["kind"], "Actor");
-        assert_eq!(status["details"]["causes"][0]["reason"], "FieldValueRequired");
+        assert_eq!(
+            status["details"]["causes"][0]["reason"],
+            "FieldValueRequired"
+        );
     }
 }

@@ -45,7 +45,11 @@ impl Column {
             format: column.format.clone().unwrap_or_default(),
             description: column.description.clone().unwrap_or_default(),
             priority: column.priority.unwrap_or(0),
-            cell: if is_date { Cell::Age(path) } else { Cell::Path(path) },
+            cell: if is_date {
+                Cell::Age(path)
+            } else {
+                Cell::Path(path)
+            },
         })
     }
 
@@ -123,7 +127,10 @@ fn columns(registration: &Registration) -> Vec<Value> {
 }
 
 fn row(registration: &Registration, object: &Value, include: Include, now: Timestamp) -> Value {
-    let name = object.pointer("/metadata/name").cloned().unwrap_or_default();
+    let name = object
+        .pointer("/metadata/name")
+        .cloned()
+        .unwrap_or_default();
     let cells: Vec<_> = std::iter::once(name)
         .chain(registration.columns.iter().map(|c| c.value(object, now)))
         .collect();

@@ -1,5 +1,6 @@
 //! Watches: first the state where it is asked for, then every change, each once.
 
+use super::Context;
 use super::body::Reply;
 use super::list::{self, collect};
 use super::negotiate::{Shape, Wanted};
@@ -8,7 +9,6 @@ use super::selector::Filter;
 use super::status::ApiError;
 use super::storage::{ObjectChange, StorageError, stamp};
 use super::table::{self, Include};
-use super::Context;
 use crate::api::names::ResourceVersion;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -140,17 +140,29 @@ impl Watch {
             Start::After(version) => {
                 self.at = version;
                 // An expired version is answered at once, not in the stream.
-                let read = self.registration.storage.changes(version, Duration::ZERO).await;
+                let read = self
+                    .registration
+                    .storage
+                    .changes(version, Duration::ZERO)
+                    .await;
                 read.map_err(|e| ApiError::storage(e, || self.registration.target("")))?;
             }
             Start::Now => {
-                let everything = Filter { namespace: self.filter.namespace.clone(), ..Filter::default() };
-                self.at = collect(&self.registration, &everything, None, 1).await?.version;
+                let everything = Filter {
+                    namespace: self.filter.namespace.clone(),
+                    ..Filter::default()
+                };
+                self.at = collect(&self.registration, &everything, None, 1)
+                    .await?
+                    .version;
             }
             Start::State { mark } => {
                 let state = collect(&self.registration, &self.filter, None, usize::MAX).await?;
                 if let Some(asked) = asked.filter(|asked| *asked > state.version) {
-                    return Err(ApiError::FutureVersion { asked, current: state.version });
+                    return Err(ApiError::FutureVersion {
+                        asked,
+                        current: state.version,
+                    });
                 }
                 self.at = state.version;
                 for object in state.items {
@@ -175,7 +187,9 @@ impl Watch {
             Ok(()) | Err(End::Client) => {}
             Err(End::Storage(error)) => {
                 let error = ApiError::storage(error, || self.registration.target(""));
-                let _ = self.send(json!({"type": "ERROR", "object": error.to_status()})).await;
+                let _ = self
+                    .send(json!({"type": "ERROR", "object": error.to_status()}))
+                    .await;
             }
         }
     }

@@ -50,7 +50,10 @@ impl WriteOptions {
                 )));
             }
         };
-        Ok(Self { dry_run: ctx.query.dry_run()?, fields })
+        Ok(Self {
+            dry_run: ctx.query.dry_run()?,
+            fields,
+        })
     }
 }
 
@@ -78,7 +81,11 @@ fn admit(
 }
 
 /// Schema first; the kind's own rules only see objects that fit it.
-fn check(registration: &Registration, object: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+fn check(
+    registration: &Registration,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
     let mut causes = registration.schema.check(object);
     if causes.is_empty() {
         (registration.rules.normalize)(object);
@@ -97,7 +104,11 @@ fn check(registration: &Registration, object: &mut Value, old: Option<&Value>) -
 }
 
 /// Answers POST to a collection.
-pub async fn create(ctx: &Context, headers: &HeaderMap, bytes: &[u8]) -> Result<Response, ApiError> {
+pub async fn create(
+    ctx: &Context,
+    headers: &HeaderMap,
+    bytes: &[u8],
+) -> Result<Response, ApiError> {
     let registration = &ctx.registration;
     let options = WriteOptions::of(ctx)?;
     let mut object = body::object(headers, bytes)?;
@@ -126,7 +137,8 @@ pub async fn create(ctx: &Context, headers: &HeaderMap, bytes: &[u8]) -> Result<
         match created {
             Err(StorageError::Exists) if generated && attempt < MAX_NAMES => continue,
             other => {
-                let created = other.map_err(|e| ApiError::storage(e, || registration.target(&key.name)))?;
+                let created =
+                    other.map_err(|e| ApiError::storage(e, || registration.target(&key.name)))?;
                 let reply = ctx.reply();
                 let mut response = reply.respond(StatusCode::CREATED, &reply.shape(created));
                 body::warn(&mut response, &warnings);
@@ -190,7 +202,10 @@ pub async fn replace(
         }
         let warnings = prepare(registration, &old, &mut new, part, options)?;
         if new == old || options.dry_run {
-            return Ok(Replaced { object: new, warnings });
+            return Ok(Replaced {
+                object: new,
+                warnings,
+            });
         }
         let expected = version.parse().map(ResourceVersion).unwrap_or_default();
         match registration.storage.update(&key, part, new, expected).await {

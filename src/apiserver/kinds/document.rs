@@ -14,14 +14,20 @@ use std::sync::Arc;
 /// Pools.
 pub fn worker_pool(store: Arc<dyn Store>) -> Result<Registration, RegistrationError> {
     let storage = Arc::new(DocumentStorage::new(store, "workerpools"));
-    let rules = Rules { normalize: |_| {}, validate: check_pool };
+    let rules = Rules {
+        normalize: |_| {},
+        validate: check_pool,
+    };
     Registration::of::<WorkerPool>(storage, rules)
 }
 
 /// Templates.
 pub fn actor_template(store: Arc<dyn Store>) -> Result<Registration, RegistrationError> {
     let storage = Arc::new(DocumentStorage::new(store, "actortemplates"));
-    let rules = Rules { normalize: |_| {}, validate: check_template };
+    let rules = Rules {
+        normalize: |_| {},
+        validate: check_template,
+    };
     Registration::of::<ActorTemplate>(storage, rules)
 }
 
@@ -56,7 +62,8 @@ fn check_template(object: &Value, old: Option<&Value>) -> Vec<Violation> {
     let mut out = validate::template(meta::text(object, "name"), &spec);
     check_namespace(object, &mut out);
     if old.is_some_and(|old| old.get("spec") != object.get("spec")) {
-        let message = "spec is immutable: make a new template, for example with a content hash in its name";
+        let message =
+            "spec is immutable: make a new template, for example with a content hash in its name";
         out.push(violation("spec", Cause::Invalid, message));
     }
     out

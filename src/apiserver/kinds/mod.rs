@@ -42,12 +42,17 @@ pub fn dev(
 /// Text at a pointer, or `<none>`.
 fn text(object: &Value, pointer: &str) -> String {
     let found = object.pointer(pointer).and_then(Value::as_str);
-    found.filter(|t| !t.is_empty()).unwrap_or("<none>").to_owned()
+    found
+        .filter(|t| !t.is_empty())
+        .unwrap_or("<none>")
+        .to_owned()
 }
 
 /// The status of a condition; empty where there is none.
 fn condition(object: &Value, kind: &str) -> String {
-    let all = object.pointer("/status/conditions").and_then(Value::as_array);
+    let all = object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
     let of = |c: &&Value| c.get("type").and_then(Value::as_str) == Some(kind);
     let found = all.and_then(|all| all.iter().find(of));
     let status = found.and_then(|c| c.get("status")?.as_str());

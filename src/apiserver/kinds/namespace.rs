@@ -1,9 +1,7 @@
 //! `v1 Namespace` of `ate dev`: made up, so that clients which look for namespaces find them.
 
 use super::{age, text};
-use crate::apiserver::registration::{
-    NAME, Registration, RegistrationError, Rules, StatusSupport,
-};
+use crate::apiserver::registration::{NAME, Registration, RegistrationError, Rules, StatusSupport};
 use crate::apiserver::schema::Schema;
 use crate::apiserver::storage::{NamespaceStorage, Storage};
 use crate::apiserver::table::Column;
@@ -28,7 +26,9 @@ pub fn namespaces(kinds: Vec<Arc<dyn Storage>>) -> Result<Registration, Registra
         namespaced: false,
         verbs: &["get", "list"],
         columns: vec![
-            Column::text("Status", "Where it is.", false, |o, _| text(o, "/status/phase")),
+            Column::text("Status", "Where it is.", false, |o, _| {
+                text(o, "/status/phase")
+            }),
             Column::text("Age", "How long ago it was created.", false, age),
         ],
         selectable: vec![NAME],
@@ -37,7 +37,10 @@ pub fn namespaces(kinds: Vec<Arc<dyn Storage>>) -> Result<Registration, Registra
         status: StatusSupport::None,
         scale: None,
         connects: vec![],
-        rules: Rules { normalize: |_| {}, validate: |_, _| vec![] },
+        rules: Rules {
+            normalize: |_| {},
+            validate: |_, _| vec![],
+        },
         storage: Arc::new(NamespaceStorage::new(kinds)),
     })
 }

@@ -1,8 +1,6 @@
 //! Actors: objects are views of the store's records; deletion goes through whoever moves actors.
 
-use super::{
-    ObjectChange, ObjectKey, ObjectPage, Part, Storage, StorageError, Written, stamp,
-};
+use super::{ObjectChange, ObjectKey, ObjectPage, Part, Storage, StorageError, Written, stamp};
 use crate::api::actor::Actor;
 use crate::api::names::{ActorKey, ResourceVersion};
 use crate::api::record::{ActorRecord, Header, MetaRecord, SpecRecord, StatusRecord};
@@ -118,7 +116,10 @@ impl Storage for ActorStorage {
         limit: usize,
     ) -> Result<ObjectPage, StorageError> {
         let after = after.map(|k| ActorKey::new(&k.namespace, &k.name));
-        let page = self.store.list_actors(namespace, after.as_ref(), limit).await?;
+        let page = self
+            .store
+            .list_actors(namespace, after.as_ref(), limit)
+            .await?;
         Ok(ObjectPage {
             items: page.items.iter().map(object).collect::<Result<_, _>>()?,
             version: page.version,

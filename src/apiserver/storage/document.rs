@@ -97,14 +97,22 @@ impl Storage for DocumentStorage {
             .collect();
         wanted.sort_by(|a, b| a.0.cmp(&b.0));
         let next = (wanted.len() > limit)
-            .then(|| wanted.get(limit.saturating_sub(1)).map(|(key, _)| key.clone()))
+            .then(|| {
+                wanted
+                    .get(limit.saturating_sub(1))
+                    .map(|(key, _)| key.clone())
+            })
             .flatten();
         let items = wanted
             .iter()
             .take(limit)
             .map(|(_, d)| parse(&d.body, d.version))
             .collect::<Result<_, _>>()?;
-        Ok(ObjectPage { items, version, next })
+        Ok(ObjectPage {
+            items,
+            version,
+            next,
+        })
     }
 
     async fn changes(

@@ -32,7 +32,10 @@ pub struct ObjectKey {
 impl ObjectKey {
     /// A key.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -188,7 +191,9 @@ pub(super) fn stamp(object: &mut Value, version: ResourceVersion) {
 
 /// Whether an object is being deleted.
 pub(super) fn is_deleting(object: &Value) -> bool {
-    object.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string)
+    object
+        .pointer("/metadata/deletionTimestamp")
+        .is_some_and(Value::is_string)
 }
 
 /// Whether an object has finalizers.

@@ -64,7 +64,9 @@ fn uuid(name: &str) -> String {
     let hash = Sha256::digest(name.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+    uuid::Builder::from_custom_bytes(bytes)
+        .into_uuid()
+        .to_string()
 }
 
 #[async_trait]
@@ -90,7 +92,11 @@ impl Storage for NamespaceStorage {
             (Some(_), Some(last)) => Some(ObjectKey::new("", last.as_str())),
             _ => None,
         };
-        Ok(ObjectPage { items: items.iter().map(|n| object(n)).collect(), version, next })
+        Ok(ObjectPage {
+            items: items.iter().map(|n| object(n)).collect(),
+            version,
+            next,
+        })
     }
 
     async fn changes(

@@ -57,14 +57,22 @@ impl Storage for WorkerStorage {
             .collect();
         wanted.sort_by(|a, b| a.0.cmp(&b.0));
         let next = (wanted.len() > limit)
-            .then(|| wanted.get(limit.saturating_sub(1)).map(|(key, _)| key.clone()))
+            .then(|| {
+                wanted
+                    .get(limit.saturating_sub(1))
+                    .map(|(key, _)| key.clone())
+            })
             .flatten();
         let items = wanted
             .iter()
             .take(limit)
             .map(|(_, w)| object(w))
             .collect::<Result<_, _>>()?;
-        Ok(ObjectPage { items, version: page.version, next })
+        Ok(ObjectPage {
+            items,
+            version: page.version,
+            next,
+        })
     }
 
     async fn changes(

@@ -12,7 +12,9 @@ async fn gone_at_once_where_nothing_holds_it() {
         assert_eq!(status.ok()["status"], "Success");
         assert_eq!(status.body["details"]["uid"], made["metadata"]["uid"]);
         h.get(&uri).await.fails(404, "NotFound", "not found");
-        h.delete(&uri, None).await.fails(404, "NotFound", "not found");
+        h.delete(&uri, None)
+            .await
+            .fails(404, "NotFound", "not found");
     }
 }
 
@@ -24,16 +26,28 @@ async fn finalizers_hold_an_object() {
         h.make(uri, &object).await;
         let uri = format!("{uri}/a");
         let marked = h.delete(&uri, None).await.ok().clone();
-        assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
+        assert!(
+            marked["metadata"]["deletionTimestamp"].is_string(),
+            "{marked}"
+        );
         assert_eq!(marked["metadata"]["generation"], 2);
         let again = h.delete(&uri, None).await.ok().clone();
-        assert_eq!(again["metadata"]["deletionTimestamp"], marked["metadata"]["deletionTimestamp"]);
+        assert_eq!(
+            again["metadata"]["deletionTimestamp"],
+            marked["metadata"]["deletionTimestamp"]
+        );
         assert_eq!(again["metadata"]["generation"], 2);
         let more = json!({"metadata": {"finalizers": ["example.org/hold", "example.org/more"]}});
-        h.merge(&uri, &more).await.fails(422, "Invalid", "being deleted");
-        h.merge(&uri, &json!({"metadata": {"deletionTimestamp": null}})).await.ok();
+        h.merge(&uri, &more)
+            .await
+            .fails(422, "Invalid", "being deleted");
+        h.merge(&uri, &json!({"metadata": {"deletionTimestamp": null}}))
+            .await
+            .ok();
         assert!(h.get(&uri).await.ok()["metadata"]["deletionTimestamp"].is_string());
-        h.merge(&uri, &json!({"metadata": {"finalizers": null}})).await.ok();
+        h.merge(&uri, &json!({"metadata": {"finalizers": null}}))
+            .await
+            .ok();
         h.get(&uri).await.fails(404, "NotFound", "not found");
     }
 }
@@ -46,14 +60,19 @@ async fn preconditions() {
         let uri = format!("{uri}/a");
         for (field, wrong) in [("uid", "other"), ("resourceVersion", "1")] {
             let body = json!({"preconditions": {field: wrong}});
-            h.delete(&uri, Some(&body)).await.fails(409, "Conflict", "Precondition failed");
+            h.delete(&uri, Some(&body))
+                .await
+                .fails(409, "Conflict", "Precondition failed");
         }
         let body = json!({"preconditions": {"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]}});
         h.delete(&uri, Some(&body)).await.ok();
     }
-    h.delete(&format!("{POOLS}/x"), Some(&json!({"propagationPolicy": "Sideways"})))
-        .await
-        .fails(400, "BadRequest", "propagationPolicy");
+    h.delete(
+        &format!("{POOLS}/x"),
+        Some(&json!({"propagationPolicy": "Sideways"})),
+    )
+    .await
+    .fails(400, "BadRequest", "propagationPolicy");
 }
 
 #[tokio::test]
@@ -67,13 +86,23 @@ async fn collections_honour_selectors() {
         }
         let elsewhere = uri.replace("/ns/", "/other/");
         h.make(&elsewhere, &make("a")).await;
-        let deleted = h.delete(&format!("{uri}?labelSelector=keep%3Dfalse"), None).await;
+        let deleted = h
+            .delete(&format!("{uri}?labelSelector=keep%3Dfalse"), None)
+            .await;
         assert_eq!(deleted.ok()["items"].as_array().unwrap().len(), 2);
         let left = h.get(uri).await.body;
         assert_eq!(left["items"].as_array().unwrap().len(), 1);
         assert_eq!(left["items"][0]["metadata"]["name"], "b");
-        assert_eq!(h.get(&elsewhere).await.body["items"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            h.get(&elsewhere).await.body["items"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
     }
     let all = POOLS.replace("/namespaces/ns", "");
-    h.delete(&all, None).await.fails(405, "MethodNotAllowed", "");
+    h.delete(&all, None)
+        .await
+        .fails(405, "MethodNotAllowed", "");
 }

@@ -49,9 +49,9 @@ impl FakeDriver {
         };
         match self.0.begin(begin).await {
             Ok(Begun::Owned { record, .. }) => Ok(record),
-            Ok(Begun::Held { .. } | Begun::Refused { .. }) => {
-                Err(DriveError::Conflict("another operation is in progress".into()))
-            }
+            Ok(Begun::Held { .. } | Begun::Refused { .. }) => Err(DriveError::Conflict(
+                "another operation is in progress".into(),
+            )),
             Err(e) => Err(DriveError::NotFound(e.to_string())),
         }
     }
@@ -114,7 +114,10 @@ impl ActorDriver for FakeDriver {
         _key: &ActorKey,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<Bytes, DriveError>>, DriveError> {
-        let lines = vec![Ok(Bytes::from("one\n")), Ok(Bytes::from(format!("{options:?}\n")))];
+        let lines = vec![
+            Ok(Bytes::from("one\n")),
+            Ok(Bytes::from(format!("{options:?}\n"))),
+        ];
         Ok(futures::stream::iter(lines).boxed())
     }
 }
@@ -159,7 +162,9 @@ impl Harness {
     }
 
     pub(super) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = tokio::time::timeout(PATIENCE, self.open(request)).await.unwrap();
+        let response = tokio::time::timeout(PATIENCE, self.open(request))
+            .await
+            .unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -182,7 +187,8 @@ impl Harness {
     }
 
     pub(super) async fn get(&self, uri: &str) -> Answer {
-        self.with("GET", uri, "application/json", String::new()).await
+        self.with("GET", uri, "application/json", String::new())
+            .await
     }
 
     pub(super) async fn get_as(&self, uri: &str, accept: &str) -> Answer {
@@ -191,15 +197,23 @@ impl Harness {
     }
 
     pub(super) async fn post(&self, uri: &str, body: &Value) -> Answer {
-        self.with("POST", uri, "application/json", body.to_string()).await
+        self.with("POST", uri, "application/json", body.to_string())
+            .await
     }
 
     pub(super) async fn put(&self, uri: &str, body: &Value) -> Answer {
-        self.with("PUT", uri, "application/json", body.to_string()).await
+        self.with("PUT", uri, "application/json", body.to_string())
+            .await
     }
 
     pub(super) async fn merge(&self, uri: &str, body: &Value) -> Answer {
-        self.with("PATCH", uri, "application/merge-patch+json", body.to_string()).await
+        self.with(
+            "PATCH",
+            uri,
+            "application/merge-patch+json",
+            body.to_string(),
+        )
+        .await
     }
 
     pub(super) async fn patch(&self, uri: &str, kind: &str, body: &Value) -> Answer {
@@ -261,5 +275,9 @@ pub(super) fn template(name: &str) -> Value {
 }
 
 pub(super) fn version(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap()
 }

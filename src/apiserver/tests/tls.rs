@@ -29,8 +29,19 @@ impl Https {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = authn::require_certificate(harness.router.clone());
-        let served = tokio::spawn(serve(listener, Arc::new(tls), router, harness.shutdown.clone()));
-        Self { harness, address, authority, dir, served }
+        let served = tokio::spawn(serve(
+            listener,
+            Arc::new(tls),
+            router,
+            harness.shutdown.clone(),
+        ));
+        Self {
+            harness,
+            address,
+            authority,
+            dir,
+            served,
+        }
     }
 
     pub(super) fn url(&self, path: &str) -> String {
@@ -43,9 +54,13 @@ impl Https {
     }
 
     fn client(&self, leaf: Option<&Leaf>) -> reqwest::Client {
-        let mut config = crate::identity::tls::client_config(leaf, self.authority.certificate()).unwrap();
+        let mut config =
+            crate::identity::tls::client_config(leaf, self.authority.certificate()).unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        reqwest::Client::builder().tls_backend_preconfigured(config).build().unwrap()
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
+            .build()
+            .unwrap()
     }
 }
 
@@ -57,10 +72,18 @@ async fn only_trusted_certificates_pass() {
         (response.status().as_u16(), response.text().await.unwrap())
     };
     let (code, text) = get(None, ACTORS).await;
-    assert_eq!((code, text.contains("\"reason\":\"Unauthorized\"")), (401, true), "{text}");
+    assert_eq!(
+        (code, text.contains("\"reason\":\"Unauthorized\"")),
+        (401, true),
+        "{text}"
+    );
     assert_eq!(get(None, "/readyz").await, (200, "ok".into()));
     let (code, text) = get(Some(&s.client_leaf("strangers")), ACTORS).await;
-    assert_eq!((code, text.contains("is in none of the groups")), (403, true), "{text}");
+    assert_eq!(
+        (code, text.contains("is in none of the groups")),
+        (403, true),
+        "{text}"
+    );
     for group in [authn::MASTERS, authn::COMPONENTS] {
         assert_eq!(get(Some(&s.client_leaf(group)), ACTORS).await.0, 200);
     }
@@ -73,12 +96,21 @@ async fn many_watches_share_a_connection_and_end_with_the_server() {
     let url = s.url(&format!("{POOLS}?watch=1&resourceVersion=1"));
     let open = (0..300).map(|_| client.get(&url).send());
     let watches = futures::future::join_all(open).await;
-    assert!(watches.iter().all(|w| w.as_ref().is_ok_and(|w| w.status() == 200)));
+    assert!(
+        watches
+            .iter()
+            .all(|w| w.as_ref().is_ok_and(|w| w.status() == 200))
+    );
     let other = client.get(s.url(POOLS)).send().await.unwrap();
     assert_eq!(other.status(), 200);
     s.harness.shutdown.cancel();
     for watch in watches {
-        let _ = tokio::time::timeout(PATIENCE, watch.unwrap().bytes()).await.unwrap();
+        let _ = tokio::time::timeout(PATIENCE, watch.unwrap().bytes())
+            .await
+            .unwrap();
     }
-    tokio::time::timeout(PATIENCE, s.served).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, s.served)
+        .await
+        .unwrap()
+        .unwrap();
 }

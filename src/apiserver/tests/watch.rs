@@ -14,7 +14,10 @@ impl Events {
         let request = Request::builder().uri(uri).header(header::ACCEPT, accept);
         let response = h.open(request.body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), StatusCode::OK);
-        Self { body: response.into_body(), rest: String::new() }
+        Self {
+            body: response.into_body(),
+            rest: String::new(),
+        }
     }
 
     /// The next event; `None` at the end.
@@ -25,7 +28,9 @@ impl Events {
                 self.rest = rest.to_owned();
                 return Some(event);
             }
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.unwrap()?;
+            let frame = tokio::time::timeout(PATIENCE, self.body.frame())
+                .await
+                .unwrap()?;
             let bytes = frame.unwrap().into_data().unwrap();
             self.rest.push_str(std::str::from_utf8(&bytes).unwrap());
         }
@@ -34,12 +39,19 @@ impl Events {
     /// Type and name of the next event.
     async fn short(&mut self) -> String {
         let event = self.next().await.unwrap();
-        format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap_or("-"))
+        format!(
+            "{} {}",
+            event["type"].as_str().unwrap(),
+            event["object"]["metadata"]["name"].as_str().unwrap_or("-")
+        )
     }
 }
 
 async fn current(h: &Harness, uri: &str) -> String {
-    h.get(uri).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
+    h.get(uri).await.ok()["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -48,9 +60,19 @@ async fn changes_each_once_from_a_list() {
     for (uri, make) in [(ACTORS, actor as fn(&str) -> Value), (POOLS, pool)] {
         h.make(uri, &make("old")).await;
         let version = current(&h, uri).await;
-        let mut events = Events::open(&h, &format!("{uri}?watch=1&resourceVersion={version}"), "*/*").await;
+        let mut events = Events::open(
+            &h,
+            &format!("{uri}?watch=1&resourceVersion={version}"),
+            "*/*",
+        )
+        .await;
         let made = h.make(uri, &make("a")).await;
-        h.merge(&format!("{uri}/a"), &json!({"metadata": {"labels": {"x": "1"}}})).await.ok();
+        h.merge(
+            &format!("{uri}/a"),
+            &json!({"metadata": {"labels": {"x": "1"}}}),
+        )
+        .await
+        .ok();
         h.make(&uri.replace("/ns/", "/other/"), &make("b")).await;
         h.delete(&format!("{uri}/old"), None).await.ok();
         let added = events.next().await.unwrap();
@@ -84,12 +106,21 @@ async fn state_first_where_no_version_is_named() {
         assert_eq!(events.short().await, "ADDED b");
         let mark = events.next().await.unwrap();
         assert_eq!(mark["type"], "BOOKMARK");
-        assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+        assert_eq!(
+            mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+            "true"
+        );
         h.make(uri, &make("c")).await;
         assert_eq!(events.short().await, "ADDED c");
     }
-    h.get(&format!("{POOLS}?watch=1&sendInitialEvents=true")).await.fails(422, "Invalid", "NotOlderThan");
-    h.get(&format!("{POOLS}?watch=1&resourceVersionMatch=Exact&resourceVersion=5")).await.fails(422, "Invalid", "forbidden for watch");
+    h.get(&format!("{POOLS}?watch=1&sendInitialEvents=true"))
+        .await
+        .fails(422, "Invalid", "NotOlderThan");
+    h.get(&format!(
+        "{POOLS}?watch=1&resourceVersionMatch=Exact&resourceVersion=5"
+    ))
+    .await
+    .fails(422, "Invalid", "forbidden for watch");
 }
 
 #[tokio::test]
@@ -124,7 +155,12 @@ async fn one_object_until_it_is_gone() {
     let h = Harness::new().await;
     h.make(POOLS, &pool("a")).await;
     h.make(POOLS, &pool("b")).await;
-    let mut events = Events::open(&h, &format!("{POOLS}?watch=1&fieldSelector=metadata.name%3Da"), "*/*").await;
+    let mut events = Events::open(
+        &h,
+        &format!("{POOLS}?watch=1&fieldSelector=metadata.name%3Da"),
+        "*/*",
+    )
+    .await;
     h.delete(&format!("{POOLS}/b"), None).await.ok();
     h.delete(&format!("{POOLS}/a"), None).await.ok();
     assert_eq!(events.short().await, "ADDED a");
@@ -150,10 +186,16 @@ async fn tables_name_their_columns_once() {
 async fn ends_with_a_bookmark_at_its_time() {
     let h = Harness::new().await;
     h.make(POOLS, &pool("a")).await;
-    let query = format!("{POOLS}?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion={}", current(&h, POOLS).await);
+    let query = format!(
+        "{POOLS}?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion={}",
+        current(&h, POOLS).await
+    );
     let mut events = Events::open(&h, &query, "*/*").await;
     let mark = events.next().await.unwrap();
-    assert_eq!((&mark["type"], &mark["object"]["kind"]), (&json!("BOOKMARK"), &json!("WorkerPool")));
+    assert_eq!(
+        (&mark["type"], &mark["object"]["kind"]),
+        (&json!("BOOKMARK"), &json!("WorkerPool"))
+    );
     assert!(version_of(&mark["object"]) > 0);
     assert_eq!(events.next().await, None);
 }
