@@ -2,6 +2,7 @@
 
 use super::fsck;
 use crate::api::names::Incarnation;
+use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
 use crate::store::testing::TestServer;
 use crate::store::{Kind, RedisStore, Store, StoreError};
@@ -39,13 +40,15 @@ async fn a_watch_that_ran_while_writes_were_lost_ends() {
     let store = server.store().await;
     created(&store, "team", "a").await;
     let page = store.list_actors(None, None, 1).await.unwrap();
-    let (seen, ()) = tokio::join!(
-        store.changes(Kind::Actor, page.version, 10, PATIENCE),
-        async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            server.ask(&["FLUSHALL"]);
-        }
-    );
+    let trips = store.round_trips();
+    let watch = store.changes(Kind::Actor, page.version, 10, PATIENCE);
+    let (seen, ()) = tokio::join!(watch, async {
+        eventually("the log is being read", || async {
+            (store.round_trips() > trips + 100).then_some(())
+        })
+        .await;
+        server.ask(&["FLUSHALL"]);
+    });
     assert!(matches!(seen, Err(StoreError::Expired(_))), "{seen:?}");
 }
 

@@ -18,6 +18,7 @@ async fn a_resume_is_three_round_trips() {
     store.report_worker(&w).await.unwrap();
     let before = store.round_trips();
     let mut mine = owned(&store, waking(&stored.key, ME, LONG)).await;
+    store.incarnation().await.unwrap();
     let request = claim(&PoolKey::new("team", "p"), &stored.key, mine.header.epoch.0);
     store.claim(&request).await.unwrap().unwrap();
     mine.header.phase = Phase::Running;

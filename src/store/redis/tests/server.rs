@@ -2,7 +2,8 @@
 
 use crate::api::names::ResourceVersion;
 use crate::store::conformance::*;
-use crate::store::testing::TestServer;
+use crate::store::redis::StoreTls;
+use crate::store::testing::{TestServer, free_port};
 use crate::store::{Kind, RedisStore, Store, StoreError, StoreOptions};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,43 @@ async fn a_unix_socket_works() {
     let _server = TestServer::single_with(&["--unixsocket", path]);
     let url = format!("redis+unix://{path}");
     let store = RedisStore::connect(StoreOptions::new(url)).await.unwrap();
+    created(&store, "team", "a").await;
+}
+
+#[tokio::test]
+async fn tls_with_a_private_root_works() {
+    let names = ["localhost".to_owned()];
+    let own = rcgen::generate_simple_self_signed(names).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let certificate = own.cert.pem();
+    let cert = file("cert.pem", certificate.clone());
+    let key = file("key.pem", own.signing_key.serialize_pem());
+    let port = free_port().to_string();
+    let _server = TestServer::single_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &cert,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let mut options = StoreOptions::new(format!("rediss://localhost:{port}"));
+    let refused = RedisStore::connect(options.clone()).await;
+    assert!(matches!(refused.err(), Some(StoreError::Unavailable(_))));
+    options.tls = Some(StoreTls {
+        ca: Some(certificate.into_bytes()),
+        client: None,
+    });
+    let store = RedisStore::connect(options).await.unwrap();
     created(&store, "team", "a").await;
 }
 
