@@ -157,7 +157,7 @@ async fn apply_get_change_delete() {
     let yaml = k.run("get actor one -n demo -o yaml").await;
     assert!(yaml.contains("templateRef:\n    name: counter\n"), "{yaml}");
     assert_eq!(
-        k.run("get actors -n demo -l tier=iron -o name").await,
+        k.run("get actors -n demo -l tier=gold -o name").await,
         "actor.runtime.ate.dev/one\n"
     );
     let said = k.run("get ate -n demo -o name").await;
@@ -243,10 +243,10 @@ async fn patches_scales_edits_waits() {
         k.run("get actor -n demo -l x=y -o name").await,
         "actor.runtime.ate.dev/one\n"
     );
-    let said = k
-        .run(&format!("diff -f {manifest} --server-side=false"))
-        .await;
-    assert!(said.contains("replicas: 2"), "{said}");
+    let (same, said) = k.try_run(&["diff", "-f", &manifest]).await;
+    assert!(!same && said.contains("+  replicas: 2"), "{said}");
+    k.run(&format!("apply -f {manifest}")).await;
+    assert_eq!(k.run(&format!("diff -f {manifest}")).await, "");
 
     k.run("wait actor/one -n demo --for=condition=Ready --timeout=10s")
         .await;
