@@ -74,14 +74,11 @@ impl Kubectl {
         )
     }
 
-    #[track_caller]
-    fn run<'a>(&'a self, args: &'a str) -> impl Future<Output = String> + 'a {
-        async move {
-            let list: Vec<_> = args.split(' ').collect();
-            let (good, text) = self.try_run(&list).await;
-            assert!(good, "kubectl {args}: {text}");
-            text
-        }
+    async fn run(&self, args: &str) -> String {
+        let list: Vec<_> = args.split(' ').collect();
+        let (good, text) = self.try_run(&list).await;
+        assert!(good, "kubectl {args}: {text}");
+        text
     }
 }
 
@@ -264,11 +261,15 @@ async fn patches_scales_edits_waits() {
         ])
         .await;
     assert!(!good && said.contains("timed out"), "{said}");
-    let (waited, _) = tokio::join!(
+    let hold = "patch wp small -n demo --type merge -p {\"metadata\":{\"finalizers\":";
+    k.run(&format!("{hold}[\"example.org/hold\"]}}}}")).await;
+    k.run("delete wp small -n demo --wait=false").await;
+    let let_go = format!("{hold}null}}}}");
+    tokio::join!(
         k.run("wait wp/small -n demo --for=delete --timeout=10s"),
-        k.run("delete wp small -n demo"),
+        k.run(&let_go),
     );
-    assert!(waited.contains("condition met"), "{waited}");
+    assert!(!k.try_run(&["get", "wp", "small", "-n", "demo"]).await.0);
     let said = k.run("delete actors --all -n demo").await;
     assert!(said.contains("deleted"), "{said}");
 }
