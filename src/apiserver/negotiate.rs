@@ -52,7 +52,7 @@ pub fn accept(headers: &HeaderMap) -> Result<Wanted, ApiError> {
     }
     let mut clauses: Vec<_> = all.split(',').filter_map(clause).collect();
     // Stable: equal weights stay in the client's order.
-    clauses.sort_by(|a, b| b.0.cmp(&a.0));
+    clauses.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
     clauses
         .first()
         .map(|(_, wanted)| *wanted)

@@ -74,14 +74,11 @@ impl Kubectl {
         )
     }
 
-    #[track_caller]
-    fn run<'a>(&'a self, args: &'a str) -> impl Future<Output = String> + 'a {
-        async move {
-            let list: Vec<_> = args.split(' ').collect();
-            let (good, text) = self.try_run(&list).await;
-            assert!(good, "kubectl {args}: {text}");
-            text
-        }
+    async fn run(&self, args: &str) -> String {
+        let list: Vec<_> = args.split(' ').collect();
+        let (good, text) = self.try_run(&list).await;
+        assert!(good, "kubectl {args}: {text}");
+        text
     }
 }
 
@@ -157,7 +154,7 @@ async fn apply_get_change_delete() {
     let yaml = k.run("get actor one -n demo -o yaml").await;
     assert!(yaml.contains("templateRef:\n    name: counter\n"), "{yaml}");
     assert_eq!(
-        k.run("get actors -n demo -l tier=iron -o name").await,
+        k.run("get actors -n demo -l tier=gold -o name").await,
         "actor.runtime.ate.dev/one\n"
     );
     let said = k.run("get ate -n demo -o name").await;
@@ -243,10 +240,10 @@ async fn patches_scales_edits_waits() {
         k.run("get actor -n demo -l x=y -o name").await,
         "actor.runtime.ate.dev/one\n"
     );
-    let said = k
-        .run(&format!("diff -f {manifest} --server-side=false"))
-        .await;
-    assert!(said.contains("replicas: 2"), "{said}");
+    let (same, said) = k.try_run(&["diff", "-f", &manifest]).await;
+    assert!(!same && said.contains("+  replicas: 2"), "{said}");
+    k.run(&format!("apply -f {manifest}")).await;
+    assert_eq!(k.run(&format!("diff -f {manifest}")).await, "");
 
     k.run("wait actor/one -n demo --for=condition=Ready --timeout=10s")
         .await;
@@ -264,11 +261,15 @@ async fn patches_scales_edits_waits() {
         ])
         .await;
     assert!(!good && said.contains("timed out"), "{said}");
-    let (waited, _) = tokio::join!(
+    let hold = "patch wp small -n demo --type merge -p {\"metadata\":{\"finalizers\":";
+    k.run(&format!("{hold}[\"example.org/hold\"]}}}}")).await;
+    k.run("delete wp small -n demo --wait=false").await;
+    let let_go = format!("{hold}null}}}}");
+    tokio::join!(
         k.run("wait wp/small -n demo --for=delete --timeout=10s"),
-        k.run("delete wp small -n demo"),
+        k.run(&let_go),
     );
-    assert!(waited.contains("condition met"), "{waited}");
+    assert!(!k.try_run(&["get", "wp", "small", "-n", "demo"]).await.0);
     let said = k.run("delete actors --all -n demo").await;
     assert!(said.contains("deleted"), "{said}");
 }
