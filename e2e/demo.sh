@@ -85,6 +85,7 @@ kubectl ate suspend alice bob
 title "6. $actors actors over $slots slots, with one kill -9 of everything in the middle"
 command_line "for n in \$(seq -w $actors); do sed \"s/name: alice/name: actor-\$n/\" config/samples/actor.yaml; echo ---; done | kubectl create -f - -o name | wc -l"
 for n in $(seq -w "$actors"); do sed "s/name: alice/name: actor-$n/" "$samples/actor.yaml"; echo ---; done | kubectl create -f - -o name | wc -l
-dev_processes load --actors "$actors" --slots "$slots" --router "$router" --api "$api" --pid "$pid_file" --log "$log" -- "${dev[@]}"
+dev_processes load --actors "$actors" --slots "$slots" --router "$router" --api "$api" --pid "$pid_file" \
+  --log "$log" --result "$dir/result.json" --already "$SECONDS" -- "${dev[@]}"
 
 title "Nothing was lost: every actor went on at or after its last acknowledged suspend"

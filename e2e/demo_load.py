@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Moves many actors over few slots, kills everything in the middle, and says whether anything was lost.
 
-  demo_load.py load --state DIR --run DIR --router HOST:PORT --api HOST:PORT --pid FILE --log FILE
-                    [--actors N] [--slots N] [--wakes N] -- ATE-DEV-COMMAND...
+  demo_load.py load --state DIR --run DIR --router HOST:PORT --api HOST:PORT --pid FILE --log FILE --result FILE
+                    [--already SECONDS] [--actors N] [--slots N] [--wakes N] -- ATE-DEV-COMMAND...
   demo_load.py kill --state DIR --run DIR
 
 One thread per slot holds at most one actor awake: it takes an actor that nobody holds, sends it a few requests, and
@@ -412,6 +412,14 @@ def report(world, options, took):
     say("  where the time of a wake goes")
     for name, share in shares(world.phases):
         say(f"  {share * 100:5.1f} %  {name}")
+    result = {
+        "actors": len(world.all),
+        "wakes": len(world.wakes),
+        "lost": len(lost),
+        "wakeMs": {"p50": quantile(world.wakes, 0.5) * 1000, "p95": quantile(world.wakes, 0.95) * 1000},
+        "seconds": time.monotonic() - options.began,
+    }
+    options.result.write_text(json.dumps(result, indent=2) + "\n")
     for why, times in world.again.most_common(3):
         say(f"  asked again {times} times: {why[:140]}")
     for actor in lost:
@@ -448,11 +456,14 @@ def main():
     parser.add_argument("--api", help="address of the API")
     parser.add_argument("--pid", type=Path, help="file that holds the pid of ate dev")
     parser.add_argument("--log", type=Path, help="where ate dev writes")
+    parser.add_argument("--result", type=Path, help="where the result is written, as JSON")
+    parser.add_argument("--already", type=float, default=0, help="seconds that count as spent before")
     parser.add_argument("--actors", type=int, default=50)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--wakes", type=int, default=120, help="before each actor is looked at once more")
     parser.add_argument("command", nargs="*", help="starts ate dev")
     options = parser.parse_args()
+    options.began = time.monotonic() - options.already
     try:
         if options.verb == "kill":
             kill_all(options)
