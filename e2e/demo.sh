@@ -41,7 +41,7 @@ clean_up() {
   set +e
   note "ending ate dev"
   dev_end
-  echo "logs: $dir/logs"
+  echo "logs: $logs"
   if [ "$status" = 0 ]; then printf '%sdone in %s s%s\n' "$bold" "$SECONDS" "$plain"; else die "failed after $SECONDS s"; fi
 }
 

@@ -1,9 +1,9 @@
 # Starts and ends an `ate dev` of a script's own, in a directory, on ports and in a subnet of its own. Sourced by e2e/demo.sh and
 # e2e/bench/run.sh:
 #
-#   dev_prepare BIN_DIR DIR   ends what an earlier run left in DIR, sets dir, state, run, pid_file, log, router, api, dev
+#   dev_prepare BIN_DIR DIR   ends what an earlier run left in DIR, sets dir, state, run, logs, pid_file, log, router, api, dev
 #   dev_start                 starts it and waits until it is ready; sets KUBECONFIG
-#   dev_end                   ends it as Ctrl-C would, and by force what does not end; its logs go to DIR/logs
+#   dev_end                   ends it as Ctrl-C would, and by force what does not end; only the logs stay
 #
 # The caller defines die, and calls dev_end in its EXIT trap.
 
@@ -19,13 +19,15 @@ dev_prepare() {
   dir=$(cd "$2" && pwd)
   # Sockets need short paths; equal directories have equal names there, so that a later run finds what an earlier one left.
   number=$(printf '%s' "$dir" | cksum | cut -d ' ' -f 1)
-  state=$dir/state run=/run/ate-$number pid_file=$dir/ate-dev.pid log=$dir/ate-dev.log
+  state=$dir/state run=/run/ate-$number pid_file=$dir/ate-dev.pid
+  logs=$state/logs log=$state/logs/ate-dev.log
   # One at a time in this directory: what else is there was left behind, and is ours to end.
   exec 9>"$dir/lock"
   flock -n 9 || die "another run uses $dir: wait for its end"
   dev_stop
   dev_remove
-  rm -rf "$dir/logs" "$log"
+  rm -rf "$state"
+  mkdir -p "$logs"
   read -r router api < <(free_ports)
   dev=("$bin/ate" dev --dir "$state" --run-dir "$run" --router "$router" --api "$api"
     --subnet "10.$((100 + number % 100)).0.0/16")
@@ -34,6 +36,7 @@ dev_prepare() {
 
 dev_start() {
   local pid deadline=$((SECONDS + dev_ready_seconds))
+  : >"$log"
   setsid "${dev[@]}" </dev/null >>"$log" 2>&1 9>&- &
   pid=$!
   echo "$pid" >"$pid_file"
@@ -47,9 +50,6 @@ dev_start() {
 
 dev_end() {
   dev_stop
-  rm -rf "$dir/logs"
-  mkdir -p "$dir/logs"
-  mv "$state"/logs/* "$log" "$dir/logs/" 2>/dev/null || true
   dev_remove
 }
 
@@ -72,7 +72,8 @@ dev_remove() {
   local mount
   while read -r mount; do umount --lazy "$mount"; done < <(awk -v a="$state/" -v b="$run/" \
     'index($2, a) == 1 || index($2, b) == 1 { print $2 }' /proc/mounts | sort -r)
-  rm -rf --one-file-system "$state" "$run"
+  rm -rf --one-file-system "$run"
+  [ ! -d "$state" ] || find "$state" -mindepth 1 -maxdepth 1 ! -path "$logs" -exec rm -rf --one-file-system {} +
 }
 
 # free_ports: HOST:PORT of the router, and of three ports in a row for the API; not among those that connections are made from.

@@ -24,7 +24,7 @@ clean_up() {
   trap - EXIT
   set +e
   dev_end
-  [ "$status" = 0 ] || die "failed; logs: $dir/logs"
+  [ "$status" = 0 ] || die "failed; logs: $logs"
 }
 
 dev_prepare "$1" "$1/../bench"
