@@ -108,6 +108,7 @@ impl Slot {
 
     /// Until it is proved gone it is reported, as one that is not clean.
     async fn end_executor(&self) -> Result<(), Error> {
+        std::fs::create_dir_all(&self.dir).map_err(io("create", &self.dir))?;
         let record = {
             let mut state = self.state();
             if state.executor.is_some() && !state.retiring {
@@ -126,7 +127,6 @@ impl Slot {
     }
 
     async fn build(&self) -> Result<(), Error> {
-        std::fs::create_dir_all(&self.dir).map_err(io("create", &self.dir))?;
         let log = logs::path(&self.dir, LOG);
         let uid = uuid::Uuid::new_v4().to_string();
         // Written before it starts, so that it is found when we end in between.
