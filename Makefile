@@ -31,7 +31,7 @@ dev: ## Run everything on this machine until Ctrl-C
 test: ## Run all tests, against real sandboxes, Valkey and S3
 	@e2e/setup.sh test
 	@mkdir -p $(TARGET)
-	@cargo test --no-fail-fast --lib --bins --tests 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
+	@cargo test --no-fail-fast --features failpoints --lib --bins --tests 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
 	awk -f e2e/summary.awk $(TARGET)/test.log; exit $${failed:-0}
 
 .PHONY: bench

@@ -1,3 +1,4 @@
 //! The suites against real parts, in one binary. Unit tests are beside the code in `src`.
 
+mod dev;
 mod layers;

@@ -19,7 +19,7 @@
 //!
 //! **Composition.** [`cli`] parses arguments and puts services together; [`dev`] runs them all on one machine.
 //!
-//! [`telemetry`] may be used anywhere.
+//! [`telemetry`] and [`failpoint`] may be used anywhere.
 
 pub mod api;
 pub mod apiserver;
@@ -28,6 +28,7 @@ pub mod control;
 pub mod controller;
 pub mod dev;
 pub mod engine;
+pub mod failpoint;
 pub mod identity;
 pub mod image;
 pub mod kube;

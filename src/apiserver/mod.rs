@@ -1,1 +1,40 @@
-//! The aggregated API: Kubernetes' wire protocol over registered kinds. Knows no kind by name below `kinds`.
+//! Kubernetes' REST machinery: a kind is a registration, and everything that kubectl and client libraries expect of one
+//! (discovery, OpenAPI, tables, lists, watches, patches, subresources) follows from it.
+//!
+//! [`kinds`] registers ours, [`storage`] keeps their objects, [`driver`] is what the API asks of whoever moves actors.
+//! A request goes `server` -> `authn` -> `app` -> `list | watch | write | patch | delete | scale | connect`. What an actor does
+//! next is decided elsewhere; here wishes are stored and records shown. Called by cli and dev, which put the parts together.
+
+pub mod app;
+pub mod authn;
+pub mod body;
+pub mod connect;
+mod delete;
+mod discovery;
+pub mod driver;
+pub mod jsonpath;
+pub mod kinds;
+mod list;
+mod meta;
+pub mod negotiate;
+mod openapi;
+mod patch;
+pub mod registration;
+pub mod request;
+mod scale;
+pub mod schema;
+pub mod selector;
+pub mod server;
+pub mod status;
+pub mod storage;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod write;
+
+pub use app::{App, Context};
+pub use driver::{ActorDriver, DriveError, LogOptions};
+pub use registration::Registration;
+pub use server::serve;
+pub use status::ApiError;

@@ -3,10 +3,13 @@
 //! A file per subcommand. Each reads its arguments, makes what its service needs, and runs it until SIGTERM or
 //! SIGINT. Nothing here decides anything.
 
+mod apiserver;
 mod args;
+mod atelet;
 mod ateom;
 mod controller;
 mod dev;
+mod driver;
 mod image;
 mod manifests;
 mod router;
@@ -27,8 +30,12 @@ struct Cli {
 enum Command {
     /// Run everything on this machine, without Kubernetes
     Dev(dev::Args),
+    /// Serve the Actor API (REST for kubectl, gRPC for existing clients) and move actors
+    Apiserver(apiserver::Args),
     /// Reconcile WorkerPools and ActorTemplates
     Controller(controller::Args),
+    /// Run the node agent
+    Atelet(atelet::Args),
     /// Route requests to actors, waking those that sleep
     Router(router::Args),
     /// Pack files as an image that an ActorTemplate can name
@@ -45,6 +52,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(args) => dev::main(args),
+        Command::Apiserver(args) => apiserver::main(args),
+        Command::Atelet(args) => atelet::main(args),
         Command::Controller(args) => controller::main(args),
         Command::Router(args) => router::main(args),
         Command::Image(command) => image::main(command),

@@ -24,6 +24,8 @@ use uuid::Uuid;
 
 /// Pause after a failure of the reconciler itself.
 const RETRY: Duration = Duration::from_secs(5);
+/// Pause before a free worker is looked for again.
+const WORKER_AGAIN: Duration = Duration::from_millis(500);
 /// A boot may have to fetch images.
 const RESUME_LIMIT: Duration = Duration::from_secs(600);
 /// A suspend writes and publishes a snapshot.
@@ -276,7 +278,13 @@ impl Golden<'_> {
                 return Ok(Action::requeue(RETRY));
             }
         };
-        let progress = failed(&self.progress(), reason, Timestamp::now());
+        if reason == Reason::NoFreeWorkers {
+            let message = "the golden actor waits for a free worker";
+            self.write(self.at(TemplatePhase::ResumeGoldenActor, "NoFreeWorkers", message))
+                .await?;
+            return Ok(Action::requeue(WORKER_AGAIN));
+        }
+        let progress = failed(&self.progress(), Timestamp::now());
         let mut status = self.status();
         status.phase = progress.phase;
         status.attempts = i32::try_from(progress.attempts).unwrap_or(i32::MAX);

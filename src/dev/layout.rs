@@ -111,7 +111,7 @@ impl Layout {
         .collect()
     }
 
-    /// Valkey: on a unix socket only, with an append-only file that is synced every second and on demand (WAITAOF).
+    /// Valkey: on a unix socket only, with an append-only file that is synced before a write is answered.
     pub(super) fn valkey(&self) -> Result<Component, Error> {
         let socket = self.valkey_socket();
         if socket.as_os_str().len() > MAX_SOCKET {
@@ -128,7 +128,7 @@ impl Layout {
             ("--unixsocketperm", "700".to_owned()),
             ("--dir", self.valkey_dir().display().to_string()),
             ("--appendonly", "yes".to_owned()),
-            ("--appendfsync", "everysec".to_owned()),
+            ("--appendfsync", "always".to_owned()),
             ("--save", String::new()),
             ("--daemonize", "no".to_owned()),
         ];

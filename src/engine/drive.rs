@@ -4,6 +4,7 @@ use super::steps::Operation;
 use super::{Call, DriveError, Engine};
 use crate::api::record::{ActorRecord, Desired, OperatingMode, Phase};
 use crate::api::{ActorKey, Reason};
+use crate::failpoint;
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::{Progress, Step, plan};
 use crate::lifecycle::edges::Intent;
@@ -236,6 +237,8 @@ impl Operation {
         for _ in 0..MOST_STEPS {
             let step = plan(&self.record, &self.progress);
             tracing::debug!(actor = %self.record.key, epoch = %self.record.header.epoch, ?step, "step");
+            let name: &'static str = (&step).into();
+            failpoint::crash(&format!("engine.{name}.before"));
             match step {
                 Step::Done => {
                     return Ok(Ended {
@@ -252,6 +255,7 @@ impl Operation {
                 }
                 step => self.carry_out(step).await?,
             }
+            failpoint::crash(&format!("engine.{name}.after"));
         }
         tracing::error!(actor = %self.record.key, record = ?self.record, progress = ?self.progress, "an operation goes in circles");
         Err(DriveError::InProgress)

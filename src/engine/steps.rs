@@ -608,6 +608,10 @@ impl Operation {
         Ok(())
     }
 
+    fn has_snapshots(&self) -> bool {
+        self.record.status.durable.is_some() || self.record.status.local.is_some()
+    }
+
     async fn delete_snapshots(&mut self) -> Result<(), DriveError> {
         let deleting = self.record.header.phase == Phase::Suspending;
         let s = &self.record.status;
@@ -633,7 +637,7 @@ impl Operation {
             .any(&*self.engine.store, &node)
             .await?
         else {
-            return if deleting {
+            return if deleting && self.has_snapshots() {
                 Err(DriveError::InProgress)
             } else {
                 Ok(())

@@ -114,7 +114,7 @@ pub enum Outcome {
 }
 
 /// The next step. Carried out by the engine, between two questions to [`plan`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, strum::VariantNames, strum::IntoStaticStr)]
 pub enum Step {
     /// Find the worker that an earlier operation reserved.
     FindClaim,

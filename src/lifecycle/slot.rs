@@ -308,7 +308,13 @@ mod tests {
         use Desired::*;
         use Sandbox::*;
         use Step::*;
-        let sandboxes = [Clean, Busy, Running { epoch: E }, Running { epoch: OLD }, Exited];
+        let sandboxes = [
+            Clean,
+            Busy,
+            Running { epoch: E },
+            Running { epoch: OLD },
+            Exited,
+        ];
         let starting = |awaited| Starting { epoch: E, awaited };
         let saving = |saved| Saving { epoch: E, saved };
         for (desired, steps) in [
@@ -368,7 +374,11 @@ mod tests {
                 ..seen
             };
             let admitted = admit(&fence, starts, &seen, now);
-            assert_eq!(admitted.is_ok(), fine, "{fence:?} {starts} {ended:?}: {admitted:?}");
+            assert_eq!(
+                admitted.is_ok(),
+                fine,
+                "{fence:?} {starts} {ended:?}: {admitted:?}"
+            );
         }
     }
 

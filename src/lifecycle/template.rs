@@ -6,7 +6,7 @@
 use super::Observed;
 use crate::api::record::{ActorRecord, Phase};
 use crate::api::template::{GoldenPolicy, TemplatePhase};
-use crate::api::{ActorTemplateSpec, Reason, Timestamp};
+use crate::api::{ActorTemplateSpec, Timestamp};
 use std::time::Duration;
 
 /// How long an actor without readyz settles before its golden snapshot is taken.
@@ -137,9 +137,9 @@ pub fn settle(spec: &ActorTemplateSpec) -> Duration {
     })
 }
 
-/// Where a failed attempt leads. No free worker is not a failure of the template: it only waits.
-pub fn failed(progress: &Progress, reason: Reason, now: Timestamp) -> Progress {
-    let attempts = progress.attempts + u32::from(reason != Reason::NoFreeWorkers);
+/// Where a failed attempt leads.
+pub fn failed(progress: &Progress, now: Timestamp) -> Progress {
+    let attempts = progress.attempts + 1;
     let pause = BACKOFF_FIRST
         .saturating_mul(1 << attempts.saturating_sub(1).min(16))
         .min(BACKOFF_MOST);
@@ -242,7 +242,7 @@ mod tests {
         let (mut progress, mut now) = (Progress::default(), Timestamp(0));
         let mut pauses = vec![];
         for _ in 0..9 {
-            progress = failed(&progress, Reason::BootFailed, now);
+            progress = failed(&progress, now);
             let until = progress.retry_at.unwrap();
             pauses.push(until.since(now).as_secs());
             assert_eq!(

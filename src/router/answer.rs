@@ -6,8 +6,8 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
-/// An answer of the router's own.
-pub(super) type Answer = Response<Full<Bytes>>;
+/// An answer of the router's own. Boxed, as it mostly is the error of a `Result`.
+pub(super) type Answer = Box<Response<Full<Bytes>>>;
 
 /// Seconds after which a client may try again when the router has too much to do.
 const RETRY_AFTER_SECONDS: u64 = 1;
@@ -18,7 +18,7 @@ const MAX_TEXT: usize = 1024;
 pub(super) fn text(status: StatusCode, line: &str) -> Answer {
     let line = &line[..line.floor_char_boundary(MAX_TEXT)];
     let body = format!("{}\n", line.replace(['\r', '\n'], " "));
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Box::new(Response::new(Full::new(Bytes::from(body))));
     *answer.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert(CONTENT_TYPE, plain);

@@ -71,7 +71,7 @@ impl Forwarder {
     ) -> Response<ResponseBody> {
         match self.try_handle(peer, request).await {
             Ok(response) => response,
-            Err(answer) => answer.map(Either::Left),
+            Err(answer) => (*answer).map(Either::Left),
         }
     }
 

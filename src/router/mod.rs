@@ -3,8 +3,8 @@
 //!
 //! `host` reads the Host header, `bindings` remembers where actors are, `resolve` asks who decides it, `pool` keeps
 //! connections to workers, `forward` carries one request there and its answer back, `tunnel` what follows an
-//! upgrade, and `server` accepts connections within limits. Where an actor runs and how it wakes is decided
-//! elsewhere (`control`, by gRPC). `cli` and `dev` start [`serve`].
+//! upgrade, `probe` notices who has vanished, and `server` accepts connections within limits. Where an actor runs
+//! and how it wakes is decided elsewhere (`control`, by gRPC). `cli` and `dev` start [`serve`].
 //!
 //! What a client can rely on:
 //! - A host name that is no actor's gets 404 in one line; errors of the actor's wake get the codes of [`ResolveError`].
@@ -23,6 +23,7 @@ mod forward;
 mod headers;
 mod host;
 mod pool;
+mod probe;
 mod resolve;
 mod server;
 #[cfg(test)]

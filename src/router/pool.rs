@@ -1,13 +1,13 @@
 //! Connections to workers, kept open between requests, by address. An address's port belongs to one assignment, so a
 //! connection never leads to another actor than the one it was made for.
 
+use super::probe;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
@@ -28,6 +28,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
 const MAX_IDLE_PER_ADDRESS: usize = 32;
 /// Workers to which idle connections are kept.
 const MAX_ADDRESSES: usize = 8192;
+/// A worker that is silent for this long is probed: its node may be lost.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+/// How long a worker may leave what was sent unacknowledged, or take nothing more of it: as long as the loss of a node may
+/// take to be noticed.
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Largest response head in bytes.
 const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
@@ -186,7 +191,8 @@ async fn connect(
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
     let stream = connecting.await.map_err(io::Error::from)??;
     stream.set_nodelay(true)?;
-    keep_alive(&stream);
+    probe::when_silent(&stream, PROBE_AFTER);
+    probe::when_stalled(&stream, STALL_TIMEOUT);
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_RESPONSE_HEAD)
         .handshake(TokioIo::new(stream))
@@ -198,18 +204,4 @@ async fn connect(
         }
     });
     Ok(sender)
-}
-
-/// Has the kernel find out that the other end has vanished: a stream without traffic has no other bound.
-pub(super) fn keep_alive(stream: &TcpStream) {
-    const IDLE_SECONDS: u32 = 60;
-    const INTERVAL_SECONDS: u32 = 15;
-    const PROBES: u32 = 4;
-    let set = setsockopt(stream, sockopt::KeepAlive, &true)
-        .and_then(|()| setsockopt(stream, sockopt::TcpKeepIdle, &IDLE_SECONDS))
-        .and_then(|()| setsockopt(stream, sockopt::TcpKeepInterval, &INTERVAL_SECONDS))
-        .and_then(|()| setsockopt(stream, sockopt::TcpKeepCount, &PROBES));
-    if let Err(error) = set {
-        tracing::debug!(%error, "no TCP keep-alive");
-    }
 }

@@ -3,7 +3,7 @@
 use super::Resolver;
 use super::bindings::Bindings;
 use super::forward::Forwarder;
-use super::pool::keep_alive;
+use super::probe;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -28,6 +28,8 @@ const MAX_REQUEST_HEAD: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
 /// A silent HTTP/2 connection is probed after this long, and closed when it does not answer for as long again.
 const PING: Duration = Duration::from_secs(20);
+/// A silent client's machine is probed after this long.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// Between two looks at what has expired.
 const SWEEP: Duration = Duration::from_secs(1);
 /// After a failed accept (no file descriptors left).
@@ -76,9 +78,11 @@ pub async fn serve(
 ) {
     let router = Arc::new(Router::new(resolver, &options, shutdown.clone()));
     let connections = TaskTracker::new();
-    let sweeping = tokio::spawn(sweep(router.clone()));
+    // Whoever drops this future leaves nothing behind.
+    let _cut = router.cut.clone().drop_guard();
     tokio::select! {
         () = accept(listener, &router, &connections) => {}
+        () = sweep(&router) => {}
         () = shutdown.cancelled() => {}
     }
     connections.close();
@@ -96,7 +100,6 @@ pub async fn serve(
         connections.wait().await;
         router.forwarder.tunnels.wait().await;
     }
-    sweeping.abort();
 }
 
 async fn accept(listener: TcpListener, router: &Arc<Router>, connections: &TaskTracker) {
@@ -119,7 +122,7 @@ async fn accept(listener: TcpListener, router: &Arc<Router>, connections: &TaskT
     }
 }
 
-async fn sweep(router: Arc<Router>) {
+async fn sweep(router: &Router) {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -162,7 +165,7 @@ impl Router {
         if let Err(error) = stream.set_nodelay(true) {
             return tracing::debug!(%error, "client is gone");
         }
-        keep_alive(&stream);
+        probe::when_silent(&stream, PROBE_AFTER);
         let begun = Arc::new(AtomicBool::new(false));
         let service = {
             let (router, begun) = (self.clone(), begun.clone());

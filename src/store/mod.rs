@@ -14,7 +14,7 @@ pub mod memory;
 #[cfg(test)]
 pub mod testing;
 
-pub use redis::{RedisStore, StoreOptions};
+pub use redis::{ClientCertificate, RedisStore, StoreOptions, StoreTls};
 
 use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{
@@ -95,7 +95,8 @@ pub enum Begun {
         /// The store's clock.
         now: Timestamp,
     },
-    /// Another operation owns it and its lease holds.
+    /// An operation owns it and its lease holds; whatever the edge. The lease's owner may be the caller itself: then
+    /// an earlier begin of its own took effect and its reply was lost, or another task of this process is at it.
     Held {
         /// As it is now.
         record: ActorRecord,
@@ -167,7 +168,8 @@ pub struct Change {
 pub struct Page<T> {
     /// In the order of namespace and name.
     pub items: Vec<T>,
-    /// The state is at least as new as this; a watch from here misses nothing.
+    /// The state is at least as new as this; a watch from here misses nothing. An item may be newer already: its
+    /// own version is higher then, and a watch from here shows the change that it already has.
     pub version: ResourceVersion,
     /// Where the next page starts; `None` at the end.
     pub next: Option<ActorKey>,
@@ -178,7 +180,8 @@ pub struct Page<T> {
 pub trait Store: Send + Sync + 'static {
     // ---- actors
 
-    /// Adds an actor. `cap` bounds the actors of its namespace. A `flat` one takes the flat id that equals its
+    /// Adds an actor, waiting for the disk. `cap` bounds the actors of its namespace. The same uid again is the same
+    /// call again and succeeds. A `flat` one takes the flat id that equals its
     /// name as well; `Exists` if either is taken. Returns the record with its stamps.
     async fn create_actor(&self, record: ActorRecord, cap: u64) -> Result<ActorRecord, StoreError>;
     /// Reads an actor; `NotFound` if there is none.
@@ -188,7 +191,8 @@ pub trait Store: Send + Sync + 'static {
     /// Fences and reads in one step.
     async fn begin(&self, begin: Begin) -> Result<Begun, StoreError>;
     /// The owner writes phase, desired, assignment and status; spec and meta stay as they are in the store. With a
-    /// phase that is not transitional the lease ends. `Fenced` when epoch or owner differ.
+    /// phase that is not transitional the lease ends. `Fenced` when epoch or owner differ. The same commit again, with
+    /// nothing in between, succeeds without a new version.
     async fn commit(
         &self,
         record: &ActorRecord,
@@ -219,7 +223,8 @@ pub trait Store: Send + Sync + 'static {
         epoch: Epoch,
         owner: u64,
     ) -> Result<(), StoreError>;
-    /// Actors in the order of namespace and name, after `after`, at most `limit`.
+    /// Actors in the order of namespace and name, after `after`, at most `limit` (and never more than a thousand).
+    /// A page may be shorter and have a next one all the same.
     async fn list_actors(
         &self,
         namespace: Option<&str>,
@@ -236,7 +241,8 @@ pub trait Store: Send + Sync + 'static {
     /// A node reports a worker: added when new; identity, address and `Draining`/`Dirty`/`Free` taken over, an existing claim kept.
     async fn report_worker(&self, worker: &WorkerRecord) -> Result<WorkerRecord, StoreError>;
     /// Takes a free worker of the pool in O(1). `None` if there is none. A pool has at most one worker per actor: a
-    /// claim that the same actor holds already at the same epoch is returned again.
+    /// claim that the same actor holds already at the same epoch is returned again; one that it holds at an older
+    /// epoch must be settled first (`Conflict`), at a newer one it is `Fenced`.
     async fn claim(&self, request: &ClaimRequest) -> Result<Option<WorkerRecord>, StoreError>;
     /// Gives a worker back, clean. Nothing happens unless the claim is of this actor at this epoch or an older one.
     async fn release(
@@ -270,7 +276,7 @@ pub trait Store: Send + Sync + 'static {
     async fn list_nodes(&self) -> Result<(Vec<NodeRecord>, Timestamp), StoreError>;
     /// Forgets a node.
     async fn remove_node(&self, node: &str) -> Result<(), StoreError>;
-    /// The store's incarnation.
+    /// The store's incarnation, not older than what the last operation met; costs nothing right after one.
     async fn incarnation(&self) -> Result<Incarnation, StoreError>;
 
     // ---- the change log
@@ -290,6 +296,7 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a document: its version and JSON.
     async fn get_document(&self, kind: &str, key: &str) -> Result<Option<Document>, StoreError>;
     /// Writes a document when its version is `expected` (`None`: it does not exist), `None` as body removes it.
+    /// `Exists`, `NotFound` or `Conflict` when it is not so. An equal body is no change and keeps its version.
     async fn put_document(
         &self,
         kind: &str,

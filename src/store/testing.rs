@@ -5,7 +5,7 @@ use super::redis::{RedisStore, StoreOptions};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -18,19 +18,33 @@ const TRIES: u32 = 5;
 
 /// One `valkey-server`.
 struct Server {
-    child: Child,
+    process: Mutex<Process>,
+    args: Vec<String>,
     port: u16,
     _dir: TempDir,
 }
 
-impl Drop for Server {
+struct Process(Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-fn free_port() -> u16 {
+fn spawn(args: &[String]) -> Process {
+    let child = Command::new("valkey-server")
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("valkey-server is on PATH");
+    Process(child)
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -67,34 +81,56 @@ impl Server {
 
     fn try_start(args: &[&str]) -> Option<Server> {
         let dir = tempfile::tempdir().unwrap();
-        let (port, bus) = (free_port(), free_port());
-        let child = Command::new("valkey-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--cluster-port", &bus.to_string()])
-            .args(["--dir", dir.path().to_str().unwrap()])
-            .args(["--save", "", "--appendonly", "yes"])
-            .args(["--appendfsync", "always", "--daemonize", "no"])
-            .args(args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("valkey-server is on PATH");
-        let mut server = Server {
-            child,
-            port,
+        let (port, bus) = (free_port().to_string(), free_port().to_string());
+        let path = dir.path().to_str().unwrap();
+        let all = [
+            "--port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--cluster-port",
+            &bus,
+        ]
+        .into_iter()
+        .chain(["--dir", path, "--save", "", "--appendonly", "yes"])
+        .chain(["--appendfsync", "always", "--daemonize", "no"])
+        .chain(args.iter().copied());
+        let args: Vec<String> = all.map(str::to_owned).collect();
+        let server = Server {
+            process: Mutex::new(spawn(&args)),
+            args,
+            port: port.parse().unwrap(),
             _dir: dir,
         };
+        server.is_up().then_some(server)
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Waits until it answers; false when it ended instead.
+    fn is_up(&self) -> bool {
         let start = Instant::now();
         while start.elapsed() < START {
-            if matches!(server.child.try_wait(), Ok(Some(_))) {
-                return None;
+            if matches!(self.process().0.try_wait(), Ok(Some(_))) {
+                return false;
             }
-            if ask(port, &["PING"]).is_some() {
-                return Some(server);
+            if ask(self.port, &["PING"]).is_some_and(|a| !a.is_empty()) {
+                return true;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        None
+        false
+    }
+
+    fn kill_and_start(&self) {
+        let mut process = self.process();
+        let _ = process.0.kill();
+        let _ = process.0.wait();
+        *process = spawn(&self.args);
+        drop(process);
+        assert!(self.is_up(), "valkey-server starts again");
     }
 }
 
@@ -108,9 +144,19 @@ static PREFIX: AtomicU32 = AtomicU32::new(0);
 impl TestServer {
     /// A server of one's own.
     pub fn single() -> Arc<TestServer> {
+        Self::single_with(&[])
+    }
+
+    /// A server of one's own with further settings.
+    pub fn single_with(args: &[&str]) -> Arc<TestServer> {
         Arc::new(TestServer {
-            servers: vec![Server::start(&[])],
+            servers: vec![Server::start(args)],
         })
+    }
+
+    /// Kills the servers as a crash would and starts them on the same files and ports.
+    pub fn kill_and_start(&self) {
+        self.servers.iter().for_each(Server::kill_and_start);
     }
 
     /// The server that tests share while one of them holds it.

@@ -19,7 +19,11 @@ pub(super) async fn adopt(node: &Arc<Node>) -> Result<Vec<Arc<Slot>>, Error> {
                 };
                 match (&executor, file.executor.take()) {
                     (Some(executor), _) => {
-                        tracing::info!(slot = name, uid = executor.record.uid, "slot is taken over");
+                        tracing::info!(
+                            slot = name,
+                            uid = executor.record.uid,
+                            "slot is taken over"
+                        );
                         file.executor = Some(executor.record.clone());
                     }
                     // Before anybody can ask us what runs: what does not answer is no longer there.

@@ -64,7 +64,10 @@ impl Herder {
         let fence = identity::fence(request.fence)?;
         let target = identity::target(request.snapshot)?;
         self.node.fences.admit(&actor, &fence, false)?;
-        let slot = match (self.slot(&request.target_ateom_uid), self.node.snapshots.saved(&target)) {
+        let slot = match (
+            self.slot(&request.target_ateom_uid),
+            self.node.snapshots.saved(&target),
+        ) {
             (Ok(slot), _) => slot,
             // Done before; the slot was rebuilt since.
             (Err(_), Some(bytes)) => {
@@ -123,7 +126,9 @@ impl Herder {
             .map_err(|_| Failure::Invalid("actor.uid is missing".into()))?;
         let before = Epoch(request.before_epoch);
         let snapshots = &self.node.snapshots;
-        let deleted = snapshots.delete(&request.uri, uid, before, &request.keep).await;
+        let deleted = snapshots
+            .delete(&request.uri, uid, before, &request.keep)
+            .await;
         self.node.changed.send_replace(());
         deleted
     }

@@ -11,10 +11,7 @@ use crate::proto::atenode as wire;
 const MAX_NAME: usize = 253;
 
 /// The actor of an order; `template` and `id` are asked for where it is to run.
-pub(super) fn actor(
-    actor: Option<wire::ActorIdentity>,
-    to_run: bool,
-) -> Result<Identity, Failure> {
+pub(super) fn actor(actor: Option<wire::ActorIdentity>, to_run: bool) -> Result<Identity, Failure> {
     let actor = actor.ok_or_else(|| invalid("actor is missing"))?;
     // They become parts of paths.
     let plain = |name: &str| {
@@ -25,7 +22,9 @@ pub(super) fn actor(
         && plain(&actor.template_name)
         && (1..=MAX_NAME).contains(&actor.actor_id.len());
     if !plain(&actor.namespace) || !plain(&actor.name) || !uid || (to_run && !run) {
-        return Err(invalid("actor: namespace, name, uid, actor_id and template are required, as they are in its record"));
+        return Err(invalid(
+            "actor: namespace, name, uid, actor_id and template are required, as they are in its record",
+        ));
     }
     Ok(Identity {
         namespace: actor.namespace,

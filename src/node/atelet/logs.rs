@@ -47,11 +47,14 @@ pub(super) fn stream(
         wanted => containers.lines().find(|c| *c == wanted),
     };
     let Some(container) = wanted else {
-        return Err(missing(format!("container {} of {name}", request.container)));
+        return Err(missing(format!(
+            "container {} of {name}",
+            request.container
+        )));
     };
     let logs = dir.join("logs");
-    let (start, offset) = kept(&logs, container, request.tail_lines)
-        .map_err(|e| missing(format!("{name}: {e}")))?;
+    let (start, offset) =
+        kept(&logs, container, request.tail_lines).map_err(|e| missing(format!("{name}: {e}")))?;
     let reader = Reader {
         dir: logs,
         container: container.to_owned(),
@@ -109,7 +112,9 @@ async fn next(mut reader: Reader) -> Result<Option<(LogsChunk, Reader)>, Status>
         return Ok(Some((LogsChunk { data }, reader)));
     }
     loop {
-        let data = reader.read().map_err(|e| Status::internal(format!("cannot read the log: {e}")))?;
+        let data = reader
+            .read()
+            .map_err(|e| Status::internal(format!("cannot read the log: {e}")))?;
         if !data.is_empty() {
             return Ok(Some((LogsChunk { data }, reader)));
         }
@@ -149,8 +154,17 @@ mod tests {
 
     #[test]
     fn tails() {
-        for (lines, want) in [(0, "a\nb\nc\n"), (1, "c\n"), (2, "b\nc\n"), (9, "a\nb\nc\n")] {
-            assert_eq!(tail(b"a\nb\nc\n".to_vec(), lines), want.as_bytes(), "{lines}");
+        for (lines, want) in [
+            (0, "a\nb\nc\n"),
+            (1, "c\n"),
+            (2, "b\nc\n"),
+            (9, "a\nb\nc\n"),
+        ] {
+            assert_eq!(
+                tail(b"a\nb\nc\n".to_vec(), lines),
+                want.as_bytes(),
+                "{lines}"
+            );
         }
         assert_eq!(tail(b"a\nb".to_vec(), 1), b"b");
         assert_eq!(tail(vec![], 1), b"");
@@ -176,7 +190,8 @@ mod tests {
             ..LogsRequest::default()
         };
         let mut stream = stream(dir.path(), &actor, &request).unwrap();
-        let mut read = async || String::from_utf8(stream.next().await.unwrap().unwrap().data).unwrap();
+        let mut read =
+            async || String::from_utf8(stream.next().await.unwrap().unwrap().data).unwrap();
         assert_eq!(read().await, "0\n1\n2\n");
         let mut log = File::options().append(true).open(&file).unwrap();
         log.write_all(b"3\n").unwrap();

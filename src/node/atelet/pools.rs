@@ -89,9 +89,8 @@ impl Slots {
         let mut pools: BTreeSet<_> = self.all().iter().map(|slot| key(&slot.place)).collect();
         pools.extend(wanted.iter().map(|p| (p.namespace.clone(), p.pool.clone())));
         for (namespace, pool) in pools {
-            let of_pool = |slot: &&Arc<Slot>| {
-                slot.place.namespace == namespace && slot.place.pool == pool
-            };
+            let of_pool =
+                |slot: &&Arc<Slot>| slot.place.namespace == namespace && slot.place.pool == pool;
             let own: Vec<Arc<Slot>> = self.all().iter().filter(of_pool).cloned().collect();
             let replicas = wanted
                 .iter()

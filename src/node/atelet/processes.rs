@@ -213,7 +213,11 @@ impl SlotProvider for ProcessSlots {
         self.kill(&record.uid, process).await?;
         if record.pid == 0 {
             // We may have ended between its start and our note of it.
-            for (_, pid) in self.running()?.into_iter().filter(|(u, _)| *u == record.uid) {
+            for (_, pid) in self
+                .running()?
+                .into_iter()
+                .filter(|(u, _)| *u == record.uid)
+            {
                 self.kill(&record.uid, self.find(&record.uid, pid)?).await?;
             }
         }

@@ -71,7 +71,10 @@ pub async fn run(
 
     loops.cancel();
     follow.abort();
-    if tokio::time::timeout(STOP_LIMIT, slots.ended()).await.is_err() {
+    if tokio::time::timeout(STOP_LIMIT, slots.ended())
+        .await
+        .is_err()
+    {
         tracing::warn!("steps of slots are left half done");
     }
     report.abort();
@@ -154,7 +157,11 @@ fn only_apiserver(request: Request<()>) -> Result<Request<()>, Status> {
 async fn end_all(node: &Node, slots: &Slots) {
     for slot in slots.list() {
         if let Err(error) = slot.demolish().await {
-            tracing::warn!(slot = slot.place.name(), error = chain(&error), "cannot end a slot");
+            tracing::warn!(
+                slot = slot.place.name(),
+                error = chain(&error),
+                "cannot end a slot"
+            );
         }
     }
     if let Err(error) = node.provider.close().await {

@@ -165,8 +165,7 @@ impl Runtimes {
         let file = path.to_owned();
         let sum = tokio::task::spawn_blocking(move || sha256_of(&file)).await;
         let sum = sum.map_err(io::Error::other).flatten().map_err(failed)?;
-        self.hashed()
-            .insert(path.to_owned(), (stamp, sum.clone()));
+        self.hashed().insert(path.to_owned(), (stamp, sum.clone()));
         Ok(sum)
     }
 
@@ -270,7 +269,10 @@ mod tests {
         let url = format!("file://{}", file.display());
 
         let wrong = runtimes.resolve(Some(&named(url.clone(), &other))).await;
-        assert!(message(wrong.unwrap_err()).contains(&sum), "says what it is");
+        assert!(
+            message(wrong.unwrap_err()).contains(&sum),
+            "says what it is"
+        );
         let strange = "1".repeat(64);
         let strange = runtimes.resolve(Some(&named(url.clone(), &strange))).await;
         assert!(message(strange.unwrap_err()).contains("allow-list"));

@@ -246,8 +246,7 @@ impl Snapshots {
             return Ok(held.bytes);
         }
         let published = self.publish_from(pin.path(), target, &held.meta).await;
-        let (bytes, _) =
-            published.map_err(|e| Failure::because(Reason::CheckpointFailed, &e))?;
+        let (bytes, _) = published.map_err(|e| Failure::because(Reason::CheckpointFailed, &e))?;
         let held = Held {
             bytes,
             only: false,
@@ -284,7 +283,11 @@ impl Snapshots {
             if !passing || attempt == PUBLISH_ATTEMPTS {
                 return Err(error);
             }
-            tracing::warn!(id = target.id, error = chain(&error), "publishing is tried again");
+            tracing::warn!(
+                id = target.id,
+                error = chain(&error),
+                "publishing is tried again"
+            );
             tokio::time::sleep(pause).await;
             attempt += 1;
             pause *= 2;
@@ -371,13 +374,7 @@ impl Snapshots {
     }
 
     /// Like [`Snapshots::adopt`], for one that is published: without a node copy the next restore is slower, no more.
-    async fn enter(
-        &self,
-        id: &str,
-        dir: &Path,
-        sums: Option<Vec<snapshot::FileSum>>,
-        held: Held,
-    ) {
+    async fn enter(&self, id: &str, dir: &Path, sums: Option<Vec<snapshot::FileSum>>, held: Held) {
         if let Err(error) = self.adopt(id, dir, sums, held).await {
             tracing::warn!(id, error = chain(&error), "no node copy of a snapshot");
             let _ = std::fs::remove_dir_all(dir);

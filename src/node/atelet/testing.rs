@@ -388,7 +388,10 @@ impl World {
             actor: Some(actor.clone()),
             fence: Some(fence(epoch)),
         };
-        self.nodes.stop(&self.address, request, LONG).await.map(drop)
+        self.nodes
+            .stop(&self.address, request, LONG)
+            .await
+            .map(drop)
     }
 }
 

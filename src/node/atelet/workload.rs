@@ -54,9 +54,7 @@ impl Images {
         Ok((image, user))
     }
 
-    fn known(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<String, (UnpackedImage, ResolvedUser)>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, (UnpackedImage, ResolvedUser)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

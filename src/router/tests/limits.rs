@@ -2,13 +2,18 @@
 
 use super::kit::*;
 use crate::router::Options;
+use bytes::Bytes;
 use http::{Request, Response};
-use std::sync::Arc;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// An actor that answers when `gate` lets it, and counts what it has begun.
 async fn gated(gate: Arc<Semaphore>, begun: Arc<AtomicUsize>) -> Actor {
@@ -21,6 +26,19 @@ async fn gated(gate: Arc<Semaphore>, begun: Arc<AtomicUsize>) -> Actor {
         }
     })
     .await
+}
+
+/// The router forgets a request an instant after its client has read the answer.
+async fn ask_until_let_in(router: &Router) -> Response<String> {
+    let asking = async {
+        loop {
+            let answer = ask(router, get()).await;
+            if answer.status() != 503 {
+                return answer;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, asking).await.unwrap()
 }
 
 #[tokio::test]
@@ -44,7 +62,33 @@ async fn too_many_requests_are_turned_away() {
     assert_eq!((one.status().as_u16(), two.status().as_u16()), (200, 200));
     assert_eq!(third.status(), 503);
     assert_eq!(third.headers()["retry-after"], "1");
-    assert_eq!(ask(&router, get()).await.body(), "done");
+    assert_eq!(ask_until_let_in(&router).await.body(), "done");
+}
+
+#[tokio::test]
+async fn a_response_counts_until_it_has_been_read() {
+    let (chunks, from) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let from = Arc::new(Mutex::new(Some(ReceiverStream::new(from))));
+    let actor =
+        actor(move |_| {
+            let from = from.lock().unwrap().take();
+            async move {
+                Response::new(from.map_or(body("short"), |from| StreamBody::new(from).boxed()))
+            }
+        })
+        .await;
+    let max_requests = 1;
+    let options = Options {
+        max_requests,
+        ..Options::default()
+    };
+    let router = router(Fake::at(&actor.address), options).await;
+    let mut client = client(&router).await;
+    let streaming = client.send(get()).await;
+    assert_eq!(ask(&router, get()).await.status(), 503);
+    drop(chunks);
+    assert_eq!(whole(streaming).await.body(), "");
+    assert_eq!(ask_until_let_in(&router).await.body(), "short");
 }
 
 #[tokio::test]

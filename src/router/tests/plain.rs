@@ -1,12 +1,16 @@
 //! Requests and answers.
 
 use super::kit::*;
-use crate::router::{Options, ResolveError};
+use crate::router::{Binding, Options, ResolveError, Resolver, Target};
+use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Answers with the head that it got.
@@ -107,10 +111,10 @@ async fn the_first_answer_says_where_the_time_went() {
 async fn ten_first_requests_wake_once() {
     let actor = actor_saying("awake").await;
     let mut fake = Fake::at(&actor.address);
-    std::sync::Arc::get_mut(&mut fake).unwrap().gate = tokio::sync::Semaphore::new(0);
-    let router = std::sync::Arc::new(router(fake.clone(), Options::default()).await);
+    Arc::get_mut(&mut fake).unwrap().gate = Semaphore::new(0);
+    let router = Arc::new(router(fake.clone(), Options::default()).await);
     let mut asking = JoinSet::new();
-    let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let sent = Arc::new(AtomicUsize::new(0));
     for _ in 0..10 {
         let (router, sent) = (router.clone(), sent.clone());
         asking.spawn(async move {
@@ -131,7 +135,7 @@ async fn ten_first_requests_wake_once() {
 async fn a_resolve_outlives_the_client_that_began_it() {
     let actor = actor_saying("awake").await;
     let mut fake = Fake::at(&actor.address);
-    std::sync::Arc::get_mut(&mut fake).unwrap().gate = tokio::sync::Semaphore::new(0);
+    Arc::get_mut(&mut fake).unwrap().gate = Semaphore::new(0);
     let router = router(fake.clone(), Options::default()).await;
     let mut first = client(&router).await;
     let sending = first.sender.send_request(get());
@@ -145,21 +149,69 @@ async fn a_resolve_outlives_the_client_that_began_it() {
 }
 
 #[tokio::test]
+async fn who_joins_a_wake_late_waits_as_long_as_anybody() {
+    let actor = actor_saying("awake").await;
+    let mut fake = Fake::at(&actor.address);
+    Arc::get_mut(&mut fake).unwrap().gate = Semaphore::new(0);
+    let resolve_timeout = Duration::from_secs(1);
+    let options = Options {
+        resolve_timeout,
+        ..Options::default()
+    };
+    let router = router(fake.clone(), options).await;
+    let first = ask(&router, get());
+    let second = async {
+        until(|| fake.asked() == 1).await;
+        tokio::time::sleep(resolve_timeout / 2).await;
+        ask(&router, get()).await
+    };
+    let opening = async {
+        until(|| fake.asked() == 2).await;
+        fake.gate.add_permits(1);
+    };
+    let (first, second, ()) = tokio::join!(first, second, opening);
+    assert_eq!(first.status(), 504);
+    assert_eq!(second.body(), "awake");
+}
+
+/// Panics when first asked.
+struct Panicking(Arc<Fake>);
+
+#[async_trait]
+impl Resolver for Panicking {
+    async fn resolve(&self, target: &Target, timeout: Duration) -> Result<Binding, ResolveError> {
+        let binding = self.0.resolve(target, timeout).await;
+        assert!(self.0.asked() > 1, "as the test wants");
+        binding
+    }
+}
+
+#[tokio::test]
+async fn a_resolver_that_panics_is_asked_again_by_the_next() {
+    let actor = actor_saying("awake").await;
+    let resolver = Arc::new(Panicking(Fake::at(&actor.address)));
+    let router = router(resolver, Options::default()).await;
+    assert_eq!(ask(&router, get()).await.status(), 500);
+    assert_eq!(ask(&router, get()).await.body(), "awake");
+}
+
+#[tokio::test]
 async fn errors_have_their_codes() {
     use ResolveError::*;
-    let table: [(fn(String) -> ResolveError, u16); 7] = [
-        (NotFound, 404),
-        (Unavailable, 503),
-        (DeadlineExceeded, 504),
-        (PermissionDenied, 403),
-        (Unauthenticated, 401),
-        (ResourceExhausted, 429),
-        (Internal, 500),
+    let why = || "because\r\nof this".to_owned();
+    let table = [
+        (NotFound(why()), 404),
+        (Unavailable(why()), 503),
+        (DeadlineExceeded(why()), 504),
+        (PermissionDenied(why()), 403),
+        (Unauthenticated(why()), 401),
+        (ResourceExhausted(why()), 429),
+        (Internal(why()), 500),
     ];
     let fake = Fake::new(Err(Internal(String::new())));
     let router = router(fake.clone(), Options::default()).await;
     for (error, code) in table {
-        fake.say(Err(error("because\r\nof this".into())));
+        fake.say(Err(error));
         let answer = ask(&router, get()).await;
         assert_eq!(answer.status(), code);
         assert_eq!(

@@ -162,7 +162,9 @@ pub async fn a_commit_of_an_older_operation_is_fenced(store: &dyn Store) {
 pub async fn users_write_against_a_version(store: &dyn Store) {
     let stored = created(store, "team", "a").await;
     let mut spec = stored.spec.clone();
-    spec.worker_selector.labels.insert("tier".into(), "fast".into());
+    spec.worker_selector
+        .labels
+        .insert("tier".into(), "fast".into());
     let old = stored.header.resource_version;
     let written = store.update_spec(&stored.key, old, &spec, &stored.meta);
     let written = written.await.unwrap();

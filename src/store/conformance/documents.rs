@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::StoreError;
+use futures::future::poll_immediate;
 
 pub async fn a_document_is_written_against_its_version(store: &dyn Store) {
     let none = store.get_document("pool", "team/p").await.unwrap();
@@ -42,12 +43,12 @@ pub async fn documents_are_listed_and_watched(store: &dyn Store) {
     assert_eq!(seen.len(), 2);
     assert_eq!((seen[0].key.as_str(), &seen[0].before), ("team/b", &None));
     assert!(version >= seen[1].version);
-    let (later, removed) = tokio::join!(store.document_changes("pool", version, PATIENCE), async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        let version = documents[0].version;
-        let put = store.put_document("pool", "team/a", Some(version), None);
-        put.await.unwrap()
-    });
+    let mut later = std::pin::pin!(store.document_changes("pool", version, PATIENCE));
+    assert!(poll_immediate(&mut later).await.is_none());
+    let first = Some(documents[0].version);
+    let remove = store.put_document("pool", "team/a", first, None);
+    let (later, removed) = tokio::join!(later, remove);
+    let removed = removed.unwrap();
     let later = later.unwrap();
     assert_eq!(later.len(), 1);
     assert_eq!(later[0].version, removed);

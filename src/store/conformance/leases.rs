@@ -92,7 +92,12 @@ pub async fn a_renewed_lease_holds(store: &dyn Store) {
     store.renew(&mine.key, epoch, ME, LONG).await.unwrap();
     let e = store.renew(&mine.key, epoch, OTHER, LONG).await;
     assert!(matches!(e, Err(StoreError::Fenced(_))));
-    tokio::time::sleep(SHORT * 2).await;
+    let first = mine.header.lease.unwrap().deadline;
+    eventually("the first deadline passes", || async {
+        let (_, now) = store.list_nodes().await.unwrap();
+        (now > first).then_some(())
+    })
+    .await;
     let begun = store.begin(waking(&stored.key, OTHER, LONG)).await.unwrap();
     assert!(matches!(begun, Begun::Held { .. }), "{begun:?}");
     assert!(store.expired_leases(10).await.unwrap().is_empty());

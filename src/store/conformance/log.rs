@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::names::ResourceVersion;
 use crate::store::{Change, Image, Kind};
-use futures::future::join_all;
+use futures::future::{join_all, poll_immediate};
 use std::collections::BTreeSet;
 
 async fn now(store: &dyn Store) -> ResourceVersion {
@@ -85,10 +85,9 @@ pub async fn a_list_and_a_watch_miss_nothing(store: &dyn Store) {
 
 pub async fn a_watch_waits_for_the_first_change(store: &dyn Store) {
     let start = now(store).await;
-    let (seen, stored) = tokio::join!(watch(store, Kind::Actor, start, 1), async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        created(store, "team", "a").await
-    });
+    let mut seen = std::pin::pin!(watch(store, Kind::Actor, start, 1));
+    assert!(poll_immediate(&mut seen).await.is_none());
+    let (seen, stored) = tokio::join!(seen, created(store, "team", "a"));
     assert_eq!(actor_of(&seen[0].after), Some(stored));
 }
 

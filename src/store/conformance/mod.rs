@@ -3,7 +3,7 @@
 
 mod actors;
 mod documents;
-mod leases;
+pub mod leases;
 mod log;
 mod workers;
 

@@ -7,14 +7,17 @@ use super::reply::Reply;
 use super::scripts::{self, Lua};
 use super::{StoreOptions, loss};
 use crate::api::names::Incarnation;
+use crate::failpoint;
 use crate::store::{Durability, StoreError};
 use ::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// A call without an answer for this long fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// What a reply said of the incarnation holds for so long without asking.
+const JUST_NOW: Duration = Duration::from_secs(1);
 /// Attempts of a call that may be repeated.
 const ATTEMPTS: u32 = 4;
 /// Between the first attempts; doubles.
@@ -150,6 +153,9 @@ pub struct Client {
     durable: Option<Durable>,
     incarnation: AtomicU64,
     round_trips: AtomicU64,
+    started: Instant,
+    /// Milliseconds from the start to the last reply.
+    heard: AtomicU64,
 }
 
 impl Client {
@@ -173,6 +179,8 @@ impl Client {
             durable,
             incarnation: AtomicU64::new(incarnation.0),
             round_trips: AtomicU64::new(0),
+            started: Instant::now(),
+            heard: AtomicU64::new(0),
             keys,
         })
     }
@@ -185,6 +193,18 @@ impl Client {
     /// The incarnation as far as this process knows.
     pub fn incarnation(&self) -> Incarnation {
         Incarnation(self.incarnation.load(Ordering::Acquire))
+    }
+
+    /// Whether the store said only just now which incarnation it is: every reply does.
+    pub fn heard_just_now(&self) -> bool {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Acquire));
+        self.started.elapsed() < heard + JUST_NOW
+    }
+
+    fn hear(&self, reply: &Reply) {
+        self.note_incarnation(reply.incarnation);
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now, Ordering::Release);
     }
 
     /// Takes over a newer incarnation.
@@ -200,13 +220,20 @@ impl Client {
 
     /// Calls a script. A reply that tells of lost writes is repaired first, then the call is made again.
     pub async fn call(&self, call: Call) -> Result<Reply, StoreError> {
+        failpoint::crash(&format!("store.{}.before", call.script.name));
+        let reply = self.call_surely(&call).await;
+        failpoint::crash(&format!("store.{}.after", call.script.name));
+        reply
+    }
+
+    async fn call_surely(&self, call: &Call) -> Result<Reply, StoreError> {
         let mut delay = BACKOFF;
         for attempt in 1.. {
             let last_attempt = attempt >= ATTEMPTS;
-            match self.once(&call).await {
+            match self.once(call).await {
                 Ok(value) => {
                     let reply = Reply::read(value)?;
-                    self.note_incarnation(reply.incarnation);
+                    self.hear(&reply);
                     if reply.code != "LOST" {
                         self.seen.note(call.shard, reply.last);
                         return Ok(reply);
@@ -251,7 +278,15 @@ impl Client {
         let command = call.command(&self.seen, whole);
         match (&self.durable, call.durability) {
             (Some(durable), Durability::Fsync) => durable.send(call.shard, command).await,
-            _ => self.link.send(&command).await,
+            (durable, _) => {
+                let result = self.link.send(&command).await;
+                if let (Some(durable), Err(e)) = (durable, &result)
+                    && e.is_io_error()
+                {
+                    durable.suspect();
+                }
+                result
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::link::{self, Link};
 use crate::store::StoreError;
 use ::redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -18,6 +19,8 @@ const LANES: usize = 4;
 const QUEUE: usize = 1024;
 /// Writes behind one wait.
 const GROUP: usize = 256;
+/// Attempts to use a connection again before a write is sent on it all the same.
+const CHECKS: u32 = 3;
 /// How long the server may take to sync.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the connection waits for an answer: longer than the server does.
@@ -31,6 +34,8 @@ struct Job {
 /// Queues of durable writes: one for a single server, one for each shard of a cluster.
 pub struct Durable {
     queues: Vec<mpsc::Sender<Job>>,
+    /// Counts lost connections: when one is, the others probably are too.
+    losses: Arc<AtomicU64>,
 }
 
 impl Durable {
@@ -55,27 +60,38 @@ impl Durable {
             );
             return Ok(None);
         }
-        Ok(Some(Self::start(options, keys, &lanes)))
+        Ok(Some(Self::start(options, keys, lanes)))
     }
 
-    fn start(options: &StoreOptions, keys: &Keys, lanes: &[Link]) -> Self {
+    fn start(options: &StoreOptions, keys: &Keys, lanes: Vec<Link>) -> Self {
+        let losses = Arc::new(AtomicU64::new(0));
+        let lane = |link: &Link, shard| Lane {
+            link: link.clone(),
+            slot: keys.slot(shard),
+            losses: losses.clone(),
+            checked: 0,
+        };
         let mut queues = Vec::new();
         if options.cluster {
-            for (shard, lane) in (0..keys.shards()).zip(lanes.iter().cycle()) {
+            for (shard, link) in (0..keys.shards()).zip(lanes.iter().cycle()) {
                 let (queue, jobs) = mpsc::channel(QUEUE);
-                let jobs = Arc::new(Mutex::new(jobs));
-                tokio::spawn(run(jobs, lane.clone(), keys.slot(shard)));
+                tokio::spawn(lane(link, shard).run(Arc::new(Mutex::new(jobs))));
                 queues.push(queue);
             }
         } else {
             let (queue, jobs) = mpsc::channel(QUEUE);
             let jobs = Arc::new(Mutex::new(jobs));
-            for lane in lanes {
-                tokio::spawn(run(jobs.clone(), lane.clone(), keys.slot(HOME)));
+            for link in &lanes {
+                tokio::spawn(lane(link, HOME).run(jobs.clone()));
             }
             queues.push(queue);
         }
-        Self { queues }
+        Self { queues, losses }
+    }
+
+    /// Tells that the server was seen to go away: connections are tried before the next write goes out on them.
+    pub fn suspect(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Sends a write and waits until it is on disk.
@@ -100,19 +116,48 @@ fn wait_aof() -> Cmd {
     cmd
 }
 
-/// Takes groups off a queue until it closes.
-async fn run(jobs: Arc<Mutex<mpsc::Receiver<Job>>>, lane: Link, slot: u16) {
-    loop {
-        let mut group = Vec::new();
-        if jobs.lock().await.recv_many(&mut group, GROUP).await == 0 {
-            return;
+/// A connection that takes groups off a queue.
+struct Lane {
+    link: Link,
+    slot: u16,
+    losses: Arc<AtomicU64>,
+    checked: u64,
+}
+
+impl Lane {
+    async fn run(mut self, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
+        loop {
+            let mut group = Vec::new();
+            if jobs.lock().await.recv_many(&mut group, GROUP).await == 0 {
+                return;
+            }
+            self.check().await;
+            let mut commands = Pipeline::with_capacity(group.len() + 1);
+            for job in &group {
+                commands.add_command(job.command.clone());
+            }
+            commands.add_command(wait_aof());
+            let result = self.link.send_all(commands, self.slot).await;
+            if result.as_ref().is_err_and(|e| e.is_io_error()) {
+                self.losses.fetch_add(1, Ordering::AcqRel);
+            }
+            answer(group, result);
         }
-        let mut commands = Pipeline::with_capacity(group.len() + 1);
-        for job in &group {
-            commands.add_command(job.command.clone());
+    }
+
+    /// Tries the connection when one was lost since it was last tried, so that it is made again before a
+    /// write goes out on it.
+    async fn check(&mut self) {
+        let losses = self.losses.load(Ordering::Acquire);
+        let mut tries = 0;
+        while self.checked != losses && tries < CHECKS {
+            let mut ping = Pipeline::new();
+            ping.cmd("PING");
+            match self.link.send_all(ping, self.slot).await {
+                Ok(_) => self.checked = losses,
+                Err(_) => tries += 1,
+            }
         }
-        commands.add_command(wait_aof());
-        answer(group, lane.send_all(commands, slot).await);
     }
 }
 

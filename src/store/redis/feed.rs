@@ -41,6 +41,14 @@ struct Running {
     read: Instant,
 }
 
+impl State {
+    fn was_read(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.read = Instant::now();
+        }
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     /// Everything up to here is kept or was.
@@ -203,15 +211,14 @@ async fn step(
         let mut state = shared.state();
         state.kept.clear();
         state.from = start;
+        state.was_read();
         drop(state);
         shared.upto.send_replace(start);
         return Ok(start);
     };
     let piece = log::read(client, at, PIECE).await?;
     let mut state = shared.state();
-    if let Some(running) = &mut state.running {
-        running.read = Instant::now();
-    }
+    state.was_read();
     state.kept.extend(piece.changes);
     while state.kept.len() > KEPT {
         if let Some((_, change)) = state.kept.pop_front() {

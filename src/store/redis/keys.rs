@@ -24,8 +24,8 @@ use crate::api::names::{ActorKey, PoolKey};
 /// Shards of an installation unless it says otherwise.
 pub const DEFAULT_SHARDS: u16 = 16;
 /// Buckets of the flat ids per shard. With 16 shards each stays within the 512 entries of a hash's compact encoding
-/// up to 8 million ids; beyond, an id takes more memory and nothing else changes.
-const FLAT_BUCKETS: u64 = 1024;
+/// up to 2 million ids; beyond, an id takes more memory and nothing else changes.
+const FLAT_BUCKETS: u64 = 256;
 /// Hash slots of a cluster.
 const SLOTS: u16 = 16_384;
 /// The shard of nodes and documents.
@@ -147,8 +147,8 @@ mod tests {
             shards.iter().all(|n| (3_600..4_400).contains(n)),
             "{shards:?}"
         );
-        assert!(buckets.len() > 15_000, "{}", buckets.len());
-        assert!(buckets.values().all(|n| *n < 32));
+        assert_eq!(buckets.len(), 4096);
+        assert!(buckets.values().all(|n| *n < 64));
     }
 
     #[test]

@@ -37,10 +37,10 @@ pub struct Piece {
     pub upto: ResourceVersion,
 }
 
-/// The first stamp that a reader after a version wants of a shard.
+/// The first stamp that a reader after a version wants of a shard. No stamp is 0.
 pub fn first_tick(after: ResourceVersion, shard: u16) -> u64 {
     let of_shard = ResourceVersion::from_tick(after.tick(), shard);
-    after.tick() + u64::from(of_shard <= after)
+    (after.tick() + u64::from(of_shard <= after)).max(1)
 }
 
 /// Changes after a version, at most `limit` of each shard. `Expired` when one of them is gone.
@@ -192,5 +192,6 @@ mod tests {
         assert_eq!(first_tick(after, 2), 101);
         assert_eq!(first_tick(after, 3), 101);
         assert_eq!(first_tick(after, 4), 100);
+        assert_eq!(first_tick(ResourceVersion(0), 4), 1);
     }
 }

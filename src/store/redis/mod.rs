@@ -24,6 +24,7 @@ mod workers;
 mod tests;
 
 pub use keys::DEFAULT_SHARDS;
+pub use scripts::NAMES as SCRIPTS;
 
 use super::{
     Begin, Begun, Change, ClaimRequest, Document, DocumentChange, Durability, Kind, Page, Store,

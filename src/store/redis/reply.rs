@@ -57,8 +57,11 @@ pub fn array(value: Value) -> Result<Vec<Value>, StoreError> {
     }
 }
 
-/// Keys and values of a hash.
-pub fn pairs(value: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+/// A field of a hash and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
+/// Fields and values of a hash.
+pub fn pairs(value: Value) -> Result<Vec<Pair>, StoreError> {
     let mut items = array(value)?.into_iter();
     let mut out = Vec::with_capacity(items.len() / 2);
     while let (Some(key), Some(value)) = (items.next(), items.next()) {

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 /// A script and the SHA-1 by which a server that has seen it knows it.
 #[derive(Debug)]
 pub struct Lua {
+    /// Its file, without the ending.
+    pub name: &'static str,
     /// Its source.
     pub text: &'static str,
     /// Hex SHA-1 of the source.
@@ -12,8 +14,9 @@ pub struct Lua {
 }
 
 impl Lua {
-    fn new(text: &'static str) -> Self {
+    fn new(file: &'static str, text: &'static str) -> Self {
         Self {
+            name: file.trim_end_matches(".lua"),
             text,
             sha1: ::redis::Script::new(text).get_hash().to_owned(),
         }
@@ -25,8 +28,11 @@ macro_rules! scripts {
         $(
             #[doc = concat!("`lua/", $first, "`.")]
             pub static $name: LazyLock<Lua> =
-                LazyLock::new(|| Lua::new(concat!(include_str!("lua/prelude.lua"), $(include_str!(concat!("lua/", $more)),)* include_str!(concat!("lua/", $first)))));
+                LazyLock::new(|| Lua::new($first, concat!(include_str!("lua/prelude.lua"), $(include_str!(concat!("lua/", $more)),)* include_str!(concat!("lua/", $first)))));
         )*
+
+        /// Their names.
+        pub const NAMES: &[&str] = &[$($first.split_at($first.len() - ".lua".len()).0,)*];
 
         /// All of them, to be loaded when a connection is made.
         pub fn all() -> Vec<&'static Lua> {

@@ -3,6 +3,7 @@
 use super::super::error::chain;
 use super::super::files::Phase;
 use super::{LOG, Slot};
+use crate::failpoint;
 use crate::lifecycle::Observed;
 use crate::lifecycle::slot::{Sandbox, Step, plan};
 use crate::proto::atenode::ObserveWorkloadRequest;
@@ -56,7 +57,11 @@ impl Slot {
                 match self.demolish().await {
                     Ok(()) => return,
                     Err(error) => {
-                        tracing::warn!(slot = self.place.name(), error = chain(&error), "cannot take a slot away");
+                        tracing::warn!(
+                            slot = self.place.name(),
+                            error = chain(&error),
+                            "cannot take a slot away"
+                        );
                         self.pause(&mut pace, &stop).await;
                         continue;
                     }
@@ -68,9 +73,9 @@ impl Slot {
                 continue;
             }
             let turn = self.turn.lock().await;
-            fail::fail_point!(&format!("slot.{}.before", step.name()));
+            failpoint::crash(&format!("slot.{}.before", step.name()));
             let fine = self.carry_out(step, &mut pace).await;
-            fail::fail_point!(&format!("slot.{}.after", step.name()));
+            failpoint::crash(&format!("slot.{}.after", step.name()));
             drop(turn);
             self.node.changed.send_replace(());
             if !fine {
@@ -83,10 +88,14 @@ impl Slot {
 
     fn next_step(&self) -> Step {
         let state = self.state();
-        let saved = state.desired.assignment.as_ref().is_some_and(|a| match &a.phase {
-            Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
-            Phase::Starting | Phase::Serving | Phase::Ending => false,
-        });
+        let saved = state
+            .desired
+            .assignment
+            .as_ref()
+            .is_some_and(|a| match &a.phase {
+                Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
+                Phase::Starting | Phase::Serving | Phase::Ending => false,
+            });
         plan(&state.desired(saved), &state.sandbox)
     }
 
@@ -120,7 +129,12 @@ impl Slot {
             Step::Rebuild => self.rebuild().await,
         };
         if let Err(error) = &done {
-            tracing::warn!(slot = self.place.name(), step = step.name(), error = chain(error), "a step failed");
+            tracing::warn!(
+                slot = self.place.name(),
+                step = step.name(),
+                error = chain(error),
+                "a step failed"
+            );
         }
         done.is_ok()
     }
@@ -130,7 +144,11 @@ impl Slot {
         let mut state = self.state();
         let ended = state.executor.as_ref().filter(|e| !e.process.is_alive());
         if let Some(executor) = ended {
-            tracing::warn!(slot = self.place.name(), uid = executor.record.uid, "the executor has ended");
+            tracing::warn!(
+                slot = self.place.name(),
+                uid = executor.record.uid,
+                "the executor has ended"
+            );
             state.executor = None;
             state.sandbox = Observed::Absent;
             drop(state);
@@ -215,7 +233,11 @@ impl Slot {
     /// What the executor says; `None` when it does not say anything.
     pub(super) async fn ask(&self) -> Option<Sandbox> {
         let mut client = self.state().executor.as_ref()?.client.clone();
-        let answer = timeout(ASK_LIMIT, client.observe_workload(ObserveWorkloadRequest {})).await;
+        let answer = timeout(
+            ASK_LIMIT,
+            client.observe_workload(ObserveWorkloadRequest {}),
+        )
+        .await;
         let answer = match answer {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => {
@@ -231,7 +253,11 @@ impl Slot {
             Wire::Exited => Sandbox::Exited,
             Wire::Busy => Sandbox::Busy,
             Wire::Dirty | Wire::Unspecified => {
-                tracing::warn!(slot = self.place.name(), left = answer.message, "the slot is not clean");
+                tracing::warn!(
+                    slot = self.place.name(),
+                    left = answer.message,
+                    "the slot is not clean"
+                );
                 Sandbox::Dirty
             }
         })

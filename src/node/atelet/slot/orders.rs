@@ -43,16 +43,17 @@ impl Slot {
             return;
         };
         if let Err(failure) = self.take_end(&mut state, &actor, epoch) {
-            tracing::warn!(slot = self.place.name(), ?failure, "cannot end an assignment that nobody wants");
+            tracing::warn!(
+                slot = self.place.name(),
+                ?failure,
+                "cannot end an assignment that nobody wants"
+            );
         }
         drop(state);
         self.changed();
     }
 
-    async fn take(
-        &self,
-        admit: impl FnOnce(&mut State) -> Result<Taken, Failure>,
-    ) -> Outcome {
+    async fn take(&self, admit: impl FnOnce(&mut State) -> Result<Taken, Failure>) -> Outcome {
         let taken = admit(&mut self.state())?;
         match taken {
             Taken::Already(answer) => Ok(answer),
@@ -130,7 +131,10 @@ impl Slot {
                 })),
                 None => Err(Failure::Failed(
                     Reason::SandboxLost,
-                    format!("{}/{} does not run on this slot", actor.namespace, actor.name),
+                    format!(
+                        "{}/{} does not run on this slot",
+                        actor.namespace, actor.name
+                    ),
                 )),
             };
         };
@@ -146,7 +150,8 @@ impl Slot {
             Phase::Serving if state.op.is_none() => {
                 let failed = |e: Error| Failure::because(Reason::CheckpointFailed, &e);
                 let op = Arc::new(Op::new(Kind::Save, epoch, None));
-                self.set_phase(state, Phase::Saving(target)).map_err(failed)?;
+                self.set_phase(state, Phase::Saving(target))
+                    .map_err(failed)?;
                 state.op = Some(op.clone());
                 Ok(Taken::Wait(op))
             }

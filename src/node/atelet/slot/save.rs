@@ -3,8 +3,8 @@
 use super::super::error::Error;
 use super::super::files::{self, Assignment, Phase, Target};
 use super::super::outcome::{Answer, Failure};
-use super::op::Kind;
 use super::Slot;
+use super::op::Kind;
 use crate::api::Reason;
 use crate::lifecycle::Observed;
 use crate::proto::atenode::CheckpointWorkloadRequest;
@@ -37,7 +37,9 @@ impl Slot {
         let mut client = executor.client;
         let answer = timeout(SAVE_LIMIT, client.checkpoint_workload(request)).await;
         let answer = answer.unwrap_or_else(|_| {
-            Err(Status::deadline_exceeded("the checkpoint does not end in time"))
+            Err(Status::deadline_exceeded(
+                "the checkpoint does not end in time",
+            ))
         });
         match answer {
             Ok(answer) => {
@@ -92,10 +94,7 @@ impl Slot {
         if let Some(op) = state.op_of(Kind::Save) {
             state.op = None;
             let message = "the sandbox ended by itself before it could be saved";
-            op.finish(Err(Failure::Failed(
-                Reason::SandboxExited,
-                message.into(),
-            )));
+            op.finish(Err(Failure::Failed(Reason::SandboxExited, message.into())));
         }
         Ok(())
     }
@@ -127,7 +126,12 @@ impl Slot {
             op.lap(if target.local { "keep" } else { "publish" });
         }
         if let Err(failure) = &delivered {
-            tracing::warn!(slot = self.place.name(), id = target.id, ?failure, "a snapshot could not be delivered");
+            tracing::warn!(
+                slot = self.place.name(),
+                id = target.id,
+                ?failure,
+                "a snapshot could not be delivered"
+            );
         }
         files::remove_dir(&snapshots.spool(&target.id))?;
         self.free().await?;

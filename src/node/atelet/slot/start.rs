@@ -49,7 +49,11 @@ impl Slot {
             }
             return;
         };
-        tracing::warn!(slot = self.place.name(), ?failure, "an assignment did not come up");
+        tracing::warn!(
+            slot = self.place.name(),
+            ?failure,
+            "an assignment did not come up"
+        );
         op.fail(failure);
         state.sandbox = Observed::Unknown;
         if let Some(assignment) = &mut state.desired.assignment {
@@ -94,7 +98,11 @@ impl Slot {
         let gone = || Failure::Failed(Reason::SandboxLost, "the slot is gone".into());
         let order = op.start.as_ref().ok_or_else(gone)?;
         let workload = &order.workload;
-        let runtime = self.node.runtimes.resolve(workload.runtime.as_ref()).await?;
+        let runtime = self
+            .node
+            .runtimes
+            .resolve(workload.runtime.as_ref())
+            .await?;
         op.lap("runtime");
         let containers = self.node.images.bundles(workload).await?;
         op.lap("image");
@@ -221,4 +229,3 @@ fn failure(status: &Status, restoring: bool) -> Failure {
     };
     Failure::Failed(reason, status.message().to_owned())
 }
-

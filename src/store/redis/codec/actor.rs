@@ -5,7 +5,8 @@
 //! | 1 | version |
 //! | 1, 1 | phase, desired |
 //! | 1 | flags: 1 flat id, 2 leased |
-//! | 6, 6 | epoch, operation |
+//! | 5 | epoch |
+//! | 3 | epoch less operation: takeovers of the current transition |
 //! | 7 | stamp of the last write |
 //! | 5 | writes |
 //! | 6 | last activity, ms |
@@ -28,7 +29,11 @@ use uuid::Uuid;
 const FLAT: u8 = 1;
 const LEASED: u8 = 2;
 
-/// The part of the status that postcard keeps. Times are kept relative to the creation: most bytes saved for least.
+/// Stands for the actor's own namespace.
+const SAME: &str = "=";
+
+/// The part of the status that postcard keeps. Times are kept relative to one another: an actor that sleeps is what
+/// there is most of, and every byte of it counts.
 #[derive(Serialize, Deserialize)]
 struct Body {
     created: u64,
@@ -42,7 +47,7 @@ struct Body {
     rolled_back: Option<RolledBack>,
 }
 
-/// A snapshot with its time relative to the actor's creation, in milliseconds.
+/// A snapshot with its time relative to the actor's last transition, in milliseconds.
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
     epoch: u64,
@@ -50,35 +55,39 @@ struct Snapshot {
     time: i64,
 }
 
-fn after(time: Timestamp, created: Timestamp) -> i64 {
-    time.0.wrapping_sub(created.0).cast_signed()
+fn after(time: Timestamp, origin: Timestamp) -> i64 {
+    time.0.wrapping_sub(origin.0).cast_signed()
 }
 
-fn absolute(after: i64, created: Timestamp) -> Timestamp {
-    Timestamp(created.0.wrapping_add(after.cast_unsigned()))
+fn absolute(after: i64, origin: Timestamp) -> Timestamp {
+    Timestamp(origin.0.wrapping_add(after.cast_unsigned()))
 }
 
 impl Snapshot {
-    fn of(s: &SnapshotRecord, created: Timestamp) -> Self {
+    fn of(s: &SnapshotRecord, transition: Timestamp) -> Self {
         Snapshot {
             epoch: s.epoch.0,
             bytes: s.bytes,
-            time: after(s.time, created),
+            time: after(s.time, transition),
         }
     }
 
-    fn into_record(self, created: Timestamp) -> SnapshotRecord {
+    fn into_record(self, transition: Timestamp) -> SnapshotRecord {
         SnapshotRecord {
             epoch: Epoch(self.epoch),
             bytes: self.bytes,
-            time: absolute(self.time, created),
+            time: absolute(self.time, transition),
         }
     }
 }
 
 /// The spec part.
 pub fn encode_spec(key: &ActorKey, spec: &SpecRecord) -> Result<Vec<u8>, StoreError> {
-    let bytes = postcard::to_allocvec(spec).map_err(|e| corrupt(key, e))?;
+    let mut spec = spec.clone();
+    if spec.template.namespace == key.namespace {
+        spec.template.namespace = SAME.to_owned();
+    }
+    let bytes = postcard::to_allocvec(&spec).map_err(|e| corrupt(key, e))?;
     if u16::try_from(bytes.len()).is_err() {
         return Err(corrupt(key, "its spec is larger than 64 KiB"));
     }
@@ -104,10 +113,10 @@ pub fn encode_status(key: &ActorKey, status: &StatusRecord) -> Result<Vec<u8>, S
     let body = Body {
         created: created.0,
         assignment: assignment.clone(),
-        durable: durable.as_ref().map(|s| Snapshot::of(s, *created)),
+        durable: durable.as_ref().map(|s| Snapshot::of(s, *last_transition)),
         local: local
             .as_ref()
-            .map(|l| (Snapshot::of(&l.snapshot, *created), l.node.clone())),
+            .map(|l| (Snapshot::of(&l.snapshot, *last_transition), l.node.clone())),
         boot: *boot,
         last_transition: after(*last_transition, *created),
         last_duration_micros: *last_duration_micros,
@@ -142,8 +151,13 @@ fn header(out: &mut Vec<u8>, record: &ActorRecord) -> Result<(), &'static str> {
     let flat = if record.status.flat { FLAT } else { 0 };
     let leased = if lease.is_some() { LEASED } else { 0 };
     out.extend_from_slice(&[VERSION, *phase as u8, *desired as u8, flat | leased]);
-    push(out, epoch.0, 6)?;
-    push(out, operation.0, 6)?;
+    push(out, epoch.0, 5)?;
+    let takeovers = epoch.0.checked_sub(operation.0);
+    push(
+        out,
+        takeovers.ok_or("its operation is newer than its epoch")?,
+        3,
+    )?;
     push(out, resource_version.tick(), 7)?;
     push(out, *writes, 5)?;
     push(out, record.status.last_activity.0, 6)?;
@@ -189,8 +203,10 @@ fn decode(
     let phase = Phase::from_number(r.byte()?).ok_or("its phase is unknown")?;
     let desired = Desired::from_number(r.byte()?).ok_or("its desired state is unknown")?;
     let flags = r.byte()?;
-    let epoch = Epoch(r.number(6)?);
-    let operation = Epoch(r.number(6)?);
+    let epoch = Epoch(r.number(5)?);
+    let takeovers = r.number(3)?;
+    let operation = epoch.0.checked_sub(takeovers).map(Epoch);
+    let operation = operation.ok_or("its operation is out of range")?;
     let tick = r.number(7)?;
     let writes = r.number(5)?;
     let last_activity = Timestamp(r.number(6)?);
@@ -203,7 +219,10 @@ fn decode(
             deadline: Timestamp(r.number(6)?),
         })
     };
-    let spec = exactly(r.counted()?)?;
+    let mut spec: SpecRecord = exactly(r.counted()?)?;
+    if spec.template.namespace == SAME {
+        spec.template.namespace.clone_from(&key.namespace);
+    }
     let body: Body = exactly(r.0)?;
     let header = Header {
         phase,
@@ -220,19 +239,20 @@ fn decode(
 
 fn status(body: Body, uid: Uuid, flat: bool, last_activity: Timestamp) -> StatusRecord {
     let created = Timestamp(body.created);
+    let last_transition = absolute(body.last_transition, created);
     StatusRecord {
         uid,
         created,
         flat,
         assignment: body.assignment,
-        durable: body.durable.map(|s| s.into_record(created)),
+        durable: body.durable.map(|s| s.into_record(last_transition)),
         local: body.local.map(|(s, node)| LocalSnapshotRecord {
-            snapshot: s.into_record(created),
+            snapshot: s.into_record(last_transition),
             node,
         }),
         boot: body.boot,
         last_activity,
-        last_transition: absolute(body.last_transition, created),
+        last_transition,
         last_duration_micros: body.last_duration_micros,
         failure: body.failure,
         rolled_back: body.rolled_back,

@@ -1,5 +1,5 @@
 -- The bytes of an actor as codec/actor.rs writes them. Members of the sorted set are namespace \0 name \0 record.
-local ACTOR = '>BBBBI6I6I7I5I6c16'
+local ACTOR = '>BBBBI5I3I7I5I6c16'
 local LEASE = '>c8I6'
 local FLAT, LEASED = 1, 2
 
@@ -16,7 +16,7 @@ local function decode(bytes)
   end
   local a, at = {}, nil
   local version
-  version, a.phase, a.desired, a.flags, a.epoch, a.operation, a.tick, a.writes, a.activity, a.uid, at =
+  version, a.phase, a.desired, a.flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid, at =
     struct.unpack(ACTOR, bytes)
   if bit.band(a.flags, LEASED) ~= 0 then
     a.owner, a.deadline, at = struct.unpack(LEASE, bytes, at)
@@ -33,7 +33,7 @@ local function encode(a)
     flags = bit.bor(flags, LEASED)
     lease = struct.pack(LEASE, a.owner, a.deadline)
   end
-  return struct.pack(ACTOR, 1, a.phase, a.desired, flags, a.epoch, a.operation, a.tick, a.writes, a.activity, a.uid)
+  return struct.pack(ACTOR, 1, a.phase, a.desired, flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid)
     .. lease .. struct.pack('>Hc0', #a.spec, a.spec) .. a.status
 end
 

@@ -23,7 +23,9 @@ end
 a.epoch = a.epoch + 1
 if edge > 1 then
   a.phase = edge - 2
-  a.operation = a.epoch
+  a.takeovers = 0
+else
+  a.takeovers = a.takeovers + 1
 end
 if ARGV[5] ~= '' and a.desired ~= DELETED then
   a.desired = tonumber(ARGV[5])

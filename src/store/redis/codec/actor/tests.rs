@@ -1,8 +1,8 @@
 use super::*;
 use crate::api::names::{PoolKey, TemplateKey, WorkerKey};
 use crate::api::reason::Reason;
-use crate::api::selector::Selector;
 use crate::api::record::{IdleRecord, OperatingMode};
+use crate::api::selector::Selector;
 use proptest::option;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -15,14 +15,14 @@ prop_compose! {
 
 prop_compose! {
     fn header()(
-        phase in 0u8..6, desired in 0u8..4, epoch in 0u64..1 << 48, operation in 0u64..1 << 48,
+        phase in 0u8..6, desired in 0u8..4, epoch in 0u64..1 << 40, takeovers in 0u64..1 << 24,
         lease in option::of((any::<u64>(), 0u64..1 << 48)), tick in 0u64..1 << 53, writes in 0u64..1 << 40,
     ) -> Header {
         Header {
             phase: Phase::from_number(phase).unwrap(),
             desired: Desired::from_number(desired).unwrap(),
             epoch: Epoch(epoch),
-            operation: Epoch(operation),
+            operation: Epoch(epoch.saturating_sub(takeovers)),
             lease: lease.map(|(owner, deadline)| Lease { owner, deadline: Timestamp(deadline) }),
             resource_version: ResourceVersion::from_tick(tick, 7),
             writes,
@@ -32,11 +32,11 @@ prop_compose! {
 
 prop_compose! {
     fn spec()(
-        name in "[a-z]{1,20}", selector in proptest::collection::btree_map("[a-z]{1,9}", "[a-z]{0,9}", 0..3),
+        namespace in "team|other", name in "[a-z]{1,20}", selector in proptest::collection::btree_map("[a-z]{1,9}", "[a-z]{0,9}", 0..3),
         suspend_after in option::of(any::<u32>()), generation in any::<u32>(), deleted in option::of(any::<u64>()),
     ) -> SpecRecord {
         SpecRecord {
-            template: TemplateKey::new("team", name),
+            template: TemplateKey::new(namespace, name),
             mode: OperatingMode::Running,
             worker_selector: Selector { labels: selector, expressions: vec![] },
             idle: IdleRecord {
@@ -135,7 +135,7 @@ fn another_format_is_refused_by_name() {
 #[test]
 fn numbers_that_do_not_fit_are_refused() {
     let mut record = ActorRecord::default();
-    record.header.epoch = Epoch(1 << 48);
+    record.header.epoch = Epoch(1 << 40);
     assert!(matches!(
         encode_actor(&record),
         Err(StoreError::Corrupt { .. })

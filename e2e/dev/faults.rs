@@ -1,0 +1,101 @@
+//! kill -9 of one or all.
+
+use super::harness::{Dev, eventually, kill};
+
+#[test]
+fn everything_killed_comes_back_and_no_acknowledged_suspend_is_lost() {
+    let mut dev = Dev::start(&["--operation-lease", "2", "--node-lease", "10"]);
+    dev.with_counter(2);
+    for name in ["asleep", "awake"] {
+        dev.actor(name, "counter");
+        assert_eq!(dev.visit(name), (1, 1));
+    }
+    dev.plugin(&["suspend", "asleep", "awake"]);
+    assert_eq!(
+        dev.visit("awake"),
+        (2, 2),
+        "this visit will be lost, and be said to be"
+    );
+    dev.kill_everything();
+
+    dev.restart();
+    assert_eq!(dev.visit("asleep"), (2, 2));
+    let visited = eventually("the lost actor is served again", || {
+        let (status, body) = dev.try_get("awake", "/").ok()?;
+        (status == 200).then(|| super::harness::counters(&body))
+    });
+    assert_eq!(visited, (2, 2), "it went on from its last snapshot");
+    let why = dev.field(
+        "awake",
+        ".status.conditions[?(@.type==\"RolledBack\")].message",
+    );
+    assert!(why.contains("is lost"), "{why:?}");
+}
+
+#[test]
+fn a_killed_executor_rolls_its_actor_back_and_its_slot_is_rebuilt() {
+    let dev = Dev::start(&["--operation-lease", "2"]);
+    dev.with_counter(1);
+    dev.actor("a", "counter");
+    dev.visit("a");
+    dev.plugin(&["suspend", "a"]);
+    assert_eq!(dev.visit("a"), (2, 2));
+    dev.processes("ateom").into_iter().for_each(kill);
+    let visited = eventually("the next request is served", || {
+        let (status, body) = dev.try_get("a", "/").ok()?;
+        (status == 200).then(|| super::harness::counters(&body))
+    });
+    assert_eq!(visited, (2, 2), "it went on from its last snapshot");
+    assert_eq!(
+        dev.field("a", ".status.conditions[?(@.type==\"RolledBack\")].status"),
+        "True"
+    );
+}
+
+#[test]
+fn an_actor_outlives_the_node_agent_and_the_api_server() {
+    let dev = Dev::start(&["--operation-lease", "2"]);
+    dev.with_counter(1);
+    dev.actor("a", "counter");
+    assert_eq!(dev.visit("a"), (1, 1));
+    for component in [
+        "/ate atelet",
+        "/ate apiserver",
+        "/ate controller",
+        "/ate router",
+        "valkey-server",
+    ] {
+        let before = dev.processes(component);
+        assert!(!before.is_empty(), "{component} runs");
+        before.iter().for_each(|pid| kill(*pid));
+        eventually("it is started again", || {
+            let now = dev.processes(component);
+            (!now.is_empty() && now.iter().all(|pid| !before.contains(pid))).then_some(())
+        });
+    }
+    let visited = eventually("it is served", || {
+        let (status, body) = dev.try_get("a", "/").ok()?;
+        (status == 200).then(|| super::harness::counters(&body))
+    });
+    assert_eq!(visited.0, visited.1);
+    assert!(visited.0 >= 2, "its memory went on: {visited:?}");
+    eventually("it can be suspended", || {
+        dev.try_plugin(&["suspend", "a"]).ok()
+    });
+}
+
+#[test]
+fn a_sandbox_that_exits_by_itself_is_noticed() {
+    let dev = Dev::start(&["--operation-lease", "2"]);
+    dev.with_counter(1);
+    dev.actor("a", "counter");
+    dev.visit("a");
+    dev.plugin(&["suspend", "a"]);
+    dev.visit("a");
+    let _ = dev.try_get("a", "/exit?code=3");
+    let visited = eventually("the next request is served", || {
+        let (status, body) = dev.try_get("a", "/").ok()?;
+        (status == 200).then(|| super::harness::counters(&body))
+    });
+    assert_eq!(visited, (2, 2), "from its last snapshot");
+}

@@ -1,0 +1,409 @@
+//! An `ate dev` of a test's own: its directory, addresses and subnet collide with nobody's, and nothing of it is left.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bound of whatever a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// One `ate dev` at a time: each has sandboxes of its own, and two cores are few.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+pub struct Dev {
+    pub dir: tempfile::TempDir,
+    api: u16,
+    router: u16,
+    subnet: u8,
+    child: Option<Child>,
+    flags: Vec<String>,
+    environment: Vec<(String, String)>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Looks until it is so, within a bound.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// So many consecutive ports that nobody listens on.
+fn free_ports(count: u16) -> u16 {
+    (0..1000)
+        .map(|_| 20_000 + rand::random::<u16>() % 30_000)
+        .find(|first| (0..count).all(|i| TcpListener::bind(("127.0.0.1", first + i)).is_ok()))
+        .expect("free ports")
+}
+
+impl Dev {
+    /// Started and ready, with `flags` beside those that keep tests apart.
+    pub fn start(flags: &[&str]) -> Dev {
+        Self::start_with(flags, &[])
+    }
+
+    /// The same, with variables in the environment of every component.
+    pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Dev {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dev = Dev {
+            dir: tempfile::Builder::new()
+                .prefix("ate-e2e-")
+                .tempdir()
+                .unwrap(),
+            api: free_ports(3),
+            router: free_ports(1),
+            subnet: 10 + rand::random::<u8>() % 200,
+            child: None,
+            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+            environment: environment
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            _alone: alone,
+        };
+        dev.restart();
+        dev
+    }
+
+    /// Starts it (again) on the same directory and waits until it is ready.
+    pub fn restart(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("out.log"))
+            .unwrap();
+        let before = self.ready_lines();
+        let child = Command::new(env!("CARGO_BIN_EXE_ate"))
+            .arg("dev")
+            .args([
+                "--dir".as_ref(),
+                self.path("lib").as_os_str(),
+                "--run-dir".as_ref(),
+                self.path("run").as_os_str(),
+            ])
+            .args([
+                "--api",
+                &format!("127.0.0.1:{}", self.api),
+                "--router",
+                &format!("127.0.0.1:{}", self.router),
+            ])
+            .args(["--subnet", &format!("10.{}.0.0/16", self.subnet)])
+            .args(&self.flags)
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        eventually("ate dev is ready", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("ate dev ended with {status}: {}", self.output());
+            }
+            (self.ready_lines() > before).then_some(())
+        });
+    }
+
+    fn ready_lines(&self) -> usize {
+        self.output()
+            .lines()
+            .filter(|l| l.starts_with("ready "))
+            .count()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What it printed.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.path("out.log")).unwrap_or_default()
+    }
+
+    /// The last lines of a component's log.
+    pub fn log(&self, component: &str) -> String {
+        let log = std::fs::read_to_string(self.path(&format!("lib/logs/{component}.log")))
+            .unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("KUBECONFIG", self.path("lib/kubeconfig"))
+            .env("KUBECACHEDIR", self.path("kubecache"));
+        command.env("HOME", self.dir.path());
+        command
+    }
+
+    fn outcome(&self, what: &str, output: Output) -> Result<String, String> {
+        let shown = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        if output.status.success() {
+            Ok(shown)
+        } else {
+            Err(format!("{what}: {shown}"))
+        }
+    }
+
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let output = self
+            .client("kubectl")
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        self.outcome(&format!("kubectl {}", args.join(" ")), output)
+    }
+
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        match self.try_kubectl(args) {
+            Ok(shown) => shown,
+            Err(e) => panic!(
+                "{e}\n--- apiserver\n{}\n--- atelet\n{}",
+                self.log("apiserver"),
+                self.log("atelet")
+            ),
+        }
+    }
+
+    pub fn try_plugin(&self, args: &[&str]) -> Result<String, String> {
+        let output = self
+            .client(env!("CARGO_BIN_EXE_kubectl-ate"))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        self.outcome(&format!("kubectl ate {}", args.join(" ")), output)
+    }
+
+    #[track_caller]
+    pub fn plugin(&self, args: &[&str]) -> String {
+        match self.try_plugin(args) {
+            Ok(shown) => shown,
+            Err(e) => panic!(
+                "{e}\n--- apiserver\n{}\n--- atelet\n{}",
+                self.log("apiserver"),
+                self.log("atelet")
+            ),
+        }
+    }
+
+    pub fn apply(&self, yaml: &str) -> String {
+        let file = self.path("apply.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        self.kubectl(&["apply", "-f", file.to_str().unwrap()])
+    }
+
+    /// A pool, and a ready template `counter` of the test server.
+    pub fn with_counter(&self, workers: usize) {
+        self.apply(&format!(
+            "apiVersion: ate.dev/v1alpha1\nkind: WorkerPool\nmetadata: {{name: pool, namespace: default}}\nspec: {{replicas: {workers}}}\n---\n{}",
+            self.template("counter", &image())
+        ));
+        let limit = format!("--timeout={}s", PATIENCE.as_secs());
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "actortemplate/counter",
+            &limit,
+        ]);
+    }
+
+    pub fn template(&self, name: &str, image: &str) -> String {
+        format!(
+            "apiVersion: ate.dev/v1alpha1\nkind: ActorTemplate\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  containers:\n  \
+             - name: app\n    image: {image}\n    ports: [{{name: http, containerPort: 8080}}]\n    readyz: {{httpGet: {{path: /healthz, port: 8080}}}}\n"
+        )
+    }
+
+    pub fn actor(&self, name: &str, template: &str) -> String {
+        self.apply(&format!(
+            "apiVersion: runtime.ate.dev/v1alpha1\nkind: Actor\nmetadata: {{name: {name}, namespace: default}}\nspec: {{templateRef: {{name: {template}}}}}\n"
+        ))
+    }
+
+    /// GET through the router; status and body.
+    pub fn try_get(&self, actor: &str, path: &str) -> Result<(u16, String), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let url = format!("http://127.0.0.1:{}{path}", self.router);
+        let host = format!("{actor}.default.actors.resources.substrate.ate.dev");
+        runtime.block_on(async {
+            let request = reqwest::Client::new()
+                .get(url)
+                .header("host", host)
+                .timeout(PATIENCE)
+                .send();
+            let response = request.await.map_err(|e| format!("{e:?}"))?;
+            let status = response.status().as_u16();
+            Ok((status, response.text().await.map_err(|e| format!("{e:?}"))?))
+        })
+    }
+
+    #[track_caller]
+    pub fn get(&self, actor: &str, path: &str) -> String {
+        match self.try_get(actor, path) {
+            Ok((200, body)) => body,
+            other => panic!(
+                "GET {path} of {actor}: {other:?}\n--- router\n{}\n--- apiserver\n{}\n--- atelet\n{}",
+                self.log("router"),
+                self.log("apiserver"),
+                self.log("atelet")
+            ),
+        }
+    }
+
+    /// One more visit: the counters in memory and on disk.
+    #[track_caller]
+    pub fn visit(&self, actor: &str) -> (u64, u64) {
+        counters(&self.get(actor, "/"))
+    }
+
+    pub fn field(&self, actor: &str, path: &str) -> String {
+        self.try_kubectl(&["get", "actor", actor, "-o", &format!("jsonpath={{{path}}}")])
+            .unwrap_or_default()
+    }
+
+    /// Processes of this `ate dev` whose command line holds `word`.
+    pub fn processes(&self, word: &str) -> Vec<i32> {
+        let dir = self.dir.path().to_str().unwrap();
+        let numbers = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+        let of_ours = |pid: &i32| {
+            let line = text(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+                .replace('\0', " ");
+            line.contains(dir) && line.contains(word)
+        };
+        numbers.filter(of_ours).collect()
+    }
+
+    /// kill -9 of everything, sandboxes included.
+    pub fn kill_everything(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let mut left = vec![0];
+        let start = Instant::now();
+        while !left.is_empty() && start.elapsed() < PATIENCE {
+            left = self.processes("");
+            left.iter().for_each(|pid| kill(*pid));
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Ctrl-C, and the end.
+    pub fn stop(&mut self) -> String {
+        let mut child = self.child.take().unwrap();
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(child.id() as i32),
+            nix::sys::signal::Signal::SIGINT,
+        );
+        let status = eventually("ate dev stops", || child.try_wait().unwrap());
+        assert!(status.success(), "{status}: {}", self.output());
+        self.output()
+    }
+}
+
+pub fn kill(pid: i32) {
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    );
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        self.kill_everything();
+        unmount_below(self.dir.path());
+        if std::thread::panicking() {
+            for component in ["apiserver", "atelet", "controller", "router"] {
+                eprintln!("--- {component}\n{}", self.log(component));
+            }
+        }
+    }
+}
+
+/// What a killed sandbox left mounted would keep the directory from going.
+fn unmount_below(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|l| l.split(' ').nth(1));
+    for point in points
+        .filter(|p| Path::new(p).starts_with(dir))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+    {
+        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// `memory` and `file` of the test server's answer.
+pub fn counters(answer: &str) -> (u64, u64) {
+    let value: serde_json::Value =
+        serde_json::from_str(answer).unwrap_or_else(|e| panic!("{e}: {answer}"));
+    let number = |key: &str| {
+        value[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {key} in {answer}"))
+    };
+    (number("memory"), number("file"))
+}
+
+/// The test server as an image; built and packed once.
+pub fn image() -> String {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE.get_or_init(pack).clone()
+}
+
+fn pack() -> String {
+    let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("counter");
+    let rootfs = root.join("rootfs");
+    std::fs::create_dir_all(&rootfs).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/testserver/main.go");
+    let go = ["go", "/usr/local/go/bin/go"]
+        .into_iter()
+        .find(|go| Command::new(go).arg("version").output().is_ok());
+    let built = Command::new(go.expect("go is installed"))
+        .args(["build", "-ldflags", "-s -w", "-o"])
+        .args([rootfs.join("server"), source])
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "")
+        .current_dir(&root)
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    let packed = Command::new(env!("CARGO_BIN_EXE_ate"))
+        .args([
+            "image".as_ref(),
+            "pack".as_ref(),
+            rootfs.as_os_str(),
+            root.join("layout").as_os_str(),
+        ])
+        .args(["--", "/server"])
+        .output()
+        .unwrap();
+    assert!(packed.status.success(), "{}", text(&packed.stderr));
+    text(&packed.stdout).trim().to_owned()
+}

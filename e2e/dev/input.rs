@@ -1,0 +1,119 @@
+//! Bad input and missing parts: one clear line each, and no leftovers.
+
+use super::harness::{Dev, eventually, image};
+use std::net::TcpListener;
+use std::process::Command;
+
+fn ate(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ate"));
+    command.args(args);
+    command
+}
+
+/// The one line that a failing `ate dev` ends with.
+fn failure(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<_> = said.lines().filter(|l| l.starts_with("ate: ")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    lines[0].to_owned()
+}
+
+#[test]
+fn what_is_missing_or_taken_is_said_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lib, run) = (dir.path().join("lib"), dir.path().join("run"));
+    let args = [
+        "dev",
+        "--dir",
+        lib.to_str().unwrap(),
+        "--run-dir",
+        run.to_str().unwrap(),
+    ];
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let router = taken.local_addr().unwrap().to_string();
+    let mut command = ate(&args);
+    command.args(["--router", &router]);
+    let said = failure(command);
+    assert!(
+        said.contains(&router) && said.contains("--router"),
+        "{said}"
+    );
+
+    let mut command = ate(&args);
+    command.args(["--dir", "/proc/nowhere"]);
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--clear-groups"])
+        .arg(copy_of_ate(dir.path()))
+        .args(args);
+    let said = failure(command);
+    assert_eq!(
+        said,
+        "ate: ate dev must run as root: sandboxes and network namespaces need it"
+    );
+}
+
+/// Somebody who is not root may not look into the build's directory.
+fn copy_of_ate(dir: &std::path::Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = dir.join("ate");
+    std::fs::copy(env!("CARGO_BIN_EXE_ate"), &copy).unwrap();
+    copy
+}
+
+#[test]
+fn bad_templates_and_actors_say_what_to_change() {
+    let dev = Dev::start(&[]);
+    dev.apply("apiVersion: ate.dev/v1alpha1\nkind: WorkerPool\nmetadata: {name: pool, namespace: default}\nspec: {replicas: 1}\n");
+
+    let refused = |yaml: &str| {
+        let file = dev.path("bad.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        dev.try_kubectl(&["apply", "-f", file.to_str().unwrap()])
+            .unwrap_err()
+    };
+    let said = refused(&dev.template("tagged", "python:3"));
+    assert!(
+        said.contains("spec.containers[0].image") && said.contains("@sha256:"),
+        "{said}"
+    );
+    let said = refused(
+        "apiVersion: runtime.ate.dev/v1alpha1\nkind: Actor\nmetadata: {name: Bad_, namespace: default}\nspec: {templateRef: {name: x}}\n",
+    );
+    assert!(said.contains("metadata.name"), "{said}");
+
+    dev.actor("lost", "nowhere");
+    let (status, body) = dev.try_get("lost", "/").unwrap();
+    assert_eq!(
+        (status, body.trim()),
+        (503, "ActorTemplate default/nowhere not found")
+    );
+
+    let digest = "0".repeat(64);
+    let runsc = format!(
+        "  runsc:\n    amd64: {{url: \"file:///usr/local/bin/runsc\", sha256Hash: \"{digest}\"}}\n"
+    );
+    dev.apply(&format!("{}{runsc}", dev.template("wrong-runsc", &image())));
+    let missing = format!("oci-layout:/nowhere@sha256:{digest}");
+    dev.apply(&dev.template("no-image", &missing));
+    for (template, reason) in [
+        ("wrong-runsc", "RuntimeUnavailable"),
+        ("no-image", "ImageUnavailable"),
+    ] {
+        eventually("the template says why", || {
+            let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
+            let said = dev
+                .try_kubectl(&["get", "actortemplate", template, "-o", path])
+                .ok()?;
+            (said == reason).then_some(())
+        });
+    }
+    assert_eq!(dev.try_get("nobody", "/").unwrap().0, 404);
+}

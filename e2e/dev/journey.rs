@@ -1,0 +1,122 @@
+//! A newcomer's way: template, actors, requests, sleep, wake, delete.
+
+use super::harness::{Dev, eventually};
+
+#[test]
+fn actors_sleep_free_their_worker_and_wake_with_memory_and_files() {
+    let mut dev = Dev::start(&[]);
+    dev.with_counter(2);
+    for name in ["a", "b", "c"] {
+        assert!(dev.actor(name, "counter").contains("created"));
+    }
+    assert_eq!(dev.visit("a"), (1, 1));
+    assert_eq!(dev.visit("a"), (2, 2));
+    assert_eq!(dev.visit("b"), (1, 1));
+
+    let (status, body) = dev.try_get("c", "/").unwrap();
+    assert_eq!((status, body.trim()), (503, "no free workers available"));
+
+    let said = dev.plugin(&["suspend", "a", "b"]);
+    assert!(
+        said.contains("actor.runtime.ate.dev/a suspended in"),
+        "{said}"
+    );
+    let shown = dev.kubectl(&["get", "actors"]);
+    assert!(shown.starts_with("NAME"), "{shown}");
+    let row = shown
+        .lines()
+        .find(|l| l.starts_with("a "))
+        .unwrap()
+        .split_whitespace()
+        .collect::<Vec<_>>();
+    assert_eq!(
+        row[..5],
+        ["a", "counter", "Suspended", "True", "<none>"],
+        "{shown}"
+    );
+
+    assert_eq!(dev.visit("c"), (1, 1));
+    assert_eq!(
+        dev.visit("a"),
+        (3, 3),
+        "memory and files went on, perhaps on another worker"
+    );
+    let workers = dev.kubectl(&["get", "workers"]);
+    assert!(
+        workers.contains("default/a") && workers.contains("default/c"),
+        "{workers}"
+    );
+
+    dev.kubectl(&["delete", "actor", "a", "--timeout=60s"]);
+    assert_eq!(dev.try_get("a", "/").unwrap().0, 404);
+    eventually("the snapshots of a deleted actor are gone", || {
+        (!dev.path("lib/snapshots/default/a").exists()
+            || is_empty(&dev.path("lib/snapshots/default/a")))
+        .then_some(())
+    });
+    let said = dev.stop();
+    assert!(said.contains("stopped"), "{said}");
+    assert!(dev.processes("").is_empty(), "nothing is left running");
+
+    dev.restart();
+    assert_eq!(
+        dev.field("c", ".status.phase"),
+        "Suspended",
+        "a clean stop suspends"
+    );
+    assert_eq!(dev.visit("c"), (2, 2));
+}
+
+fn is_empty(dir: &std::path::Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut d| d.next().is_none())
+}
+
+#[test]
+fn pause_keeps_an_actor_on_its_node_and_logs_can_be_read() {
+    let dev = Dev::start(&[]);
+    dev.with_counter(1);
+    dev.actor("a", "counter");
+    assert_eq!(dev.visit("a"), (1, 1));
+    dev.get("a", "/log?bytes=200");
+    let logs = dev.plugin(&["logs", "a"]);
+    assert!(!logs.trim().is_empty());
+    dev.plugin(&["pause", "a"]);
+    assert_eq!(dev.field("a", ".status.phase"), "Paused");
+    assert_eq!(dev.field("a", ".status.snapshot.kind"), "Local");
+    assert_eq!(dev.visit("a"), (2, 2));
+    dev.plugin(&["pause", "a"]);
+    dev.plugin(&["suspend", "a"]);
+    assert_eq!(
+        dev.field("a", ".status.snapshot.kind"),
+        "Durable",
+        "the pause was published"
+    );
+    assert_eq!(dev.visit("a"), (3, 3));
+}
+
+#[test]
+fn nothing_of_one_actor_is_visible_to_the_next_on_its_worker() {
+    let dev = Dev::start(&[]);
+    dev.with_counter(1);
+    for name in ["first", "second"] {
+        dev.actor(name, "counter");
+    }
+    dev.visit("first");
+    dev.get("first", "/mem?mb=8");
+    let id = dev.get("first", "/files?path=/run/ate/actor-id");
+    assert_eq!(id, "first.default");
+    let generation = dev.get("first", "/files?path=/run/ate/generation");
+    dev.plugin(&["suspend", "first"]);
+    assert_eq!(dev.visit("second"), (1, 1), "memory and files are its own");
+    assert_eq!(
+        dev.get("second", "/files?path=/run/ate/actor-id"),
+        "second.default"
+    );
+    assert_ne!(
+        dev.get("second", "/files?path=/run/ate/generation"),
+        generation
+    );
+    let held = dev.get("second", "/mem");
+    assert!(held.contains('0'), "{held}");
+    assert!(!dev.get("second", "/env").contains("first"));
+}

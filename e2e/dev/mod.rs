@@ -1,0 +1,7 @@
+//! `ate dev` as its user has it: real kubectl, real requests, real sandboxes, kill -9.
+
+mod crash;
+mod faults;
+mod harness;
+mod input;
+mod journey;

@@ -1,0 +1,318 @@
+//! The kinds together, and the way of a request to its handler.
+
+use super::body::{self, Reply};
+use super::negotiate::{self, Format, Shape, Wanted};
+use super::openapi::{self, OpenApi};
+use super::registration::{Registration, StatusSupport};
+use super::request::{Params, RequestInfo};
+use super::status::{ApiError, json_response};
+use super::storage::{ObjectKey, Part};
+use super::table::Include;
+use super::{delete, discovery, list, patch, scale, watch, write};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// The Kubernetes API that clients may take us for.
+const KUBERNETES_MINOR: &str = "33";
+
+/// The kinds together.
+pub struct App {
+    kinds: Vec<Arc<Registration>>,
+    openapi: OpenApi,
+    shutdown: CancellationToken,
+}
+
+/// Puts kinds together.
+#[derive(Default)]
+pub struct Builder {
+    kinds: Vec<Arc<Registration>>,
+    shutdown: CancellationToken,
+}
+
+impl Builder {
+    /// Adds a kind.
+    pub fn register(mut self, kind: Registration) -> Self {
+        self.kinds.push(Arc::new(kind));
+        self
+    }
+
+    /// Adds kinds.
+    pub fn register_all(self, kinds: impl IntoIterator<Item = Registration>) -> Self {
+        kinds.into_iter().fold(self, Self::register)
+    }
+
+    /// Ends watches when it is cancelled.
+    pub fn shutdown(mut self, token: CancellationToken) -> Self {
+        self.shutdown = token;
+        self
+    }
+
+    /// Done.
+    pub fn build(self) -> App {
+        App {
+            openapi: OpenApi::of(self.kinds.iter().map(Arc::as_ref)),
+            kinds: self.kinds,
+            shutdown: self.shutdown,
+        }
+    }
+}
+
+/// A request for objects of a kind.
+pub struct Context {
+    /// The kind.
+    pub registration: Arc<Registration>,
+    /// What the request is about.
+    pub info: RequestInfo,
+    /// Its query.
+    pub query: Params,
+    /// What the client wants back.
+    pub wanted: Wanted,
+    /// What table rows carry.
+    pub include: Include,
+}
+
+impl Context {
+    /// The object that the path names.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.info.namespace, &self.info.name)
+    }
+
+    /// The namespace that the path names.
+    pub fn namespace(&self) -> Option<&str> {
+        Some(self.info.namespace.as_str()).filter(|n| !n.is_empty())
+    }
+
+    /// Reads an object.
+    pub async fn read(&self, key: &ObjectKey) -> Result<Value, ApiError> {
+        let read = self.registration.storage.get(key).await;
+        read.map_err(|e| ApiError::storage(e, || self.registration.target(&key.name)))
+    }
+
+    /// How to answer.
+    pub fn reply(&self) -> Reply<'_> {
+        Reply {
+            registration: &self.registration,
+            wanted: self.wanted,
+            include: self.include,
+        }
+    }
+}
+
+impl App {
+    /// To put kinds together.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// All kinds.
+    pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
+        self.kinds.iter().map(Arc::as_ref)
+    }
+
+    /// Kinds of a group version.
+    pub fn of_group(&self, group: &str, version: &str) -> impl Iterator<Item = &Registration> {
+        self.registrations()
+            .filter(move |r| r.group == group && r.version == version)
+    }
+
+    pub(super) fn openapi(&self) -> &OpenApi {
+        &self.openapi
+    }
+
+    /// Everything as a router: no authentication yet.
+    pub fn router(self) -> Router {
+        Router::new().fallback(handle).with_state(Arc::new(self))
+    }
+
+    fn kind(&self, info: &RequestInfo) -> Option<Arc<Registration>> {
+        let same = |r: &&Arc<Registration>| {
+            r.group == info.group && r.version == info.version && r.plural == info.resource
+        };
+        self.kinds.iter().find(same).cloned()
+    }
+}
+
+async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
+    answer(&app, request)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
+    let path = request.uri().path();
+    if path != "/" && !path.contains("/namespaces/") {
+        let trimmed = path.trim_end_matches('/');
+        if let Some(response) = fixed(app, trimmed, request.headers())? {
+            return Ok(response);
+        }
+    } else if path == "/" {
+        return Ok(json_response(StatusCode::OK, &root(app)));
+    }
+    let query = Params::of(request.uri())?;
+    let info = RequestInfo::of(request.method(), path, &query).ok_or(ApiError::NoSuchPath)?;
+    let registration = app.kind(&info).ok_or(ApiError::NoSuchPath)?;
+    let (parts, body) = request.into_parts();
+    let streams = registration
+        .connects
+        .iter()
+        .any(|(name, _)| *name == info.subresource);
+    let wanted = match negotiate::accept(&parts.headers) {
+        // A stream is what it is; errors are JSON.
+        Err(_) if streams => Wanted {
+            shape: Shape::Object,
+            format: Format::Json,
+        },
+        other => other?,
+    };
+    let include = match query.get("includeObject") {
+        Some("None") => Include::None,
+        Some("Metadata") | None => Include::Metadata,
+        Some("Object") => Include::Object,
+        Some(other) => {
+            return Err(ApiError::BadRequest(format!(
+                "includeObject={other:?} is not known"
+            )));
+        }
+    };
+    let ctx = Context {
+        registration,
+        info,
+        query,
+        wanted,
+        include,
+    };
+    check_scope(&ctx)?;
+    dispatch(app, &ctx, &parts.headers, body).await
+}
+
+fn root(app: &App) -> Value {
+    let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
+    for r in app.registrations() {
+        let group = format!("/apis/{}", r.group);
+        for path in [group, r.prefix()] {
+            if !paths.contains(&path) && path != "/apis/" {
+                paths.push(path);
+            }
+        }
+    }
+    let others = [
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
+    paths.extend(others.map(str::to_owned));
+    paths.sort();
+    json!({"paths": paths})
+}
+
+/// What is not about objects; none of it touches a storage.
+fn fixed(app: &App, path: &str, headers: &HeaderMap) -> Result<Option<Response>, ApiError> {
+    let parts: Vec<_> = path.split('/').skip(1).collect();
+    let found = |value: Option<Value>| {
+        let value = value.ok_or(ApiError::NoSuchPath)?;
+        Ok(Some(json_response(StatusCode::OK, &value)))
+    };
+    match parts.as_slice() {
+        ["healthz" | "livez" | "readyz"] => Ok(Some("ok".into_response())),
+        ["version"] => Ok(Some(json_response(StatusCode::OK, &version()))),
+        [root @ ("api" | "apis")] => {
+            let wanted = negotiate::accept(headers)?;
+            Ok(Some(discovery::root(app, *root == "api", wanted, headers)))
+        }
+        ["api", version] => found(discovery::resources(app, "", version)),
+        ["apis", group] => found(discovery::group(app, group)),
+        ["apis", group, version] => found(discovery::resources(app, group, version)),
+        ["openapi", rest @ ..] => {
+            let response = openapi::answer(app, &rest.join("/"), headers);
+            Ok(Some(response.ok_or(ApiError::NoSuchPath)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": KUBERNETES_MINOR,
+        "gitVersion": format!("v1.{KUBERNETES_MINOR}.0-ate.{}", env!("CARGO_PKG_VERSION")),
+        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    })
+}
+
+fn check_scope(ctx: &Context) -> Result<(), ApiError> {
+    let (has_namespace, has_name) = (!ctx.info.namespace.is_empty(), !ctx.info.name.is_empty());
+    let reads_all = !has_name && ["list", "watch"].contains(&ctx.info.verb);
+    match (ctx.registration.namespaced, has_namespace) {
+        (false, true) => Err(ApiError::NoSuchPath),
+        (true, false) if has_name => Err(ApiError::NoSuchPath),
+        (true, false) if !reads_all => Err(ApiError::MethodNotAllowed),
+        _ => Ok(()),
+    }
+}
+
+async fn dispatch(
+    app: &App,
+    ctx: &Context,
+    headers: &HeaderMap,
+    body: axum::body::Body,
+) -> Result<Response, ApiError> {
+    let verb = ctx.info.verb;
+    let sub = ctx.info.subresource.as_str();
+    if let Some((_, connect)) = ctx
+        .registration
+        .connects
+        .iter()
+        .find(|(name, _)| *name == sub)
+    {
+        if connect.verb() != verb {
+            return Err(ApiError::MethodNotAllowed);
+        }
+        return connect.call(ctx).await;
+    }
+    if let (Some(paths), "scale") = (&ctx.registration.scale, sub) {
+        return scale::scale(ctx, paths, headers, &body::read(body).await?).await;
+    }
+    let part = match (sub, ctx.registration.status) {
+        ("", _) => Part::Spec,
+        ("status", StatusSupport::Read | StatusSupport::Write) => Part::Status,
+        _ => return Err(ApiError::NoSuchPath),
+    };
+    if !allowed(ctx, part) {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    match verb {
+        "get" => list::get(ctx).await,
+        "list" => list::list(ctx).await,
+        "watch" => watch::watch(ctx, app.shutdown.clone()).await,
+        _ => {
+            let bytes = body::read(body).await?;
+            match verb {
+                "create" => write::create(ctx, headers, &bytes).await,
+                "update" => write::update(ctx, part, headers, &bytes).await,
+                "patch" => patch::patch(ctx, part, headers, &bytes).await,
+                "delete" => delete::delete(ctx, headers, &bytes).await,
+                "deletecollection" => delete::delete_collection(ctx, headers, &bytes).await,
+                _ => Err(ApiError::MethodNotAllowed),
+            }
+        }
+    }
+}
+
+fn allowed(ctx: &Context, part: Part) -> bool {
+    let verb = ctx.info.verb;
+    match (part, ctx.registration.status) {
+        (Part::Spec, _) => {
+            let creates_named = verb == "create" && !ctx.info.name.is_empty();
+            ctx.registration.allows(verb) && !creates_named
+        }
+        (Part::Status, StatusSupport::Write) => ["get", "update", "patch"].contains(&verb),
+        (Part::Status, StatusSupport::Read | StatusSupport::None) => verb == "get",
+    }
+}

@@ -1,0 +1,78 @@
+//! The kinds that we serve, as registrations.
+//!
+//! What a kind is called, its schema, columns and scale come from its type in `api`; here is the rest: where it is kept,
+//! and the rules that a schema cannot say.
+
+mod actor;
+mod document;
+mod namespace;
+mod worker;
+
+pub use actor::actor;
+pub use document::{actor_template, worker_pool};
+pub use namespace::namespaces;
+pub use worker::worker;
+
+use super::driver::ActorDriver;
+use super::meta;
+use super::registration::{Registration, RegistrationError};
+use crate::api::time::Timestamp;
+use crate::api::validate::{Cause, Violation};
+use crate::store::Store;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Everything that `ate dev` serves. `cap` bounds the actors of a namespace.
+pub fn dev(
+    store: &Arc<dyn Store>,
+    driver: &Arc<dyn ActorDriver>,
+    cap: u64,
+) -> Result<Vec<Registration>, RegistrationError> {
+    let mut all = vec![
+        actor(store.clone(), driver.clone(), cap)?,
+        worker(store.clone())?,
+        worker_pool(store.clone())?,
+        actor_template(store.clone())?,
+    ];
+    let storages = all.iter().map(|r| r.storage.clone()).collect();
+    all.push(namespaces(storages)?);
+    Ok(all)
+}
+
+/// Text at a pointer, or `<none>`.
+fn text(object: &Value, pointer: &str) -> String {
+    let found = object.pointer(pointer).and_then(Value::as_str);
+    found
+        .filter(|t| !t.is_empty())
+        .unwrap_or("<none>")
+        .to_owned()
+}
+
+/// The status of a condition; empty where there is none.
+fn condition(object: &Value, kind: &str) -> String {
+    let all = object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
+    let of = |c: &&Value| c.get("type").and_then(Value::as_str) == Some(kind);
+    let found = all.and_then(|all| all.iter().find(of));
+    let status = found.and_then(|c| c.get("status")?.as_str());
+    status.unwrap_or_default().to_owned()
+}
+
+fn age(object: &Value, now: Timestamp) -> String {
+    super::table::age(meta::text(object, "creationTimestamp"), now)
+}
+
+/// The object as its type; what the schema let pass and the type does not is a violation too.
+fn typed<T: serde::de::DeserializeOwned>(object: &Value, field: &str) -> Result<T, Vec<Violation>> {
+    let part = object.get(field).cloned().unwrap_or_default();
+    serde_json::from_value(part).map_err(|e| vec![violation(field, Cause::Invalid, e.to_string())])
+}
+
+fn violation(field: &str, cause: Cause, message: impl Into<String>) -> Violation {
+    Violation {
+        field: field.to_owned(),
+        cause,
+        message: message.into(),
+    }
+}

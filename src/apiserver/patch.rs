@@ -1,0 +1,78 @@
+//! PATCH: merge patches (RFC 7386) and JSON patches (RFC 6902). Strategic merge patches are for Kubernetes' own kinds.
+
+use super::Context;
+use super::body;
+use super::status::ApiError;
+use super::storage::Part;
+use super::write::{self, WriteOptions};
+use axum::response::Response;
+use http::HeaderMap;
+use serde_json::Value;
+
+/// Operations that a JSON patch may have (Kubernetes' own limit).
+const MAX_OPERATIONS: usize = 10_000;
+/// The patches that we take.
+pub const PATCH_TYPES: &str = "application/json-patch+json, application/merge-patch+json";
+
+/// A parsed patch.
+pub enum Patch {
+    /// RFC 7386.
+    Merge(Value),
+    /// RFC 6902.
+    Json(json_patch::Patch),
+}
+
+impl Patch {
+    /// Parses a patch by its media type.
+    pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<Self, ApiError> {
+        match body::media_type(headers).as_str() {
+            "application/merge-patch+json" => {
+                let patch = body::json(bytes)?;
+                if patch.is_object() {
+                    Ok(Self::Merge(patch))
+                } else {
+                    Err(ApiError::BadRequest(
+                        "a merge patch must be an object".into(),
+                    ))
+                }
+            }
+            "application/json-patch+json" => {
+                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(|e| {
+                    ApiError::BadRequest(format!("the body is not a JSON patch: {e}"))
+                })?;
+                if patch.0.len() > MAX_OPERATIONS {
+                    return Err(ApiError::TooLarge(MAX_OPERATIONS));
+                }
+                Ok(Self::Json(patch))
+            }
+            _ => Err(ApiError::UnsupportedMediaType {
+                accepted: PATCH_TYPES,
+            }),
+        }
+    }
+
+    /// What the patch makes of an object.
+    pub fn apply(&self, old: &Value) -> Result<Value, ApiError> {
+        let mut new = old.clone();
+        match self {
+            Self::Merge(patch) => json_patch::merge(&mut new, patch),
+            Self::Json(patch) => json_patch::patch(&mut new, patch).map_err(|e| {
+                ApiError::Unprocessable(format!("the patch cannot be applied: {e}"))
+            })?,
+        }
+        Ok(new)
+    }
+}
+
+/// Answers PATCH of an object or its status.
+pub async fn patch(
+    ctx: &Context,
+    part: Part,
+    headers: &HeaderMap,
+    bytes: &[u8],
+) -> Result<Response, ApiError> {
+    let options = WriteOptions::of(ctx)?;
+    let patch = Patch::parse(headers, bytes)?;
+    let replaced = write::replace(ctx, part, options, |old| patch.apply(old)).await?;
+    Ok(write::answer(ctx, replaced))
+}

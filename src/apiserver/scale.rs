@@ -1,0 +1,86 @@
+//! The `scale` subresource: `autoscaling/v1 Scale` over two fields of the object.
+
+use super::Context;
+use super::body;
+use super::meta;
+use super::patch::Patch;
+use super::registration::Scale;
+use super::status::ApiError;
+use super::storage::Part;
+use super::write::{self, WriteOptions};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use serde_json::{Map, Value, json};
+
+fn shape(paths: &Scale, object: &Value) -> Value {
+    let number = |found: Option<&Value>| found.and_then(Value::as_i64).unwrap_or(0);
+    let mut metadata = Map::new();
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
+        if let Some(value) = object.get("metadata").and_then(|m| m.get(field)) {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
+    let mut status = json!({"replicas": number(paths.status.find(object))});
+    if let Some(selector) = paths.selector.as_ref().and_then(|p| p.find(object)) {
+        status["selector"] = selector.clone();
+    }
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": {"replicas": number(paths.spec.find(object))}, "status": status,
+    })
+}
+
+/// Puts what a `Scale` wants into the object.
+fn merge(paths: &Scale, object: &Value, scale: &Value) -> Result<Value, ApiError> {
+    let wanted = scale.pointer("/spec/replicas").and_then(Value::as_i64);
+    let wanted = wanted.ok_or_else(|| {
+        ApiError::BadRequest("spec.replicas of the Scale must be a number".into())
+    })?;
+    let fields = paths.spec.fields();
+    let fields = fields.ok_or_else(|| ApiError::Internal("the scale path is not plain".into()))?;
+    let patch = fields
+        .iter()
+        .rev()
+        .fold(json!(wanted), |inner, field| json!({*field: inner}));
+    let mut new = object.clone();
+    json_patch::merge(&mut new, &patch);
+    let version = meta::text(scale, "resourceVersion");
+    if !version.is_empty() {
+        meta::set(&mut new, "resourceVersion", version.into());
+    }
+    Ok(new)
+}
+
+/// Answers GET, PUT and PATCH of a scale.
+pub async fn scale(
+    ctx: &Context,
+    paths: &Scale,
+    headers: &HeaderMap,
+    bytes: &[u8],
+) -> Result<Response, ApiError> {
+    let object = match ctx.info.verb {
+        "get" => ctx.read(&ctx.key()).await?,
+        "update" => {
+            let sent = body::object(headers, bytes)?;
+            let make = |old: &Value| merge(paths, old, &sent);
+            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make)
+                .await?
+                .object
+        }
+        "patch" => {
+            let patch = Patch::parse(headers, bytes)?;
+            let make = |old: &Value| merge(paths, old, &patch.apply(&shape(paths, old))?);
+            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make)
+                .await?
+                .object
+        }
+        _ => return Err(ApiError::MethodNotAllowed),
+    };
+    Ok(ctx.reply().respond(StatusCode::OK, &shape(paths, &object)))
+}

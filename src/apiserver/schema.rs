@@ -1,0 +1,390 @@
+//! Structural schemas: what prunes, defaults and checks objects
+//! (apiextensions-apiserver/pkg/apiserver/schema, the part that our kinds use).
+
+use crate::api::validate::{Cause, Violation};
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::{Map, Number, Value};
+use std::collections::BTreeMap;
+
+/// Violations that are reported of one object.
+const MAX_VIOLATIONS: usize = 50;
+
+/// A schema, compiled once.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Schema {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    properties: BTreeMap<String, Schema>,
+    additional_properties: Option<Additional>,
+    items: Option<Box<Schema>>,
+    required: Vec<String>,
+    default: Option<Value>,
+    nullable: bool,
+    #[serde(rename = "enum")]
+    values: Option<Vec<Value>>,
+    minimum: Option<f64>,
+    maximum: Option<f64>,
+    min_length: Option<u64>,
+    max_length: Option<u64>,
+    min_items: Option<u64>,
+    max_items: Option<u64>,
+    pattern: Option<String>,
+    #[serde(skip)]
+    compiled: Option<Regex>,
+    #[serde(rename = "x-kubernetes-preserve-unknown-fields")]
+    preserve: bool,
+    #[serde(rename = "x-kubernetes-int-or-string")]
+    int_or_string: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Additional {
+    Any(bool),
+    Of(Box<Schema>),
+}
+
+/// A schema that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Not a schema.
+    #[error("not a structural schema")]
+    Shape(#[from] serde_json::Error),
+    /// A pattern.
+    #[error("the pattern is not a regular expression")]
+    Pattern(#[from] regex::Error),
+}
+
+impl Schema {
+    /// Compiles a schema as it is published.
+    pub fn compile(published: &Value) -> Result<Self, SchemaError> {
+        let mut schema: Schema = serde_json::from_value(published.clone())?;
+        schema.patterns()?;
+        // These three are the machinery's; the schemas of kinds leave them out.
+        for name in ["apiVersion", "kind", "metadata"] {
+            let any = Schema {
+                preserve: true,
+                ..Schema::default()
+            };
+            schema.properties.insert(name.to_owned(), any);
+        }
+        Ok(schema)
+    }
+
+    fn patterns(&mut self) -> Result<(), SchemaError> {
+        self.compiled = self.pattern.as_deref().map(Regex::new).transpose()?;
+        for schema in self.properties.values_mut() {
+            schema.patterns()?;
+        }
+        if let Some(items) = &mut self.items {
+            items.patterns()?;
+        }
+        if let Some(Additional::Of(schema)) = &mut self.additional_properties {
+            schema.patterns()?;
+        }
+        Ok(())
+    }
+
+    fn of(&self, key: &str) -> Option<&Schema> {
+        self.properties
+            .get(key)
+            .or(match &self.additional_properties {
+                Some(Additional::Of(schema)) => Some(schema),
+                Some(Additional::Any(_)) | None => None,
+            })
+    }
+
+    fn keeps_unknown(&self) -> bool {
+        self.preserve || matches!(self.additional_properties, Some(Additional::Any(true)))
+    }
+
+    /// Removes what the schema does not know, and names it.
+    pub fn prune(&self, value: &mut Value) -> Vec<String> {
+        let mut unknown = vec![];
+        self.prune_at(value, "", &mut unknown);
+        unknown
+    }
+
+    fn prune_at(&self, value: &mut Value, path: &str, unknown: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => map.retain(|key, inner| {
+                let path = field(path, key);
+                match self.of(key) {
+                    Some(schema) => schema.prune_at(inner, &path, unknown),
+                    None if self.keeps_unknown() => {}
+                    None => {
+                        unknown.push(path);
+                        return false;
+                    }
+                }
+                true
+            }),
+            Value::Array(all) => {
+                if let Some(schema) = &self.items {
+                    for (i, inner) in all.iter_mut().enumerate() {
+                        schema.prune_at(inner, &format!("{path}[{i}]"), unknown);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Fills in defaults; a null where null is not a value counts as absent.
+    pub fn fill(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                for (key, schema) in &self.properties {
+                    if map.get(key).is_some_and(Value::is_null) && !schema.nullable {
+                        map.remove(key);
+                    }
+                    if !map.contains_key(key)
+                        && let Some(default) = schema.default.as_ref().filter(|d| !d.is_null())
+                    {
+                        map.insert(key.clone(), default.clone());
+                    }
+                }
+                for (key, inner) in map {
+                    if let Some(schema) = self.of(key) {
+                        schema.fill(inner);
+                    }
+                }
+            }
+            Value::Array(all) => {
+                if let Some(schema) = &self.items {
+                    all.iter_mut().for_each(|inner| schema.fill(inner));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What is wrong with a value.
+    pub fn check(&self, value: &Value) -> Vec<Violation> {
+        let mut out = vec![];
+        self.check_at(value, "", &mut out);
+        out.truncate(MAX_VIOLATIONS);
+        out
+    }
+
+    fn check_at(&self, value: &Value, path: &str, out: &mut Vec<Violation>) {
+        if value.is_null() && self.nullable {
+            return;
+        }
+        if !self.is_of_kind(value) {
+            let kind = self.kind.as_deref().unwrap_or("integer or string");
+            return out.push(violation(
+                path,
+                Cause::Invalid,
+                format!("must be of type {kind}: {value}"),
+            ));
+        }
+        if let Some(values) = &self.values
+            && !values.contains(value)
+        {
+            let all: Vec<_> = values.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "unsupported value {value}: supported values: {}",
+                all.join(", ")
+            );
+            out.push(violation(path, Cause::NotSupported, message));
+        }
+        match value {
+            Value::Object(map) => self.check_object(map, path, out),
+            Value::Array(all) => {
+                self.check_size(
+                    all.len(),
+                    self.min_items,
+                    self.max_items,
+                    "items",
+                    path,
+                    out,
+                );
+                if let Some(schema) = &self.items {
+                    for (i, inner) in all.iter().enumerate() {
+                        schema.check_at(inner, &format!("{path}[{i}]"), out);
+                    }
+                }
+            }
+            Value::String(text) => {
+                let length = text.chars().count();
+                self.check_size(
+                    length,
+                    self.min_length,
+                    self.max_length,
+                    "characters",
+                    path,
+                    out,
+                );
+                if let Some(pattern) = self.compiled.as_ref().filter(|p| !p.is_match(text)) {
+                    out.push(violation(
+                        path,
+                        Cause::Invalid,
+                        format!("{value} must match {pattern}"),
+                    ));
+                }
+            }
+            Value::Number(number) => self.check_range(number, path, out),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn check_object(&self, map: &Map<String, Value>, path: &str, out: &mut Vec<Violation>) {
+        for name in self.required.iter().filter(|name| !map.contains_key(*name)) {
+            out.push(violation(
+                &field(path, name),
+                Cause::Required,
+                "is required".into(),
+            ));
+        }
+        for (key, inner) in map {
+            if let Some(schema) = self.of(key) {
+                schema.check_at(inner, &field(path, key), out);
+            }
+        }
+    }
+
+    fn check_size(
+        &self,
+        size: usize,
+        min: Option<u64>,
+        max: Option<u64>,
+        of: &str,
+        path: &str,
+        out: &mut Vec<Violation>,
+    ) {
+        let size = size as u64;
+        if let Some(min) = min.filter(|min| size < *min) {
+            out.push(violation(
+                path,
+                Cause::Invalid,
+                format!("must have at least {min} {of}"),
+            ));
+        }
+        if let Some(max) = max.filter(|max| size > *max) {
+            out.push(violation(
+                path,
+                Cause::Invalid,
+                format!("must have at most {max} {of}"),
+            ));
+        }
+    }
+
+    fn check_range(&self, number: &Number, path: &str, out: &mut Vec<Violation>) {
+        let n = number.as_f64().unwrap_or(f64::NAN);
+        if let Some(min) = self.minimum.filter(|min| n < *min) {
+            let message = format!("{number} should be greater than or equal to {min}");
+            out.push(violation(path, Cause::Invalid, message));
+        }
+        if let Some(max) = self.maximum.filter(|max| n > *max) {
+            let message = format!("{number} should be less than or equal to {max}");
+            out.push(violation(path, Cause::Invalid, message));
+        }
+    }
+
+    fn is_of_kind(&self, value: &Value) -> bool {
+        if self.int_or_string {
+            return value.is_string() || value.is_i64() || value.is_u64();
+        }
+        match self.kind.as_deref() {
+            None => true,
+            Some("object") => value.is_object(),
+            Some("array") => value.is_array(),
+            Some("string") => value.is_string(),
+            Some("boolean") => value.is_boolean(),
+            Some("integer") => value.is_i64() || value.is_u64(),
+            Some("number") => value.is_number(),
+            Some(_) => false,
+        }
+    }
+}
+
+fn field(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+fn violation(path: &str, cause: Cause, message: String) -> Violation {
+    Violation {
+        field: path.to_owned(),
+        cause,
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema() -> Schema {
+        Schema::compile(
+            &json!({"type": "object", "required": ["spec"], "properties": {"spec": {
+            "type": "object", "required": ["replicas"], "properties": {
+                "replicas": {"type": "integer", "minimum": 0},
+                "class": {"type": "string", "enum": ["a", "b"], "default": "a"},
+                "name": {"type": "string", "maxLength": 3, "pattern": "^[a-z]+$"},
+                "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                "list": {"type": "array", "maxItems": 1, "items": {"type": "object", "properties": {
+                    "x": {"type": "integer", "default": 7}}}},
+                "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                "port": {"x-kubernetes-int-or-string": true},
+                "maybe": {"type": "string", "nullable": true},
+            }}}}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn prunes_and_names_the_unknown() {
+        let mut value = json!({"kind": "K", "spec": {"replicas": 1, "oops": 1, "list": [{"y": 1}],
+            "free": {"any": {"thing": 1}}, "labels": {"a": "b"}}, "extra": {}});
+        let unknown = schema().prune(&mut value);
+        assert_eq!(unknown, ["extra", "spec.list[0].y", "spec.oops"]);
+        let kept = json!({"kind": "K", "spec": {"replicas": 1, "list": [{}],
+            "free": {"any": {"thing": 1}}, "labels": {"a": "b"}}});
+        assert_eq!(value, kept);
+    }
+
+    #[test]
+    fn fills_defaults_where_nothing_is() {
+        let mut value =
+            json!({"spec": {"replicas": 1, "class": null, "list": [{}, {"x": 1}], "maybe": null}});
+        schema().fill(&mut value);
+        let filled = json!({"spec": {"replicas": 1, "class": "a", "list": [{"x": 7}, {"x": 1}], "maybe": null}});
+        assert_eq!(value, filled);
+    }
+
+    #[test]
+    fn names_each_violation() {
+        let of = |value| {
+            let all = schema().check(&value);
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(json!({"spec": {"replicas": 1, "port": "http", "maybe": null}})),
+            [""; 0]
+        );
+        assert_eq!(of(json!({})), ["spec: is required"]);
+        let bad = json!({"spec": {"replicas": -1, "class": "c", "name": "A1b2", "labels": {"a": 1},
+            "list": [{}, {"x": "y"}], "port": true}});
+        assert_eq!(
+            of(bad),
+            [
+                "spec.class: unsupported value \"c\": supported values: \"a\", \"b\"",
+                "spec.labels.a: must be of type string: 1",
+                "spec.list: must have at most 1 items",
+                "spec.list[1].x: must be of type integer: \"y\"",
+                "spec.name: must have at most 3 characters",
+                "spec.name: \"A1b2\" must match ^[a-z]+$",
+                "spec.port: must be of type integer or string: true",
+                "spec.replicas: -1 should be greater than or equal to 0",
+            ]
+        );
+    }
+}

@@ -1,0 +1,319 @@
+//! Errors, as Kubernetes' `v1 Status` (apimachinery/pkg/apis/meta/v1/types.go, apimachinery/pkg/api/errors/errors.go).
+
+use super::storage::StorageError;
+use crate::api::names::ResourceVersion;
+use crate::api::validate::Violation;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+/// After so many seconds a client may try again when the store is away.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// What an error is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// API group; empty for the core.
+    pub group: String,
+    /// Plural.
+    pub resource: String,
+    /// Kind.
+    pub kind: String,
+    /// Name of the object; empty for a collection.
+    pub name: String,
+}
+
+impl Target {
+    fn qualified(&self) -> String {
+        join(&self.resource, &self.group)
+    }
+}
+
+fn join(what: &str, group: &str) -> String {
+    if group.is_empty() {
+        what.to_owned()
+    } else {
+        format!("{what}.{group}")
+    }
+}
+
+/// Everything that a request can fail with. What a caller can do is the HTTP code: 4xx change the request (409, 410:
+/// read again), 429, 503, 504 retry, 500 report it.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 401.
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// 403.
+    #[error("forbidden: {0}")]
+    Forbidden(String),
+    /// 404, no such path or kind.
+    #[error("the server could not find the requested resource")]
+    NoSuchPath,
+    /// 404, no such object.
+    #[error("{} {:?} not found", .0.qualified(), .0.name)]
+    NotFound(Target),
+    /// 405.
+    #[error("the server does not allow this method on the requested resource")]
+    MethodNotAllowed,
+    /// 406.
+    #[error("only the following media types are accepted: application/json, application/yaml")]
+    NotAcceptable,
+    /// 409, created before.
+    #[error("{} {:?} already exists", .0.qualified(), .0.name)]
+    AlreadyExists(Target),
+    /// 409, not what the caller thinks it is.
+    #[error("Operation cannot be fulfilled on {} {:?}: {why}", .target.qualified(), .target.name)]
+    Conflict {
+        /// On what.
+        target: Target,
+        /// Why not.
+        why: String,
+    },
+    /// 410.
+    #[error("the requested resource version is too old: list again")]
+    Expired,
+    /// 413.
+    #[error("the request is larger than {0} bytes")]
+    TooLarge(usize),
+    /// 415.
+    #[error(
+        "the body of the request was in an unknown format - accepted media types include: {accepted}"
+    )]
+    UnsupportedMediaType {
+        /// What would do.
+        accepted: &'static str,
+    },
+    /// 422.
+    #[error("{} {:?} is invalid: {}", join(&.target.kind, &.target.group), .target.name, list(.causes))]
+    Invalid {
+        /// Which object.
+        target: Target,
+        /// What is wrong with it.
+        causes: Vec<Violation>,
+    },
+    /// 422, not about one object.
+    #[error("{0}")]
+    Unprocessable(String),
+    /// 429.
+    #[error("{0}")]
+    TooManyRequests(String),
+    /// 500.
+    #[error("internal error: {0}")]
+    Internal(String),
+    /// 503.
+    #[error("{0}")]
+    Unavailable(String),
+    /// 504, a version that is not there yet.
+    #[error("Too large resource version: {asked}, current: {current}")]
+    FutureVersion {
+        /// What was asked for.
+        asked: ResourceVersion,
+        /// What there is.
+        current: ResourceVersion,
+    },
+    /// 504.
+    #[error("{0}")]
+    Timeout(String),
+}
+
+fn list(causes: &[Violation]) -> String {
+    let all: Vec<_> = causes.iter().map(ToString::to_string).collect();
+    match all.as_slice() {
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(", ")),
+    }
+}
+
+impl ApiError {
+    /// HTTP code and Kubernetes' reason.
+    pub fn code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::NoSuchPath | Self::NotFound(_) => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
+            Self::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
+            Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+            Self::Expired => (StatusCode::GONE, "Expired"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            Self::UnsupportedMediaType { .. } => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType")
+            }
+            Self::Invalid { .. } | Self::Unprocessable(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
+            }
+            Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            Self::FutureVersion { .. } | Self::Timeout(_) => {
+                (StatusCode::GATEWAY_TIMEOUT, "Timeout")
+            }
+        }
+    }
+
+    /// The `Status` object.
+    pub fn to_status(&self) -> Value {
+        let (code, reason) = self.code();
+        let mut status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.to_string(), "reason": reason, "code": code.as_u16(),
+        });
+        if let Some(details) = self.details() {
+            status["details"] = details;
+        }
+        status
+    }
+
+    fn details(&self) -> Option<Value> {
+        match self {
+            Self::NotFound(t) | Self::AlreadyExists(t) | Self::Conflict { target: t, .. } => {
+                Some(json!({"name": t.name, "group": t.group, "kind": t.resource}))
+            }
+            Self::Invalid { target, causes } => {
+                let causes: Vec<_> = causes
+                    .iter()
+                    .map(|c| json!({"reason": c.cause.as_str(), "message": c.message, "field": c.field}))
+                    .collect();
+                Some(
+                    json!({"name": target.name, "group": target.group, "kind": target.kind, "causes": causes}),
+                )
+            }
+            Self::FutureVersion { .. } => Some(json!({
+                "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+                "retryAfterSeconds": RETRY_AFTER_SECONDS,
+            })),
+            Self::Unavailable(_) | Self::TooManyRequests(_) => {
+                Some(json!({"retryAfterSeconds": RETRY_AFTER_SECONDS}))
+            }
+            _ => None,
+        }
+    }
+
+    /// A storage's error about an object.
+    pub fn storage(error: StorageError, target: impl FnOnce() -> Target) -> Self {
+        match error {
+            StorageError::NotFound => Self::NotFound(target()),
+            StorageError::Exists => Self::AlreadyExists(target()),
+            StorageError::Conflict => Self::modified(target()),
+            StorageError::Refused(why) => Self::Conflict {
+                target: target(),
+                why,
+            },
+            StorageError::Expired => Self::Expired,
+            StorageError::Full(why) => Self::Forbidden(why),
+            StorageError::Unavailable(why) => Self::Unavailable(why),
+            StorageError::ReadOnly => Self::MethodNotAllowed,
+            StorageError::Invalid(causes) => Self::Invalid {
+                target: target(),
+                causes,
+            },
+            StorageError::Internal(why) => Self::Internal(why),
+        }
+    }
+
+    /// Somebody else was faster.
+    pub fn modified(target: Target) -> Self {
+        Self::Conflict {
+            target,
+            why: "the object has been modified; please apply your changes to the latest version and try again".into(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (code, _) = self.code();
+        if code.is_server_error() {
+            tracing::warn!(%code, error = %self, "request failed");
+        }
+        let mut response = json_response(code, &self.to_status());
+        if matches!(
+            self,
+            Self::Unavailable(_) | Self::TooManyRequests(_) | Self::FutureVersion { .. }
+        ) {
+            let value = HeaderValue::from(RETRY_AFTER_SECONDS);
+            response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+        response
+    }
+}
+
+/// The `Status` of something that succeeded.
+pub fn success(target: &Target, uid: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": target.name, "group": target.group, "kind": target.resource, "uid": uid},
+    })
+}
+
+/// A JSON body.
+pub fn json_response(code: StatusCode, body: &Value) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    (code, headers, body.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::validate::Cause;
+
+    fn target() -> Target {
+        Target {
+            group: "runtime.ate.dev".into(),
+            resource: "actors".into(),
+            kind: "Actor".into(),
+            name: "a".into(),
+        }
+    }
+
+    #[test]
+    fn says_what_kubernetes_says() {
+        for (error, message) in [
+            (
+                ApiError::NotFound(target()),
+                "actors.runtime.ate.dev \"a\" not found",
+            ),
+            (
+                ApiError::AlreadyExists(target()),
+                "actors.runtime.ate.dev \"a\" already exists",
+            ),
+            (
+                ApiError::modified(target()),
+                "Operation cannot be fulfilled on actors.runtime.ate.dev \"a\": the object has been modified; please apply your changes to the latest version and try again",
+            ),
+        ] {
+            assert_eq!(error.to_status()["message"], message);
+            let details = json!({"name": "a", "group": "runtime.ate.dev", "kind": "actors"});
+            assert_eq!(error.to_status()["details"], details);
+        }
+    }
+
+    #[test]
+    fn causes_are_listed() {
+        let error = ApiError::Invalid {
+            target: target(),
+            causes: vec![Violation {
+                field: "spec.x".into(),
+                cause: Cause::Required,
+                message: "give one".into(),
+            }],
+        };
+        let status = error.to_status();
+        assert_eq!(status["code"], 422);
+        assert_eq!(
+            status["message"],
+            "Actor.runtime.ate.dev \"a\" is invalid: spec.x: give one"
+        );
+        assert_eq!(status["details"]["kind"], "Actor");
+        assert_eq!(
+            status["details"]["causes"][0]["reason"],
+            "FieldValueRequired"
+        );
+    }
+}

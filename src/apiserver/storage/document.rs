@@ -1,0 +1,169 @@
+//! Objects kept whole as small documents of the store: what etcd is for Kubernetes' own kinds.
+
+use super::{
+    ObjectChange, ObjectKey, ObjectPage, Part, Storage, StorageError, Written, has_finalizers,
+    is_deleting, stamp,
+};
+use crate::api::names::ResourceVersion;
+use crate::store::{Document, Store, StoreError};
+use async_trait::async_trait;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Keeps the objects of a kind as documents.
+pub struct DocumentStorage {
+    store: Arc<dyn Store>,
+    kind: &'static str,
+}
+
+impl DocumentStorage {
+    /// Documents of a kind; by convention its plural.
+    pub fn new(store: Arc<dyn Store>, kind: &'static str) -> Self {
+        Self { store, kind }
+    }
+
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        expected: Option<ResourceVersion>,
+        object: &Value,
+    ) -> Result<ResourceVersion, StoreError> {
+        let body = without_version(object).to_string();
+        self.store
+            .put_document(self.kind, &name(key), expected, Some(&body))
+            .await
+    }
+
+    async fn remove(
+        &self,
+        key: &ObjectKey,
+        expected: ResourceVersion,
+        mut object: Value,
+    ) -> Result<Written, StorageError> {
+        let version = self
+            .store
+            .put_document(self.kind, &name(key), Some(expected), None)
+            .await?;
+        stamp(&mut object, version);
+        Ok(Written::Gone(object))
+    }
+}
+
+fn name(key: &ObjectKey) -> String {
+    format!("{}/{}", key.namespace, key.name)
+}
+
+fn key(text: &str) -> ObjectKey {
+    let (namespace, name) = text.split_once('/').unwrap_or(("", text));
+    ObjectKey::new(namespace, name)
+}
+
+fn without_version(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+    object
+}
+
+fn parse(body: &str, version: ResourceVersion) -> Result<Value, StorageError> {
+    let mut object = serde_json::from_str(body)
+        .map_err(|e| StorageError::Internal(format!("a document cannot be read: {e}")))?;
+    stamp(&mut object, version);
+    Ok(object)
+}
+
+#[async_trait]
+impl Storage for DocumentStorage {
+    async fn get(&self, key: &ObjectKey) -> Result<Value, StorageError> {
+        let found = self.store.get_document(self.kind, &name(key)).await?;
+        let Document { version, body, .. } = found.ok_or(StorageError::NotFound)?;
+        parse(&body, version)
+    }
+
+    async fn list(
+        &self,
+        namespace: Option<&str>,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<ObjectPage, StorageError> {
+        let (documents, version) = self.store.list_documents(self.kind).await?;
+        let mut wanted: Vec<_> = documents
+            .iter()
+            .map(|d| (key(&d.key), d))
+            .filter(|(key, _)| namespace.is_none_or(|n| key.namespace == n))
+            .filter(|(key, _)| after.is_none_or(|a| key > a))
+            .collect();
+        wanted.sort_by(|a, b| a.0.cmp(&b.0));
+        let next = (wanted.len() > limit)
+            .then(|| {
+                wanted
+                    .get(limit.saturating_sub(1))
+                    .map(|(key, _)| key.clone())
+            })
+            .flatten();
+        let items = wanted
+            .iter()
+            .take(limit)
+            .map(|(_, d)| parse(&d.body, d.version))
+            .collect::<Result<_, _>>()?;
+        Ok(ObjectPage {
+            items,
+            version,
+            next,
+        })
+    }
+
+    async fn changes(
+        &self,
+        after: ResourceVersion,
+        wait: Duration,
+    ) -> Result<Vec<ObjectChange>, StorageError> {
+        let changes = self.store.document_changes(self.kind, after, wait).await?;
+        changes
+            .into_iter()
+            .map(|c| {
+                let image = |body: Option<String>| body.map(|b| parse(&b, c.version)).transpose();
+                Ok(ObjectChange {
+                    version: c.version,
+                    before: image(c.before)?,
+                    after: image(c.after)?,
+                })
+            })
+            .collect()
+    }
+
+    async fn create(&self, key: &ObjectKey, mut object: Value) -> Result<Value, StorageError> {
+        let version = self.put(key, None, &object).await.map_err(|e| match e {
+            StoreError::Conflict(_) => StorageError::Exists,
+            other => other.into(),
+        })?;
+        stamp(&mut object, version);
+        Ok(object)
+    }
+
+    async fn update(
+        &self,
+        key: &ObjectKey,
+        _part: Part,
+        mut object: Value,
+        expected: ResourceVersion,
+    ) -> Result<Written, StorageError> {
+        if is_deleting(&object) && !has_finalizers(&object) {
+            return self.remove(key, expected, object).await;
+        }
+        let version = self.put(key, Some(expected), &object).await?;
+        stamp(&mut object, version);
+        Ok(Written::Kept(object))
+    }
+
+    async fn delete(
+        &self,
+        key: &ObjectKey,
+        marked: Value,
+        expected: ResourceVersion,
+    ) -> Result<Written, StorageError> {
+        self.update(key, Part::Spec, marked, expected).await
+    }
+}

@@ -1,0 +1,205 @@
+//! Where objects are kept, as the handlers need it: JSON objects by key, in pages, with a change log.
+//!
+//! [`actor`] and [`worker`] are views of the store's records, [`document`] keeps whole objects (templates and pools under
+//! `ate dev`), [`namespace`] makes up the namespaces that are in use.
+
+pub mod actor;
+pub mod document;
+pub mod namespace;
+pub mod worker;
+
+pub use actor::ActorStorage;
+pub use document::DocumentStorage;
+pub use namespace::NamespaceStorage;
+pub use worker::WorkerStorage;
+
+use crate::api::names::ResourceVersion;
+use crate::api::validate::Violation;
+use crate::store::StoreError;
+use async_trait::async_trait;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Names an object; `namespace` is empty where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// A key.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// Why a storage refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Not there.
+    #[error("not found")]
+    NotFound,
+    /// Created before.
+    #[error("already exists")]
+    Exists,
+    /// Changed since it was read.
+    #[error("modified meanwhile")]
+    Conflict,
+    /// Something about the object forbids it.
+    #[error("{0}")]
+    Refused(String),
+    /// The log no longer reaches back that far.
+    #[error("too old a version")]
+    Expired,
+    /// A cap is reached.
+    #[error("{0}")]
+    Full(String),
+    /// Try again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Only read.
+    #[error("read-only")]
+    ReadOnly,
+    /// The object cannot be kept.
+    #[error("invalid")]
+    Invalid(Vec<Violation>),
+    /// A bug, or a foreign hand in the store.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<StoreError> for StorageError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::Unavailable(source) => {
+                tracing::warn!(error = %source, "the store is unavailable");
+                Self::Unavailable(message)
+            }
+            StoreError::Exists(_) => Self::Exists,
+            StoreError::NotFound(_) => Self::NotFound,
+            StoreError::Conflict(_) | StoreError::Fenced(_) => Self::Conflict,
+            StoreError::CapReached { .. } => Self::Full(message),
+            StoreError::Expired(_) => Self::Expired,
+            StoreError::Corrupt { .. } => Self::Internal(message),
+        }
+    }
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, Default)]
+pub struct ObjectPage {
+    /// In the order of their keys.
+    pub items: Vec<Value>,
+    /// The state is at least as new as this; a watch from here misses nothing.
+    pub version: ResourceVersion,
+    /// The last key of the page, if more follow.
+    pub next: Option<ObjectKey>,
+}
+
+/// A change of an object. `before` is absent at creation, `after` at removal; both carry their metadata.
+#[derive(Clone, Debug)]
+pub struct ObjectChange {
+    /// Its place in the log.
+    pub version: ResourceVersion,
+    /// The object before.
+    pub before: Option<Value>,
+    /// The object after.
+    pub after: Option<Value>,
+}
+
+/// What became of an object that was written or deleted.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// It is there, like this.
+    Kept(Value),
+    /// It is gone; it was last like this.
+    Gone(Value),
+}
+
+/// Which part of an object a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but `status`.
+    Spec,
+    /// `status` alone.
+    Status,
+}
+
+/// Keeps the objects of a kind. Objects come with their metadata complete, except for `resourceVersion`, which the
+/// storage sets; they are valid.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// Reads an object.
+    async fn get(&self, key: &ObjectKey) -> Result<Value, StorageError>;
+
+    /// Objects of a namespace, or all, after a key, at most `limit` (at least 1).
+    async fn list(
+        &self,
+        namespace: Option<&str>,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<ObjectPage, StorageError>;
+
+    /// Changes after a version, in order; waits up to `wait` for the first.
+    async fn changes(
+        &self,
+        after: ResourceVersion,
+        wait: Duration,
+    ) -> Result<Vec<ObjectChange>, StorageError>;
+
+    /// Adds an object.
+    async fn create(&self, _key: &ObjectKey, _object: Value) -> Result<Value, StorageError> {
+        Err(StorageError::ReadOnly)
+    }
+
+    /// Replaces a part of an object that is at `expected`. One that is being deleted goes with its last finalizer.
+    async fn update(
+        &self,
+        _key: &ObjectKey,
+        _part: Part,
+        _object: Value,
+        _expected: ResourceVersion,
+    ) -> Result<Written, StorageError> {
+        Err(StorageError::ReadOnly)
+    }
+
+    /// Deletes an object that is at `expected`; `marked` is the object with its `deletionTimestamp`, to be kept while
+    /// something holds it.
+    async fn delete(
+        &self,
+        _key: &ObjectKey,
+        _marked: Value,
+        _expected: ResourceVersion,
+    ) -> Result<Written, StorageError> {
+        Err(StorageError::ReadOnly)
+    }
+}
+
+/// Puts a version into an object's metadata.
+pub(super) fn stamp(object: &mut Value, version: ResourceVersion) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".into(), version.to_string().into());
+    }
+}
+
+/// Whether an object is being deleted.
+pub(super) fn is_deleting(object: &Value) -> bool {
+    object
+        .pointer("/metadata/deletionTimestamp")
+        .is_some_and(Value::is_string)
+}
+
+/// Whether an object has finalizers.
+pub(super) fn has_finalizers(object: &Value) -> bool {
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .is_some_and(|all| !all.is_empty())
+}

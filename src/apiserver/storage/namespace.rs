@@ -1,0 +1,109 @@
+//! Namespaces of `ate dev`: every name is one; those that are in use are listed, and `default`.
+
+use super::{ObjectChange, ObjectKey, ObjectPage, Storage, StorageError};
+use crate::api::names::{ResourceVersion, is_dns_label};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Sorts after every name, so that a page after it begins with the next namespace.
+const AFTER_NAMES: &str = "~";
+/// Namespaces that are listed.
+const MAX_NAMESPACES: usize = 10_000;
+
+/// Makes namespaces up from the objects of other kinds.
+pub struct NamespaceStorage {
+    kinds: Vec<Arc<dyn Storage>>,
+}
+
+impl NamespaceStorage {
+    /// From these kinds.
+    pub fn new(kinds: Vec<Arc<dyn Storage>>) -> Self {
+        Self { kinds }
+    }
+
+    async fn used(&self) -> Result<(BTreeSet<String>, ResourceVersion), StorageError> {
+        let (mut all, mut version) = (BTreeSet::from(["default".to_owned()]), ResourceVersion(1));
+        for kind in &self.kinds {
+            let mut after = None;
+            while all.len() < MAX_NAMESPACES {
+                let page = kind.list(None, after.as_ref(), 1).await?;
+                version = version.max(page.version);
+                let first = page.items.first();
+                let Some(name) = first.and_then(|o| o.pointer("/metadata/namespace")?.as_str())
+                else {
+                    break;
+                };
+                all.insert(name.to_owned());
+                after = Some(ObjectKey::new(name, AFTER_NAMES));
+            }
+        }
+        Ok((all, version))
+    }
+}
+
+fn object(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {
+            "name": name, "resourceVersion": "1",
+            "labels": {"kubernetes.io/metadata.name": name},
+            "uid": uuid(name),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    })
+}
+
+/// The same for a name every time.
+fn uuid(name: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::digest(name.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    uuid::Builder::from_custom_bytes(bytes)
+        .into_uuid()
+        .to_string()
+}
+
+#[async_trait]
+impl Storage for NamespaceStorage {
+    async fn get(&self, key: &ObjectKey) -> Result<Value, StorageError> {
+        if is_dns_label(&key.name) {
+            Ok(object(&key.name))
+        } else {
+            Err(StorageError::NotFound)
+        }
+    }
+
+    async fn list(
+        &self,
+        _namespace: Option<&str>,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<ObjectPage, StorageError> {
+        let (all, version) = self.used().await?;
+        let mut rest = all.iter().filter(|n| after.is_none_or(|a| **n > a.name));
+        let items: Vec<_> = rest.by_ref().take(limit).collect();
+        let next = match (rest.next(), items.last()) {
+            (Some(_), Some(last)) => Some(ObjectKey::new("", last.as_str())),
+            _ => None,
+        };
+        Ok(ObjectPage {
+            items: items.iter().map(|n| object(n)).collect(),
+            version,
+            next,
+        })
+    }
+
+    async fn changes(
+        &self,
+        _after: ResourceVersion,
+        _wait: Duration,
+    ) -> Result<Vec<ObjectChange>, StorageError> {
+        Err(StorageError::ReadOnly)
+    }
+}

@@ -1,0 +1,284 @@
+//! Lists: selectors, pages, versions, tables.
+
+use super::*;
+
+async fn names(h: &Harness, uri: &str) -> Vec<String> {
+    let answer = h.get(uri).await;
+    let items = answer.ok()["items"].as_array().unwrap().clone();
+    let name = |o: &Value| {
+        format!(
+            "{}/{}",
+            o["metadata"]["namespace"].as_str().unwrap(),
+            o["metadata"]["name"].as_str().unwrap()
+        )
+    };
+    items.iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn selectors_and_namespaces() {
+    let h = Harness::new().await;
+    let empty = h.get(ACTORS).await;
+    assert_eq!(empty.ok()["items"], json!([]));
+    assert_eq!(empty.body["kind"], "ActorList");
+    assert_ne!(empty.body["metadata"]["resourceVersion"], "0");
+    for (uri, make) in [(ACTORS, actor as fn(&str) -> Value), (POOLS, pool)] {
+        for (name, tier) in [("a", "gold"), ("b", "iron"), ("c", "gold")] {
+            let mut object = make(name);
+            object["metadata"]["labels"] = json!({"tier": tier});
+            h.make(uri, &object).await;
+        }
+        h.make(&uri.replace("/ns/", "/other/"), &make("a")).await;
+        assert_eq!(names(&h, uri).await, ["ns/a", "ns/b", "ns/c"]);
+        let all = uri.replace("/namespaces/ns", "");
+        assert_eq!(names(&h, &all).await, ["ns/a", "ns/b", "ns/c", "other/a"]);
+        let with = |query: &str| format!("{all}?{query}");
+        assert_eq!(
+            names(&h, &with("labelSelector=tier%3Dgold")).await,
+            ["ns/a", "ns/c"]
+        );
+        assert_eq!(names(&h, &with("labelSelector=%21tier")).await, ["other/a"]);
+        assert_eq!(
+            names(&h, &with("fieldSelector=metadata.name%3Da")).await,
+            ["ns/a", "other/a"]
+        );
+        assert_eq!(
+            names(&h, &with("fieldSelector=metadata.namespace%3Dother")).await,
+            ["other/a"]
+        );
+        assert_eq!(
+            names(&h, &format!("{uri}?fieldSelector=metadata.name%3Db")).await,
+            ["ns/b"]
+        );
+        assert_eq!(
+            names(&h, &format!("{uri}?fieldSelector=metadata.name%3Dz")).await,
+            [""; 0]
+        );
+        h.get(&with("fieldSelector=spec.x%3D1")).await.fails(
+            400,
+            "BadRequest",
+            "field label not supported: spec.x",
+        );
+        h.get(&with("labelSelector=a+b"))
+            .await
+            .fails(400, "BadRequest", "unable to parse");
+    }
+    h.post(&format!("{ACTORS}/b/resume?wait=5"), &json!({}))
+        .await
+        .ok();
+    let running = format!("{ACTORS}?fieldSelector=status.phase%3DRunning");
+    assert_eq!(names(&h, &running).await, ["ns/b"]);
+}
+
+#[tokio::test]
+async fn pages() {
+    let h = Harness::new().await;
+    for (uri, make) in [(ACTORS, actor as fn(&str) -> Value), (POOLS, pool)] {
+        for i in 0..5 {
+            let mut object = make(&format!("x{i}"));
+            object["metadata"]["labels"] = json!({"even": (i % 2 == 0).to_string()});
+            h.make(uri, &object).await;
+        }
+        for (query, expected) in [
+            ("", vec![2, 2, 1]),
+            ("&labelSelector=even%3Dtrue", vec![2, 1]),
+        ] {
+            let (mut sizes, mut token, mut versions) = (vec![], String::new(), vec![]);
+            loop {
+                let page = h
+                    .get(&format!("{uri}?limit=2{query}&continue={token}"))
+                    .await
+                    .ok()
+                    .clone();
+                sizes.push(page["items"].as_array().unwrap().len());
+                versions.push(page["metadata"]["resourceVersion"].clone());
+                assert!(page["metadata"].get("remainingItemCount").is_none());
+                match page["metadata"]["continue"].as_str() {
+                    Some(next) => token = next.to_owned(),
+                    None => break,
+                }
+            }
+            assert_eq!(sizes, expected, "{uri}{query}");
+            versions.dedup();
+            assert_eq!(versions.len(), 1);
+        }
+        h.get(&format!("{uri}?continue=zz"))
+            .await
+            .fails(400, "BadRequest", "continue");
+    }
+}
+
+#[tokio::test]
+async fn versions_that_cannot_be() {
+    let h = Harness::new().await;
+    h.make(POOLS, &pool("p")).await;
+    let of = async |query: &str| h.get(&format!("{POOLS}?{query}")).await;
+    for bad in [
+        "resourceVersionMatch=Exact",
+        "resourceVersionMatch=Exact&resourceVersion=0",
+        "resourceVersionMatch=Nearly&resourceVersion=5",
+        "sendInitialEvents=true",
+    ] {
+        of(bad).await.fails(422, "Invalid", "");
+    }
+    of("resourceVersion=x")
+        .await
+        .fails(400, "BadRequest", "invalid resourceVersion");
+    let future = of("resourceVersion=9000000000000000000").await;
+    future.fails(504, "Timeout", "Too large resource version");
+    assert_eq!(
+        future.body["details"]["causes"][0]["reason"],
+        "ResourceVersionTooLarge"
+    );
+    of("resourceVersion=1&resourceVersionMatch=NotOlderThan")
+        .await
+        .ok();
+    of("resourceVersion=0").await.ok();
+    of("resourceVersion=1&resourceVersionMatch=Exact")
+        .await
+        .fails(410, "Expired", "list again");
+}
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+#[tokio::test]
+async fn tables() {
+    let h = Harness::new().await;
+    h.make(ACTORS, &actor("a")).await;
+    h.make(POOLS, &pool("p")).await;
+    h.make(TEMPLATES, &template("t")).await;
+    let heads = |table: &Value| {
+        let all = table["columnDefinitions"].as_array().unwrap();
+        let head = |c: &Value| {
+            format!(
+                "{}{}",
+                c["name"].as_str().unwrap(),
+                if c["priority"] == 0 { "" } else { "*" }
+            )
+        };
+        all.iter().map(head).collect::<Vec<_>>().join(" ")
+    };
+    let table = h.get_as(ACTORS, TABLE).await.ok().clone();
+    assert_eq!(
+        heads(&table),
+        "Name Template Phase Ready Worker Age Mode* Node* IP* Snapshot* Size* Last-Active* Epoch*"
+    );
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    assert_eq!(
+        cells[..5],
+        [
+            json!("a"),
+            json!("counter"),
+            json!("Suspended"),
+            json!("True"),
+            json!("<none>")
+        ]
+    );
+    assert_eq!(
+        cells[6..12],
+        [
+            json!("OnDemand"),
+            json!("<none>"),
+            json!("<none>"),
+            json!("<none>"),
+            json!("<none>"),
+            json!("<none>")
+        ]
+    );
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    h.merge(&format!("{POOLS}/p/status"), &json!({"status": {"replicas": 2, "free": 1, "conditions": [
+        {"type": "Ready", "status": "True", "reason": "AllReady", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}})).await.ok();
+    let table = h.get_as(&format!("{POOLS}/p"), TABLE).await.ok().clone();
+    assert_eq!(heads(&table), "Name Desired Replicas Free Ready Age");
+    assert_eq!(
+        table["rows"][0]["cells"].as_array().unwrap()[..5],
+        [json!("p"), json!(2), json!(2), json!(1), json!("True")]
+    );
+    let table = h
+        .get_as(&format!("{TEMPLATES}?includeObject=None"), TABLE)
+        .await
+        .ok()
+        .clone();
+    assert_eq!(heads(&table), "Name Phase Ready Actors Awake Age");
+    assert!(table["rows"][0].get("object").is_none());
+    let table = h
+        .get_as(&format!("{TEMPLATES}?includeObject=Object"), TABLE)
+        .await
+        .ok()
+        .clone();
+    assert_eq!(table["rows"][0]["object"]["kind"], "ActorTemplate");
+    assert_eq!(
+        heads(h.get_as(WORKERS, TABLE).await.ok()),
+        "Name Pool Phase Actor Node Age IP* Class*"
+    );
+}
+
+#[tokio::test]
+async fn metadata_alone_and_what_is_not_acceptable() {
+    let h = Harness::new().await;
+    h.make(ACTORS, &actor("a")).await;
+    let garbage_collector = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+    let list = h.get_as(ACTORS, garbage_collector).await.ok().clone();
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    assert_eq!(list["items"][0]["kind"], "PartialObjectMetadata");
+    assert!(list["items"][0].get("spec").is_none());
+    h.get_as(ACTORS, "text/html")
+        .await
+        .fails(406, "NotAcceptable", "application/json");
+}
+
+#[tokio::test]
+async fn workers_are_only_read() {
+    let h = Harness::new().await;
+    use crate::api::names::{PoolKey, WorkerKey};
+    use crate::api::record::{WorkerPhase, WorkerRecord};
+    let worker = WorkerRecord {
+        key: WorkerKey::new("ns", "w-0"),
+        pool: PoolKey::new("ns", "p"),
+        uid: "u".into(),
+        node: "node-1".into(),
+        phase: WorkerPhase::Free,
+        ..WorkerRecord::default()
+    };
+    h.store.report_worker(&worker).await.unwrap();
+    let list = h.get(WORKERS).await.ok().clone();
+    assert_eq!(list["items"][0]["status"]["node"], "node-1");
+    h.get(&format!("{WORKERS}/w-0")).await.ok();
+    h.get(&format!("{WORKERS}/w-1")).await.fails(
+        404,
+        "NotFound",
+        "workers.runtime.ate.dev \"w-1\" not found",
+    );
+    assert_eq!(
+        names(&h, &format!("{WORKERS}?fieldSelector=status.pool%3Dp")).await,
+        ["ns/w-0"]
+    );
+    h.post(WORKERS, &json!({}))
+        .await
+        .fails(405, "MethodNotAllowed", "");
+    h.delete(&format!("{WORKERS}/w-0"), None)
+        .await
+        .fails(405, "MethodNotAllowed", "");
+}
+
+#[tokio::test]
+async fn namespaces_are_those_in_use() {
+    let h = Harness::new().await;
+    h.make(ACTORS, &actor("a")).await;
+    h.make(&POOLS.replace("/ns/", "/pools/"), &pool("p")).await;
+    let list = h.get("/api/v1/namespaces").await.ok().clone();
+    let names: Vec<_> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["default", "ns", "pools"]);
+    assert_eq!(
+        h.get("/api/v1/namespaces/any").await.ok()["status"]["phase"],
+        "Active"
+    );
+    h.post("/api/v1/namespaces", &json!({}))
+        .await
+        .fails(405, "MethodNotAllowed", "");
+}

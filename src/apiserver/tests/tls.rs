@@ -1,0 +1,116 @@
+//! Over real connections: who may come in, and how it ends.
+
+use super::*;
+use crate::apiserver::{authn, serve};
+use crate::identity::tls::{ClientAuth, server_config};
+use crate::identity::{Authority, Leaf, LeafRequest, Usage};
+use std::net::SocketAddr;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// The machinery over HTTPS on a port of its own.
+pub(super) struct Https {
+    pub(super) harness: Harness,
+    pub(super) address: SocketAddr,
+    pub(super) authority: Authority,
+    pub(super) dir: TempDir,
+    served: JoinHandle<()>,
+}
+
+impl Https {
+    pub(super) async fn new() -> Self {
+        let harness = Harness::new().await;
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_create(dir.path()).unwrap();
+        let server = LeafRequest::new("apiserver", Usage::Server).sans(["127.0.0.1", "localhost"]);
+        let leaf = authority.leaf(&server).unwrap();
+        let tls = server_config(&leaf, authority.certificate(), ClientAuth::Optional).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = authn::require_certificate(harness.router.clone());
+        let served = tokio::spawn(serve(
+            listener,
+            Arc::new(tls),
+            router,
+            harness.shutdown.clone(),
+        ));
+        Self {
+            harness,
+            address,
+            authority,
+            dir,
+            served,
+        }
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+
+    pub(super) fn client_leaf(&self, group: &str) -> Leaf {
+        let request = LeafRequest::new("anna", Usage::Client).group(group);
+        self.authority.leaf(&request).unwrap()
+    }
+
+    fn client(&self, leaf: Option<&Leaf>) -> reqwest::Client {
+        let mut config =
+            crate::identity::tls::client_config(leaf, self.authority.certificate()).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
+            .build()
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn only_trusted_certificates_pass() {
+    let s = Https::new().await;
+    let get = async |leaf: Option<&Leaf>, path: &str| {
+        let response = s.client(leaf).get(s.url(path)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let (code, text) = get(None, ACTORS).await;
+    assert_eq!(
+        (code, text.contains("\"reason\":\"Unauthorized\"")),
+        (401, true),
+        "{text}"
+    );
+    assert_eq!(get(None, "/readyz").await, (200, "ok".into()));
+    let (code, text) = get(Some(&s.client_leaf("strangers")), ACTORS).await;
+    assert_eq!(
+        (code, text.contains("is in none of the groups")),
+        (403, true),
+        "{text}"
+    );
+    for group in [authn::MASTERS, authn::COMPONENTS] {
+        assert_eq!(get(Some(&s.client_leaf(group)), ACTORS).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn many_watches_share_a_connection_and_end_with_the_server() {
+    let s = Https::new().await;
+    let client = s.client(Some(&s.client_leaf(authn::MASTERS)));
+    let url = s.url(&format!("{POOLS}?watch=1&resourceVersion=1"));
+    let open = (0..300).map(|_| client.get(&url).send());
+    let watches = futures::future::join_all(open).await;
+    assert!(
+        watches
+            .iter()
+            .all(|w| w.as_ref().is_ok_and(|w| w.status() == 200))
+    );
+    let other = client.get(s.url(POOLS)).send().await.unwrap();
+    assert_eq!(other.status(), 200);
+    s.harness.shutdown.cancel();
+    for watch in watches {
+        let _ = tokio::time::timeout(PATIENCE, watch.unwrap().bytes())
+            .await
+            .unwrap();
+    }
+    tokio::time::timeout(PATIENCE, s.served)
+        .await
+        .unwrap()
+        .unwrap();
+}

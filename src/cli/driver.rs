@@ -1,0 +1,150 @@
+//! The engine as the REST API's driver of actors.
+
+use crate::api::ActorKey;
+use crate::api::record::{ActorRecord, Desired};
+use crate::apiserver::driver::{ActorDriver, DriveError, LogOptions};
+use crate::engine::{Call, DriveError as EngineError, Engine};
+use crate::proto::atenode::{ActorIdentity, LogsRequest};
+use crate::rpc::TonicNodes;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a node may take to begin answering with a log.
+const LOG_LIMIT: Duration = Duration::from_secs(10);
+/// How long a deletion is waited for; it goes on afterwards.
+const DELETE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Engine and nodes behind the API's trait.
+pub(super) struct EngineDriver {
+    pub(super) engine: Arc<Engine>,
+    pub(super) nodes: Arc<TonicNodes>,
+}
+
+impl EngineDriver {
+    async fn order(
+        &self,
+        key: &ActorKey,
+        desired: Desired,
+        boot: bool,
+        wait: Option<Duration>,
+    ) -> Result<ActorRecord, DriveError> {
+        let Some(wait) = wait else {
+            return self
+                .engine
+                .order(key, desired, boot)
+                .await
+                .map_err(of_engine);
+        };
+        let call = Call {
+            boot,
+            ..Call::within(wait)
+        };
+        let record = match desired {
+            Desired::Running => self.engine.resume(key, call).await,
+            Desired::Suspended => self.engine.suspend(key, call).await,
+            Desired::Paused => self.engine.pause(key, call).await,
+            Desired::Deleted => self
+                .engine
+                .delete(key, call)
+                .await
+                .map(|()| ActorRecord::default()),
+        };
+        record.map_err(of_engine)
+    }
+}
+
+#[async_trait]
+impl ActorDriver for EngineDriver {
+    async fn resume(
+        &self,
+        key: &ActorKey,
+        boot: bool,
+        wait: Option<Duration>,
+    ) -> Result<ActorRecord, DriveError> {
+        self.order(key, Desired::Running, boot, wait).await
+    }
+
+    async fn suspend(
+        &self,
+        key: &ActorKey,
+        wait: Option<Duration>,
+    ) -> Result<ActorRecord, DriveError> {
+        self.order(key, Desired::Suspended, false, wait).await
+    }
+
+    async fn pause(
+        &self,
+        key: &ActorKey,
+        wait: Option<Duration>,
+    ) -> Result<ActorRecord, DriveError> {
+        self.order(key, Desired::Paused, false, wait).await
+    }
+
+    async fn delete(&self, key: &ActorKey) -> Result<(), DriveError> {
+        match self.engine.delete(key, Call::within(DELETE_LIMIT)).await {
+            Ok(()) | Err(EngineError::DeadlineExceeded) => Ok(()),
+            Err(e) => Err(of_engine(e)),
+        }
+    }
+
+    async fn logs(
+        &self,
+        key: &ActorKey,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<Bytes, DriveError>>, DriveError> {
+        let asleep = || {
+            DriveError::Precondition(format!(
+                "actor {key} is asleep: logs are on the node while it runs"
+            ))
+        };
+        let address = self
+            .engine
+            .node_of(key)
+            .await
+            .map_err(of_engine)?
+            .ok_or_else(asleep)?;
+        let request = LogsRequest {
+            actor: Some(ActorIdentity {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                ..ActorIdentity::default()
+            }),
+            container: options.container.unwrap_or_default(),
+            follow: options.follow,
+            tail_lines: options
+                .tail
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(0),
+        };
+        let unavailable = |e: &dyn std::error::Error| DriveError::Unavailable(e.to_string());
+        let stream = self
+            .nodes
+            .logs(&address, request, LOG_LIMIT)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        let chunk = |c: Result<crate::proto::atenode::LogsChunk, tonic::Status>| {
+            c.map(|c| Bytes::from(c.data))
+                .map_err(|e| DriveError::Unavailable(e.message().to_owned()))
+        };
+        Ok(stream.map(chunk).boxed())
+    }
+}
+
+fn of_engine(error: EngineError) -> DriveError {
+    let message = error.to_string();
+    match error {
+        EngineError::NotFound(_) => DriveError::NotFound(message),
+        EngineError::InProgress => DriveError::Conflict(message),
+        EngineError::WrongPhase { .. } => DriveError::Precondition(message),
+        EngineError::Failed { reason, .. } if reason.is_transient() => {
+            DriveError::Unavailable(message)
+        }
+        EngineError::Failed { .. } => DriveError::Precondition(message),
+        EngineError::DeadlineExceeded => DriveError::Timeout(message),
+        EngineError::Store(_) => DriveError::Unavailable(message),
+    }
+}

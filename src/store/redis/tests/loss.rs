@@ -1,0 +1,68 @@
+//! A store that lost writes.
+
+use super::fsck;
+use crate::api::names::Incarnation;
+use crate::store::conformance::leases::eventually;
+use crate::store::conformance::*;
+use crate::store::testing::TestServer;
+use crate::store::{Kind, RedisStore, Store, StoreError};
+use std::time::Duration;
+
+#[tokio::test]
+async fn lost_writes_are_noticed_once_by_whoever_saw_more() {
+    let server = TestServer::single();
+    let options = server.options();
+    let store = RedisStore::connect(options.clone()).await.unwrap();
+    let other = RedisStore::connect(options).await.unwrap();
+    let old = created(&store, "team", "a").await;
+    let old = old.header.resource_version;
+    other.list_actors(None, None, 1).await.unwrap();
+    assert_eq!(store.incarnation().await.unwrap(), Incarnation(1));
+
+    server.ask(&["FLUSHALL"]);
+    let new = created(&store, "team", "a").await;
+    assert!(new.header.resource_version > old);
+    assert_eq!(store.incarnation().await.unwrap(), Incarnation(2));
+    other.get_actor(&new.key).await.unwrap();
+    assert_eq!(other.incarnation().await.unwrap(), Incarnation(2));
+    for store in [&store, &other] {
+        let seen = store.changes(Kind::Actor, old, 10, Duration::ZERO).await;
+        assert!(matches!(seen, Err(StoreError::Expired(v)) if v == old));
+        let page = store.list_actors(None, None, 1).await.unwrap();
+        let seen = store.changes(Kind::Actor, page.version, 10, Duration::ZERO);
+        assert!(seen.await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_ran_while_writes_were_lost_ends() {
+    let server = TestServer::single();
+    let store = server.store().await;
+    created(&store, "team", "a").await;
+    let page = store.list_actors(None, None, 1).await.unwrap();
+    let trips = store.round_trips();
+    let watch = store.changes(Kind::Actor, page.version, 10, PATIENCE);
+    let (seen, ()) = tokio::join!(watch, async {
+        eventually("the log is being read", || async {
+            (store.round_trips() > trips + 100).then_some(())
+        })
+        .await;
+        server.ask(&["FLUSHALL"]);
+    });
+    assert!(matches!(seen, Err(StoreError::Expired(_))), "{seen:?}");
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let server = TestServer::single();
+    let store = server.store().await;
+    let stored = created(&store, "team", "a").await;
+    let page = store.list_actors(None, None, 1).await.unwrap();
+    server.kill_and_start();
+    assert_eq!(store.get_actor(&stored.key).await.unwrap(), stored);
+    assert_eq!(store.incarnation().await.unwrap(), Incarnation(1));
+    let next = created(&store, "team", "b").await;
+    let seen = store.changes(Kind::Actor, page.version, 10, PATIENCE).await;
+    assert_eq!(seen.unwrap()[0].version, next.header.resource_version);
+    fsck::check(&store).await;
+}

@@ -1,0 +1,91 @@
+//! Round trips and bytes.
+
+use crate::api::names::{Epoch, PoolKey, TemplateKey};
+use crate::api::record::Phase;
+use crate::api::time::Timestamp;
+use crate::store::conformance::*;
+use crate::store::testing::TestServer;
+use crate::store::{Durability, Kind, RedisStore, Store};
+use futures::StreamExt;
+use std::time::Duration;
+
+#[tokio::test]
+async fn a_resume_is_three_round_trips() {
+    let server = TestServer::shared();
+    let store = server.store().await;
+    let stored = created(&store, "team", "a").await;
+    let w = worker("team", "p", "w", "n1");
+    store.report_worker(&w).await.unwrap();
+    let before = store.round_trips();
+    let mut mine = owned(&store, waking(&stored.key, ME, LONG)).await;
+    store.incarnation().await.unwrap();
+    let request = claim(&PoolKey::new("team", "p"), &stored.key, mine.header.epoch.0);
+    store.claim(&request).await.unwrap().unwrap();
+    mine.header.phase = Phase::Running;
+    store.commit(&mine, ME, Durability::Memory).await.unwrap();
+    assert_eq!(store.round_trips() - before, 3);
+}
+
+#[tokio::test]
+async fn many_watchers_cost_what_one_costs() {
+    let server = TestServer::shared();
+    let store = server.store().await;
+    let at = store.list_actors(None, None, 1).await.unwrap().version;
+    let cost = |watchers: usize| {
+        let store = &store;
+        async move {
+            let before = store.round_trips();
+            let wait = Duration::from_millis(500);
+            let watches = (0..watchers).map(|_| store.changes(Kind::Actor, at, 10, wait));
+            futures::future::join_all(watches).await;
+            store.round_trips() - before
+        }
+    };
+    cost(1).await;
+    let (one, many) = (cost(1).await, cost(100).await);
+    assert!(many < one * 3, "{one} for one, {many} for a hundred");
+}
+
+async fn asleep(store: &RedisStore, i: usize) {
+    let mut record = flat("team-a", &format!("agent-{i:08}"));
+    record.spec.template = TemplateKey::new("team-a", "python-agent");
+    let created = Timestamp(1_790_000_000_000 + 37 * i as u64);
+    record.status.created = created;
+    record.status.last_activity = created + Duration::from_secs(1000);
+    record.status.last_transition = created + Duration::from_secs(2000);
+    record.status.last_duration_micros = 123_456;
+    record.status.durable = Some(snapshot(7));
+    record.header.epoch = Epoch(7);
+    record.header.operation = Epoch(7);
+    store.create_actor(record, CAP).await.unwrap();
+}
+
+fn used(server: &TestServer) -> u64 {
+    server.ask(&["MEMORY", "PURGE"]);
+    let info = server.ask(&["INFO", "memory"]);
+    let line = info.lines().find_map(|l| l.strip_prefix("used_memory:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+/// Server memory per sleeping actor with a flat id and a snapshot of its own, without the log.
+async fn bytes_per_actor(actors: usize) -> u64 {
+    let server = TestServer::single_with(&["--appendonly", "no"]);
+    let store = server.store().await;
+    asleep(&store, 0).await;
+    let before = used(&server);
+    let creates = (1..=actors).map(|i| asleep(&store, i));
+    let creates = futures::stream::iter(creates).buffer_unordered(200);
+    creates.collect::<Vec<()>>().await;
+    for shard in 0..16 {
+        server.ask(&["DEL", &store.client.keys.of(shard, "log")]);
+    }
+    (used(&server) - before) / actors as u64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sleeping_actor_takes_at_most_300_bytes() {
+    let actors = 100_000;
+    let bytes = bytes_per_actor(actors).await;
+    println!("{bytes} bytes of store memory per sleeping actor ({actors} actors)");
+    assert!(bytes <= 300, "{bytes}");
+}

@@ -1,0 +1,139 @@
+//! Connections, durability, the log's bound.
+
+use crate::api::names::ResourceVersion;
+use crate::store::conformance::*;
+use crate::store::redis::StoreTls;
+use crate::store::testing::{TestServer, free_port};
+use crate::store::{Kind, RedisStore, Store, StoreError, StoreOptions};
+use std::time::{Duration, Instant};
+
+fn calls(server: &TestServer, command: &str) -> u64 {
+    let info = server.ask(&["INFO", "commandstats"]);
+    let line = info
+        .lines()
+        .find_map(|l| l.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |l| l.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn durable_writes_wait_for_the_disk_together() {
+    let server = TestServer::single();
+    let store = server.store().await;
+    let before = calls(&server, "waitaof");
+    created(&store, "team", "a").await;
+    assert_eq!(calls(&server, "waitaof"), before + 1);
+    let names: Vec<_> = (0..100).map(|i| format!("b{i}")).collect();
+    let creates = names.iter().map(|n| created(&store, "team", n));
+    futures::future::join_all(creates).await;
+    let waits = calls(&server, "waitaof") - before - 1;
+    assert!((1..100).contains(&waits), "{waits}");
+}
+
+#[tokio::test]
+async fn a_server_without_a_file_is_used_without_waiting() {
+    let server = TestServer::single_with(&["--appendonly", "no"]);
+    let store = server.store().await;
+    created(&store, "team", "a").await;
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_sent_again() {
+    let server = TestServer::single();
+    let store = server.store().await;
+    server.ask(&["SCRIPT", "FLUSH"]);
+    let stored = created(&store, "team", "a").await;
+    store.get_actor(&stored.key).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unix_socket_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("valkey.sock");
+    let path = path.to_str().unwrap();
+    let _server = TestServer::single_with(&["--unixsocket", path]);
+    let url = format!("redis+unix://{path}");
+    let store = RedisStore::connect(StoreOptions::new(url)).await.unwrap();
+    created(&store, "team", "a").await;
+}
+
+#[tokio::test]
+async fn tls_with_a_private_root_works() {
+    let names = ["localhost".to_owned()];
+    let own = rcgen::generate_simple_self_signed(names).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let certificate = own.cert.pem();
+    let cert = file("cert.pem", certificate.clone());
+    let key = file("key.pem", own.signing_key.serialize_pem());
+    let port = free_port().to_string();
+    let _server = TestServer::single_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &cert,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let mut options = StoreOptions::new(format!("rediss://localhost:{port}"));
+    let refused = RedisStore::connect(options.clone()).await;
+    assert!(matches!(refused.err(), Some(StoreError::Unavailable(_))));
+    options.tls = Some(StoreTls {
+        ca: Some(certificate.into_bytes()),
+        client: None,
+    });
+    let store = RedisStore::connect(options).await.unwrap();
+    created(&store, "team", "a").await;
+}
+
+#[tokio::test]
+async fn another_number_of_shards_is_refused() {
+    let server = TestServer::shared();
+    let mut options = server.options();
+    RedisStore::connect(options.clone()).await.unwrap();
+    options.shards = 8;
+    let e = RedisStore::connect(options).await.err().unwrap();
+    assert_eq!(
+        e.to_string(),
+        "the installation's record in the store cannot be read: it has 16 shards, and 8 are configured; the number is fixed when an installation is made"
+    );
+}
+
+#[tokio::test]
+async fn nobody_there_is_unavailable_soon() {
+    let start = Instant::now();
+    let e = RedisStore::connect(StoreOptions::new("redis://127.0.0.1:1")).await;
+    assert!(matches!(e.err(), Some(StoreError::Unavailable(_))));
+    assert!(start.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn a_trimmed_log_says_so() {
+    let server = TestServer::shared();
+    let store = server.store().await;
+    let start = store.list_workers(None).await.unwrap().version;
+    for round in 0..12 {
+        let reports = (0..1000).map(|i| {
+            let mut w = worker("team", "p", "w", "n1");
+            w.ip = format!("{round}.{i}");
+            let store = &store;
+            async move { store.report_worker(&w).await.unwrap() }
+        });
+        futures::future::join_all(reports).await;
+    }
+    for after in [ResourceVersion(0), start] {
+        let seen = store.changes(Kind::Worker, after, 10, Duration::ZERO).await;
+        assert!(matches!(seen, Err(StoreError::Expired(_))));
+    }
+    let page = store.list_workers(None).await.unwrap();
+    let at = page.items[0].resource_version;
+    let seen = store.changes(Kind::Worker, at, 10, Duration::ZERO).await;
+    assert!(seen.unwrap().is_empty());
+}
