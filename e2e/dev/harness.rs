@@ -1,5 +1,8 @@
 //! An `ate dev` of a test's own: its directory, addresses and subnet collide with nobody's, and nothing of it is left.
 
+use http_body_util::BodyExt;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -246,17 +249,29 @@ impl Dev {
             .enable_all()
             .build()
             .unwrap();
-        let url = format!("http://127.0.0.1:{}{path}", self.router);
         let host = format!("{actor}.default.actors.resources.substrate.ate.dev");
+        let request = http::Request::get(format!("http://127.0.0.1:{}{path}", self.router))
+            .header("host", host)
+            .body(String::new())
+            .unwrap();
         runtime.block_on(async {
-            let request = reqwest::Client::new()
-                .get(url)
-                .header("host", host)
-                .timeout(PATIENCE)
-                .send();
-            let response = request.await.map_err(|e| format!("{e:?}"))?;
-            let status = response.status().as_u16();
-            Ok((status, response.text().await.map_err(|e| format!("{e:?}"))?))
+            let client = Client::builder(TokioExecutor::new()).build_http();
+            let exchange = async {
+                let response = client
+                    .request(request)
+                    .await
+                    .map_err(|e| format!("{e:?}"))?;
+                let status = response.status().as_u16();
+                let body = response
+                    .into_body()
+                    .collect()
+                    .await
+                    .map_err(|e| format!("{e:?}"))?;
+                Ok((status, text(&body.to_bytes())))
+            };
+            tokio::time::timeout(PATIENCE, exchange)
+                .await
+                .map_err(|e| e.to_string())?
         })
     }
 

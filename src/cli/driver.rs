@@ -4,7 +4,7 @@ use crate::api::ActorKey;
 use crate::api::record::{ActorRecord, Desired};
 use crate::apiserver::driver::{ActorDriver, DriveError, LogOptions};
 use crate::engine::{Call, DriveError as EngineError, Engine};
-use crate::proto::atenode::{ActorIdentity, LogsRequest};
+use crate::proto::atenode::LogsRequest;
 use crate::rpc::TonicNodes;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -101,18 +101,10 @@ impl ActorDriver for EngineDriver {
                 "actor {key} is asleep: logs are on the node while it runs"
             ))
         };
-        let address = self
-            .engine
-            .node_of(key)
-            .await
-            .map_err(of_engine)?
-            .ok_or_else(asleep)?;
+        let node = self.engine.node_of(key).await.map_err(of_engine)?;
+        let (address, actor) = node.ok_or_else(asleep)?;
         let request = LogsRequest {
-            actor: Some(ActorIdentity {
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-                ..ActorIdentity::default()
-            }),
+            actor: Some(actor),
             container: options.container.unwrap_or_default(),
             follow: options.follow,
             tail_lines: options

@@ -21,6 +21,7 @@ use crate::api::record::{ActorRecord, Desired};
 use crate::kube::Catalog;
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::placement;
+use crate::proto::atenode::ActorIdentity;
 use crate::rpc::nodes::NodeClient;
 use crate::store::Store;
 use std::sync::Arc;
@@ -170,21 +171,22 @@ impl Engine {
         self.begin_only(key, Intent::Want(desired), boot).await
     }
 
-    /// Where the node is reached that runs an actor; `None` while it sleeps.
-    pub async fn node_of(&self, key: &ActorKey) -> Result<Option<String>, DriveError> {
-        let actor = match self.store.get_actor(key).await {
-            Ok(actor) => actor,
-            Err(crate::store::StoreError::NotFound(_)) => {
-                return Err(DriveError::NotFound(key.clone()));
-            }
-            Err(e) => return Err(e.into()),
-        };
-        let Some(assignment) = actor.status.assignment else {
+    /// Where the node is reached that runs an actor, and who the actor is there; `None` while it sleeps.
+    pub async fn node_of(
+        &self,
+        key: &ActorKey,
+    ) -> Result<Option<(String, ActorIdentity)>, DriveError> {
+        let actor = self
+            .find(key)
+            .await?
+            .ok_or_else(|| DriveError::NotFound(key.clone()))?;
+        let Some(assignment) = &actor.status.assignment else {
             return Ok(None);
         };
-        Ok(self
+        let address = self
             .directory
             .address(&*self.store, &assignment.node)
-            .await?)
+            .await?;
+        Ok(address.map(|address| (address, workload::identity(&actor))))
     }
 }

@@ -4,12 +4,13 @@ use super::steps::sandbox_of;
 use super::workload::identity;
 use super::{Call, DriveError, Engine};
 use crate::api::record::{ActorRecord, Phase, WorkerPhase, WorkerRecord};
-use crate::api::{ActorKey, PoolKey, Timestamp, WorkerKey};
+use crate::api::{ActorKey, Epoch, PoolKey, Timestamp, WorkerKey};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::Sandbox;
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::settle::{self, Verdict};
 use crate::proto::atenode as wire;
+use crate::rpc::nodes::NodeError;
 use crate::store::StoreError;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -157,7 +158,7 @@ impl Engine {
         Ok(sandbox_of(&response, &assignment.uid, &identity(actor)))
     }
 
-    async fn find(&self, key: &ActorKey) -> Result<Option<ActorRecord>, DriveError> {
+    pub(super) async fn find(&self, key: &ActorKey) -> Result<Option<ActorRecord>, DriveError> {
         match self.store.get_actor(key).await {
             Ok(actor) => Ok(Some(actor)),
             Err(StoreError::NotFound(_)) => Ok(None),
@@ -192,36 +193,56 @@ impl Engine {
         };
         tracing::info!(worker = %worker.key, actor = %claim.actor, "settling a claim that nobody stands behind");
         if !self.directory.is_lost(&*self.store, &worker.node).await? {
-            let Some(address) = self.directory.address(&*self.store, &worker.node).await? else {
+            let newest = actor.map_or(claim.epoch, |a| a.header.epoch.max(claim.epoch));
+            if let Err(e) = self.clear(worker, &claim.actor, newest).await? {
+                tracing::warn!(worker = %worker.key, error = %e, "cannot be settled yet");
                 return Ok(());
-            };
-            let epoch = actor.map_or(claim.epoch, |a| a.header.epoch.max(claim.epoch));
-            let request = wire::StopRequest {
-                target_ateom_uid: worker.uid.clone(),
-                actor: Some(wire::ActorIdentity {
-                    namespace: claim.actor.namespace.clone(),
-                    name: claim.actor.name.clone(),
-                    uid: actor.map(|a| a.status.uid.to_string()).unwrap_or_default(),
-                    ..wire::ActorIdentity::default()
-                }),
-                fence: Some(wire::Fence {
-                    epoch: epoch.0,
-                    incarnation: self.store.incarnation().await?.0,
-                    not_after_ms: 0,
-                }),
-            };
-            match self.nodes.stop(&address, request, ASK_LIMIT).await {
-                Ok(_) | Err(crate::rpc::nodes::NodeError::NotFound { .. }) => {}
-                Err(e) => {
-                    tracing::warn!(worker = %worker.key, error = %e, "cannot be settled yet");
-                    return Ok(());
-                }
             }
         }
         Ok(self
             .store
             .release(&worker.pool, &worker.key, &claim.actor, claim.epoch)
             .await?)
+    }
+
+    /// Ends what the slot of a worker still runs for an actor.
+    async fn clear(
+        &self,
+        worker: &WorkerRecord,
+        actor: &ActorKey,
+        epoch: Epoch,
+    ) -> Result<Result<(), NodeError>, DriveError> {
+        let Some(address) = self.directory.address(&*self.store, &worker.node).await? else {
+            return Ok(Err(NodeError::TimedOut));
+        };
+        let request = wire::ObserveRequest {
+            target_ateom_uid: worker.uid.clone(),
+        };
+        let slots = match self.nodes.observe(&address, request, ASK_LIMIT).await {
+            Ok(response) => response.slots,
+            Err(e) => return Ok(Err(e)),
+        };
+        let slot = slots.into_iter().find(|s| s.uid == worker.uid);
+        let Some((identity, at)) = slot.and_then(|s| Some((s.actor?, s.epoch))) else {
+            return Ok(Ok(()));
+        };
+        if identity.namespace != actor.namespace || identity.name != actor.name {
+            return Ok(Ok(()));
+        }
+        let fence = wire::Fence {
+            epoch: epoch.0.max(at),
+            incarnation: self.store.incarnation().await?.0,
+            not_after_ms: 0,
+        };
+        let request = wire::StopRequest {
+            target_ateom_uid: worker.uid.clone(),
+            actor: Some(identity),
+            fence: Some(fence),
+        };
+        match self.nodes.stop(&address, request, ASK_LIMIT).await {
+            Ok(_) | Err(NodeError::NotFound { .. }) => Ok(Ok(())),
+            Err(e) => Ok(Err(e)),
+        }
     }
 }
 

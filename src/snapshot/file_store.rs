@@ -135,6 +135,11 @@ impl ObjectStore for FileStore {
                 dir = empty.parent();
             }
             let Some(dir) = dir else { return Ok(()) };
+            if dir == store.root {
+                // The last object has gone: so does what was made for the first. Both fail while anything is in there.
+                let _ = fs::remove_dir(store.root.join(SPOOL))
+                    .and_then(|()| fs::remove_dir(&store.root));
+            }
             match sync_dir(dir) {
                 Err(e) if !is_absent(&e) => Err(failed("flush", dir)(e)),
                 _ => Ok(()),
