@@ -11,7 +11,7 @@
 
 set -euo pipefail
 
-readonly golden_timeout=120s actors=50 slots=4
+readonly golden_timeout=60s actors=50 slots=4
 readonly zone=default.actors.resources.substrate.ate.dev
 
 die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
@@ -61,7 +61,10 @@ image=$("$samples/counter/pack.sh" "$dir/images/counter" "$bin/ate" 2>"$dir/pack
 note "$image"
 command_line 'sed "s|@IMAGE@|$image|" config/samples/actortemplate.yaml | kubectl apply -f - -f config/samples/workerpool.yaml'
 sed "s|@IMAGE@|$image|" "$samples/actortemplate.yaml" | kubectl apply -f - -f "$samples/workerpool.yaml"
-show kubectl wait --for=condition=Ready actortemplate/counter --timeout="$golden_timeout"
+show kubectl wait --for=condition=Ready actortemplate/counter --timeout="$golden_timeout" || {
+  kubectl describe actortemplate counter >&2
+  die "the golden snapshot is not there; why is above"
+}
 show kubectl get workerpools,actortemplates
 
 title "3. Two actors: the first request to each wakes it"
