@@ -57,9 +57,15 @@ fn an_actor_sleeps_and_wakes_on_another_slot_with_memory_and_files() {
         let response = response.unwrap();
         let sum: u64 = response.steps.iter().map(|s| s.micros).sum();
         // What is left is the call itself.
-        assert!(sum <= took && took - sum < took / 20 + 5_000, "{sum} of {took}");
+        assert!(
+            sum <= took && took - sum < took / 20 + 5_000,
+            "{sum} of {took}"
+        );
         let steps: Vec<_> = response.steps.iter().map(|s| &*s.name).collect();
-        assert_eq!(&steps[..5], ["queue", "runtime", "image", "snapshot", "prepare"]);
+        assert_eq!(
+            &steps[..5],
+            ["queue", "runtime", "image", "snapshot", "prepare"]
+        );
         let (memory, file, new) = count(&response.address).await;
         assert_eq!((memory, file), (3, 3));
         assert_ne!(new, generation);
@@ -98,7 +104,11 @@ fn snapshots_are_kept_published_described_and_deleted() {
             actor: Some(a.clone()),
             snapshot: Some(published.clone()),
         };
-        world.nodes.publish(&world.address, request, LONG).await.unwrap();
+        world
+            .nodes
+            .publish(&world.address, request, LONG)
+            .await
+            .unwrap();
         assert!(exists(&world, &published).await);
         let address = world.restore(&uid, &a, 3, &kept).await.unwrap();
         assert_eq!(count(&address).await.0, 2);
@@ -111,7 +121,9 @@ fn snapshots_are_kept_published_described_and_deleted() {
             keep: vec![newer.id.clone()],
         };
         for _ in 0..2 {
-            let deleted = world.nodes.delete_snapshots(&world.address, request.clone(), LONG);
+            let deleted = world
+                .nodes
+                .delete_snapshots(&world.address, request.clone(), LONG);
             deleted.await.unwrap();
         }
         assert!(!exists(&world, &published).await && !exists(&world, &kept).await);
@@ -152,7 +164,10 @@ fn a_new_agent_takes_over_what_runs() {
         }
         assert_eq!(world.run(&before[1].uid, &a, 1).await.unwrap(), address);
         let snapshot = world.checkpoint(&after[1].uid, &a, 2, false).await.unwrap();
-        let address = world.restore(&after[0].uid, &a, 3, &snapshot).await.unwrap();
+        let address = world
+            .restore(&after[0].uid, &a, 3, &snapshot)
+            .await
+            .unwrap();
         assert_eq!(count(&address).await.0, 3);
     });
 }
@@ -226,7 +241,10 @@ fn orders_are_fenced() {
         let request = world.run_request(slot, &a, 7);
         let router = world.client_of("router");
         let denied = router.run(&world.address, request, LONG).await;
-        assert!(matches!(denied, Err(NodeError::Unexpected(_))), "{denied:?}");
+        assert!(
+            matches!(denied, Err(NodeError::Unexpected(_))),
+            "{denied:?}"
+        );
     });
 }
 
@@ -241,7 +259,9 @@ fn a_stop_does_not_wait_for_a_start() {
         let join = world.nodes.run(&world.address, request, LONG);
         let stop = async {
             world
-                .until("under way", |s| s[0].phase() == Phase::Busy && s[0].address != "")
+                .until("under way", |s| {
+                    s[0].phase() == Phase::Busy && s[0].address != ""
+                })
                 .await;
             let begun = Instant::now();
             world.end(&slot, &a, 2).await.unwrap();
@@ -300,7 +320,10 @@ fn what_cannot_start_says_why_and_leaves_the_slot_free() {
             .until("exited", |s| s[0].phase() == Phase::Exited)
             .await;
         let (reason, _) = failed(world.checkpoint(&slot, &a, 10, true).await);
-        assert!(matches!(reason, Reason::SandboxExited | Reason::CheckpointFailed));
+        assert!(matches!(
+            reason,
+            Reason::SandboxExited | Reason::CheckpointFailed
+        ));
         world.end(&slot, &a, 11).await.unwrap();
         world.settled(1).await;
     });
@@ -347,11 +370,14 @@ fn pools_shrink_and_grow_around_busy_slots() {
         world.scale(0);
         count(&address).await;
         world.scale(2);
-        let grown = world.until("grown", |s| {
-            s.len() == 2 && s[0].phase() == Phase::Free
-        });
+        let grown = world.until("grown", |s| s.len() == 2 && s[0].phase() == Phase::Free);
         assert_eq!(grown.await[0].name, "p-0");
-        world.apiserver.stop_slots.lock().unwrap().push(slots[2].uid.clone());
+        world
+            .apiserver
+            .stop_slots
+            .lock()
+            .unwrap()
+            .push(slots[2].uid.clone());
         world.settled(2).await;
         // A clean end leaves nothing.
         world.stop().await;
@@ -360,12 +386,18 @@ fn pools_shrink_and_grow_around_busy_slots() {
         world.start_with(options);
         world.settled(2).await;
         world.stop().await;
-        assert_eq!(files::names(&world.node_dir().join("slots")).unwrap(), [""; 0]);
+        assert_eq!(
+            files::names(&world.node_dir().join("slots")).unwrap(),
+            [""; 0]
+        );
         assert!(!world.run_dir().join("ateoms").exists());
         let links = crate::sandbox::testing::command("ip", &["-o", "link"]);
         assert!(!links.contains("ate-test"), "{links}");
         let reports = world.apiserver.reports.lock().unwrap();
         let last = reports.last().unwrap();
-        assert_eq!((&*last.node, last.incarnation), ("node-1", fence(1).incarnation));
+        assert_eq!(
+            (&*last.node, last.incarnation),
+            ("node-1", fence(1).incarnation)
+        );
     });
 }
