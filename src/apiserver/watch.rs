@@ -7,7 +7,7 @@ use super::negotiate::{Shape, Wanted};
 use super::registration::Registration;
 use super::selector::Filter;
 use super::status::ApiError;
-use super::storage::{ObjectChange, StorageError, stamp};
+use super::storage::{ObjectChange, StorageError};
 use super::table::{self, Include};
 use crate::api::names::ResourceVersion;
 use axum::body::Body;
@@ -238,10 +238,7 @@ impl Watch {
             (None, None) => None,
             (None, Some(after)) => Some(self.event("ADDED", after)),
             (Some(_), Some(after)) => Some(self.event("MODIFIED", after)),
-            (Some(mut before), None) => {
-                stamp(&mut before, change.version);
-                Some(self.event("DELETED", before))
-            }
+            (Some(before), None) => Some(self.event("DELETED", before)),
         }
     }
 

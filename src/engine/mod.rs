@@ -16,15 +16,14 @@ mod workload;
 
 pub use error::DriveError;
 
+use crate::api::ActorKey;
 use crate::api::record::{ActorRecord, Desired};
-use crate::api::{ActorKey, Incarnation};
 use crate::kube::Catalog;
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::placement;
 use crate::rpc::nodes::NodeClient;
 use crate::store::Store;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -80,7 +79,6 @@ pub struct Engine {
     catalog: Arc<dyn Catalog>,
     options: Options,
     owner: u64,
-    incarnation: AtomicU64,
     directory: directory::Directory,
     running: progress::Running,
     reports: report::Seen,
@@ -100,7 +98,6 @@ impl Engine {
             catalog,
             options,
             owner: rand::random(),
-            incarnation: AtomicU64::new(0),
             directory: directory::Directory::default(),
             running: progress::Running::default(),
             reports: report::Seen::default(),
@@ -189,9 +186,5 @@ impl Engine {
             .directory
             .address(&*self.store, &assignment.node)
             .await?)
-    }
-
-    fn incarnation(&self) -> Incarnation {
-        Incarnation(self.incarnation.load(Ordering::Relaxed))
     }
 }

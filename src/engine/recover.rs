@@ -5,7 +5,6 @@ use crate::api::{ActorKey, Timestamp};
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::settle::SKEW;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -45,8 +44,6 @@ impl Engine {
     ) -> Result<(), DriveError> {
         self.take_over_expired(places).await?;
         if count.is_multiple_of(WORKERS_EVERY) {
-            self.incarnation
-                .fetch_max(self.store.incarnation().await?.0, Ordering::Relaxed);
             let (nodes, now) = self.directory.refresh(&*self.store).await?;
             let lost: Vec<&str> = nodes
                 .iter()

@@ -55,7 +55,7 @@ impl Engine {
             self.reports.remember(&report.node, &report.slots);
         }
         Ok(wire::ReportResponse {
-            incarnation: self.incarnation().0,
+            incarnation: self.store.incarnation().await?.0,
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             stop_slots: vec![],
         })
@@ -206,7 +206,7 @@ impl Engine {
                 }),
                 fence: Some(wire::Fence {
                     epoch: epoch.0,
-                    incarnation: self.incarnation().0,
+                    incarnation: self.store.incarnation().await?.0,
                     not_after_ms: 0,
                 }),
             };

@@ -253,12 +253,12 @@ impl Operation {
         }
     }
 
-    fn fence(&self) -> wire::Fence {
-        wire::Fence {
+    async fn fence(&self) -> Result<wire::Fence, StoreError> {
+        Ok(wire::Fence {
             epoch: self.epoch().0,
-            incarnation: self.engine.incarnation().0,
+            incarnation: self.engine.store.incarnation().await?.0,
             not_after_ms: (self.now() + self.engine.options.operation_lease).0,
-        }
+        })
     }
 
     fn prefix(&self) -> String {
@@ -367,7 +367,8 @@ impl Operation {
         };
         let answer = match self.address_of(&assignment.node).await {
             Ok(address) => {
-                self.order_start(&address, &assignment, source, workload)
+                let fence = self.fence().await?;
+                self.order_start(&address, &assignment, source, workload, fence)
                     .await
             }
             Err(e) => Err(e),
@@ -393,9 +394,10 @@ impl Operation {
         assignment: &Assignment,
         source: Source,
         workload: wire::Workload,
+        fence: wire::Fence,
     ) -> Result<String, NodeError> {
         let (target_ateom_uid, actor) = (assignment.uid.clone(), Some(identity(&self.record)));
-        let (fence, workload) = (Some(self.fence()), Some(workload));
+        let (fence, workload) = (Some(fence), Some(workload));
         let snapshot = match source {
             Source::Boot => {
                 let request = wire::RunRequest {
@@ -459,7 +461,7 @@ impl Operation {
         let request = wire::StopRequest {
             target_ateom_uid: assignment.uid.clone(),
             actor: Some(identity(&self.record)),
-            fence: Some(self.fence()),
+            fence: Some(self.fence().await?),
         };
         let answer = match self.address_of(&assignment.node).await {
             Ok(address) => self.engine.nodes.stop(&address, request, SHORT_LIMIT).await,
@@ -483,7 +485,7 @@ impl Operation {
         let request = wire::CheckpointRequest {
             target_ateom_uid: assignment.uid.clone(),
             actor: Some(identity(&self.record)),
-            fence: Some(self.fence()),
+            fence: Some(self.fence().await?),
             snapshot: Some(self.snapshot_ref(self.record.snapshot_in_progress(), local)),
         };
         let answer = match self.address_of(&assignment.node).await {

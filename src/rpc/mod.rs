@@ -21,6 +21,8 @@ use std::path::PathBuf;
 
 /// Name in the API server's certificate.
 pub const APISERVER: &str = "apiserver";
+/// Name in the controller's certificate.
+pub const CONTROLLER: &str = "controller";
 /// Name in a node agent's certificate.
 pub const ATELET: &str = "atelet";
 

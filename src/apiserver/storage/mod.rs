@@ -103,7 +103,8 @@ pub struct ObjectPage {
     pub next: Option<ObjectKey>,
 }
 
-/// A change of an object. `before` is absent at creation, `after` at removal; both carry their metadata.
+/// A change of an object. `before` is absent at creation, `after` at removal; both carry the change's
+/// version, as an object that leaves a watch does.
 #[derive(Clone, Debug)]
 pub struct ObjectChange {
     /// Its place in the log.

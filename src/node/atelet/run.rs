@@ -17,7 +17,7 @@ use crate::image::ImageStore;
 use crate::network::host::HostNetwork;
 use crate::proto::atenode::ateom_herder_server::AteomHerderServer;
 use crate::proto::atenode::nodes_client::NodesClient;
-use crate::rpc::{APISERVER, Tls, client_identity, control};
+use crate::rpc::{APISERVER, CONTROLLER, Tls, client_identity, control};
 use crate::snapshot::Stores;
 use std::fs::{File, TryLockError};
 use std::sync::Arc;
@@ -131,7 +131,7 @@ async fn serve(
     tls: &Tls,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let service = AteomHerderServer::with_interceptor(herder, only_apiserver);
+    let service = AteomHerderServer::with_interceptor(herder, only_engines);
     let late = {
         let stop = stop.clone();
         async move {
@@ -154,10 +154,10 @@ async fn serve(
     }
 }
 
-/// Nobody else gives orders to nodes.
-fn only_apiserver(request: Request<()>) -> Result<Request<()>, Status> {
+/// Only those who move actors give orders to nodes: the API server, and the controller for golden actors.
+fn only_engines(request: Request<()>) -> Result<Request<()>, Status> {
     match client_identity(&request)?.as_str() {
-        APISERVER => Ok(request),
+        APISERVER | CONTROLLER => Ok(request),
         other => Err(Status::permission_denied(format!(
             "{other} may not give orders to nodes"
         ))),
