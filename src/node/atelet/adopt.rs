@@ -4,7 +4,11 @@ use super::error::{Error, chain};
 use super::files::{self, Phase};
 use super::slot::{Node, Slot};
 use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Actors that do not run here and whose logs are kept.
+const MAX_LOGGED: usize = 1000;
 
 /// The slots that are on disk. Afterwards there is nothing on the node that belongs to none of them.
 pub(super) async fn adopt(node: &Arc<Node>) -> Result<Vec<Arc<Slot>>, Error> {
@@ -43,6 +47,32 @@ pub(super) async fn adopt(node: &Arc<Node>) -> Result<Vec<Arc<Slot>>, Error> {
     }
     sweep(node, &slots).await?;
     Ok(slots)
+}
+
+/// Removes the logs of actors that ran here longest ago, when there are those of very many.
+pub(super) fn sweep_logs(node: &Node, slots: &[Arc<Slot>]) -> Result<(), Error> {
+    let actors = node.layout.actors();
+    let names = files::names(&actors)?;
+    if names.len() <= MAX_LOGGED {
+        return Ok(());
+    }
+    let used: BTreeSet<PathBuf> = slots
+        .iter()
+        .filter_map(|slot| slot.assignment())
+        .map(|assignment| node.layout.actor(&assignment.actor))
+        .collect();
+    // The list of containers is written at every start.
+    let started = |dir: &PathBuf| {
+        let list = std::fs::metadata(dir.join("containers"));
+        list.and_then(|list| list.modified()).ok()
+    };
+    let dirs = names.into_iter().map(|name| actors.join(name));
+    let mut idle: Vec<_> = dirs.filter(|dir| !used.contains(dir)).collect();
+    idle.sort_by_cached_key(started);
+    let surplus = idle.len().saturating_sub(MAX_LOGGED);
+    idle[..surplus]
+        .iter()
+        .try_for_each(|dir| files::remove_dir(dir))
 }
 
 async fn sweep(node: &Node, slots: &[Arc<Slot>]) -> Result<(), Error> {

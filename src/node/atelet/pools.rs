@@ -1,6 +1,8 @@
 //! The slots of a node: as many per pool as its pools ask for.
 
+use super::adopt::sweep_logs;
 use super::config::PoolSlots;
+use super::error::chain;
 use super::files::{DesiredFile, SlotFile};
 use super::provider::Place;
 use super::slot::{Node, Slot};
@@ -19,6 +21,8 @@ const CLASS: &str = "gvisor";
 const MAX_SLOTS: usize = 1024;
 /// How often pools are looked at when nothing seems to change.
 const TICK: Duration = Duration::from_secs(5);
+/// How often old logs are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// All slots of the node, with their loops.
 pub(super) struct Slots {
@@ -66,6 +70,8 @@ impl Slots {
     /// Keeps each pool at its number of slots until `stop`.
     pub async fn follow(self: Arc<Self>, mut pools: watch::Receiver<Vec<PoolSlots>>) {
         let mut changed = self.node.changed.subscribe();
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wanted = pools.borrow_and_update().clone();
             self.reconcile(&wanted);
@@ -74,7 +80,16 @@ impl Slots {
                 Ok(()) = pools.changed() => {}
                 Ok(()) = changed.changed() => {}
                 () = tokio::time::sleep(TICK) => {}
+                _ = sweep.tick() => self.sweep_logs().await,
             }
+        }
+    }
+
+    async fn sweep_logs(&self) {
+        let (node, slots) = (self.node.clone(), self.list());
+        let swept = tokio::task::spawn_blocking(move || sweep_logs(&node, &slots)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(error = chain(&error), "cannot remove old logs");
         }
     }
 

@@ -33,6 +33,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stop waits for the steps under way; they are then left to the next node agent.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long a stop waits for answers to be taken; a followed log has no end of its own.
+const GRACE: Duration = Duration::from_secs(3);
 /// Orders of one connection at a time.
 const MAX_ORDERS: usize = 1024;
 
@@ -130,7 +132,14 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let service = AteomHerderServer::with_interceptor(herder, only_engines);
-    tonic::transport::Server::builder()
+    let late = {
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        }
+    };
+    let server = tonic::transport::Server::builder()
         .tls_config(tls.server())
         .map_err(Error::Serve)?
         .tcp_nodelay(true)
@@ -138,9 +147,11 @@ async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .concurrency_limit_per_connection(MAX_ORDERS)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
-        .await
-        .map_err(Error::Serve)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+    tokio::select! {
+        served = server => served.map_err(Error::Serve),
+        () = late => Ok(()),
+    }
 }
 
 /// Only those who move actors give orders to nodes: the API server, and the controller for golden actors.

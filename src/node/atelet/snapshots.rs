@@ -78,7 +78,8 @@ impl Snapshots {
         let held = self.held();
         let mut ids: Vec<_> = held
             .iter()
-            .filter_map(|(id, (h, _))| h.only.then(|| id.clone()))
+            .filter(|(_, (held, _))| held.only)
+            .map(|(id, _)| id.clone())
             .collect();
         ids.sort();
         ids

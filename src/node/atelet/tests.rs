@@ -4,7 +4,10 @@ use super::testing::{LONG, World, actor, count, fence, fetch, with_node};
 use crate::api::{Reason, Timestamp};
 use crate::node::atelet::files;
 use crate::proto::atenode::slot::Phase;
-use crate::proto::atenode::{DeleteSnapshotsRequest, DescribeSnapshotRequest, PublishRequest};
+use crate::proto::atenode::{
+    CheckpointRequest, DeleteSnapshotsRequest, DescribeSnapshotRequest, LogsRequest,
+    PublishRequest, SnapshotRef,
+};
 use crate::rpc::nodes::{NodeClient, NodeError};
 use std::time::Instant;
 
@@ -98,7 +101,10 @@ fn snapshots_are_kept_published_described_and_deleted() {
         world.settled(1).await;
         assert!(exists(&world, &kept).await);
         let reported = || world.apiserver.reports.lock().unwrap().last().cloned();
-        assert_eq!(reported().unwrap().local_snapshots, [kept.id.clone()]);
+        assert_eq!(
+            reported().unwrap().local_snapshots,
+            std::slice::from_ref(&kept.id)
+        );
 
         let request = PublishRequest {
             actor: Some(a.clone()),
@@ -137,6 +143,53 @@ fn snapshots_are_kept_published_described_and_deleted() {
         world.settled(1).await;
         let address = world.restore(&uid, &a, 6, &newer).await.unwrap();
         assert_eq!(count(&address).await.0, 3);
+    });
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_published_is_kept() {
+    with_node(1, |world| async move {
+        let uid = world.settled(1).await[0].uid.clone();
+        let a = actor("a");
+        let address = world.run(&uid, &a, 1).await.unwrap();
+        count(&address).await;
+        let mut kept = world.snapshot(&a, 2, true);
+        let request = CheckpointRequest {
+            target_ateom_uid: uid.clone(),
+            actor: Some(a.clone()),
+            fence: Some(fence(2)),
+            snapshot: Some(SnapshotRef {
+                uri: "gs://bucket/".into(),
+                local: false,
+                ..kept.clone()
+            }),
+        };
+        let result = world.nodes.checkpoint(&world.address, request, LONG).await;
+        let (reason, message) = failed(result);
+        assert_eq!(reason, Reason::CheckpointFailed);
+        assert!(message.contains("gs://bucket/"), "{message}");
+        world.settled(1).await;
+        kept.uri.clear();
+        let address = world.restore(&uid, &a, 3, &kept).await.unwrap();
+        assert_eq!(count(&address).await.0, 2);
+    });
+}
+
+#[test]
+fn logs_are_there_while_the_actor_sleeps() {
+    with_node(1, |world| async move {
+        let uid = world.settled(1).await[0].uid.clone();
+        let a = actor("a");
+        world.run(&uid, &a, 1).await.unwrap();
+        world.checkpoint(&uid, &a, 2, true).await.unwrap();
+        let request = LogsRequest {
+            actor: Some(a),
+            ..LogsRequest::default()
+        };
+        let logs = world.nodes.logs(&world.address, request, LONG).await;
+        let chunk = logs.unwrap().message().await.unwrap().unwrap();
+        let text = String::from_utf8(chunk.data).unwrap();
+        assert!(text.contains("listening on 8080"), "{text}");
     });
 }
 
@@ -260,7 +313,7 @@ fn a_stop_does_not_wait_for_a_start() {
         let stop = async {
             world
                 .until("under way", |s| {
-                    s[0].phase() == Phase::Busy && s[0].address != ""
+                    s[0].phase() == Phase::Busy && !s[0].address.is_empty()
                 })
                 .await;
             let begun = Instant::now();
