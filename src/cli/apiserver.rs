@@ -46,6 +46,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let stop = stop::on_signal()?;
+    let rest = bind(args.listen).await?;
+    let grpc = bind(args.listen_grpc).await?;
     let store: Arc<dyn Store> = args.store.connect().await?;
     let tls = args.tls.load()?;
     let nodes = Arc::new(TonicNodes::new(args.tls.load()?));
@@ -62,8 +64,6 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         .shutdown(stop.clone())
         .build();
 
-    let rest = bind(args.listen).await?;
-    let grpc = bind(args.listen_grpc).await?;
     let rest = apiserver::serve(
         rest,
         rest_tls(&args.tls)?,

@@ -26,6 +26,8 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(180);
 const SHORT_LIMIT: Duration = Duration::from_secs(20);
 /// How long to wait before a node is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How long templates and pools may take to be known after a start.
+const CATALOG_LIMIT: Duration = Duration::from_secs(15);
 /// A slot that stays busy for so long is stopped.
 const BUSY_LIMIT: Duration = Duration::from_secs(45);
 
@@ -120,6 +122,7 @@ impl Operation {
     }
 
     async fn claim(&mut self) -> Result<(), DriveError> {
+        self.know_template().await;
         let Some(template) = self.template.clone() else {
             self.fail(
                 Reason::TemplateNotFound,
@@ -166,6 +169,19 @@ impl Operation {
             self.fail(Reason::NoFreeWorkers, "no free workers available");
         }
         Ok(())
+    }
+
+    /// Looks the template up; after a start the cache may have to fill first.
+    async fn know_template(&mut self) {
+        let catalog = self.engine.catalog.clone();
+        let filled = async {
+            while !catalog.is_synced() {
+                tokio::time::sleep(ASK_AGAIN / 5).await;
+            }
+        };
+        if self.template.is_none() && tokio::time::timeout(CATALOG_LIMIT, filled).await.is_ok() {
+            self.template = catalog.template(&self.record.spec.template);
+        }
     }
 
     /// A free worker of the first pool that has one; only on `node` if given.
