@@ -83,7 +83,7 @@ show kubectl get actors,workers
 title "5. The next request wakes them where they left off: same process, counters go on"
 visit alice
 visit bob
-kubectl ate suspend alice bob
+kubectl ate suspend alice bob >/dev/null
 
 title "6. $actors actors over $slots slots, with one kill -9 of everything in the middle"
 command_line "for n in \$(seq -w $actors); do sed \"s/name: alice/name: actor-\$n/\" config/samples/actor.yaml; echo ---; done | kubectl create -f - -o name | wc -l"

@@ -99,13 +99,13 @@ class World:
     def take(self, unseen):
         """An actor that nobody holds; with `unseen`, the next that was not checked yet."""
         with self.lock:
-            pool = [a for a in self.idle if not unseen or a in unseen]
+            pool = [a for a in self.idle if unseen is None or a in unseen]
             if not pool:
                 return None
             actor = random.choice(pool)
             self.idle.remove(actor)
             self.held.add(actor)
-            if unseen:
+            if unseen is not None:
                 unseen.discard(actor)
             return actor
 
@@ -277,12 +277,10 @@ def ours(options):
 
 
 def name_of(command):
-    name = os.path.basename(command[0] if command else "") or "?"
+    name = os.path.basename(command[0]) if command else ""
     if name == "ate" and len(command) > 1:
         return f"ate {command[1]}"
-    if name.startswith("runsc") or name == "exe":
-        return "sandbox"
-    return name
+    return "valkey-server" if command[0].startswith("valkey-server") or "valkey" in name else "processes of sandboxes"
 
 
 def kill_all(options):
@@ -461,8 +459,10 @@ def main():
     parser.add_argument("--actors", type=int, default=50)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--wakes", type=int, default=120, help="before each actor is looked at once more")
-    parser.add_argument("command", nargs="*", help="starts ate dev")
-    options = parser.parse_args()
+    arguments = sys.argv[1:]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:end])
+    options.command = arguments[end + 1 :]
     options.began = time.monotonic() - options.already
     try:
         if options.verb == "kill":

@@ -39,6 +39,7 @@ dev_start() {
   : >"$log"
   setsid "${dev[@]}" </dev/null >>"$log" 2>&1 9>&- &
   pid=$!
+  disown "$pid" # bash says nothing when it is killed
   echo "$pid" >"$pid_file"
   until grep -q '^ready ' "$log"; do
     kill -0 "$pid" 2>/dev/null || die "ate dev ended: $(tail -n 1 "$log")"
