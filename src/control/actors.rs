@@ -42,7 +42,9 @@ impl Doors {
 
     fn check_template(&self, template: &TemplateKey) -> Result<(), Status> {
         if !self.engine.catalog().is_synced() {
-            return Err(Status::unavailable("templates are not known yet; try again"));
+            return Err(Status::unavailable(
+                "templates are not known yet; try again",
+            ));
         }
         let missing = || Status::failed_precondition(format!("ActorTemplate {template} not found"));
         self.engine

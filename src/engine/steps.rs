@@ -251,6 +251,18 @@ impl Operation {
         Ok(())
     }
 
+    /// The claimed worker's slot does not exist any more: it ran nothing for us, and another worker is tried.
+    async fn worker_gone(&mut self, message: &str) -> Result<(), DriveError> {
+        let held = self.held()?;
+        tracing::info!(worker = %held.worker, message, "claimed a worker that is gone; trying another");
+        self.engine
+            .store
+            .remove_worker(&held.pool, &held.worker)
+            .await?;
+        self.let_go();
+        Ok(())
+    }
+
     fn let_go(&mut self) {
         self.progress.claim = Observed::Absent;
         self.progress.sandbox = Observed::Absent;
@@ -399,6 +411,7 @@ impl Operation {
                     a.address = address;
                 }
             }
+            Err(NodeError::NotFound { message }) => self.worker_gone(&message).await?,
             Err(e) => self.failed_by_node(e),
         }
         Ok(())
