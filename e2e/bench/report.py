@@ -86,7 +86,8 @@ def store_commands(options):
 
     def cli(*words):
         command = ["valkey-cli", "-s", str(options.run / "valkey.sock"), "--json", *map(str, words)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT).stdout)
+        done = subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT)
+        return json.loads(done.stdout.decode(errors="replace"))
 
     suspend(lane, options)
     cli("config", "set", "slowlog-max-len", TRACED)
