@@ -69,6 +69,8 @@ def measure(options):
 def attribute(took, timing, steps):
     """The phases of one wake, in order; what no phase claims is `unattributed`."""
     parts = {}
+    # What the router's timing says beyond its own three is what happened within resolve.
+    steps = steps or [(name, d) for name, d in timing.items() if name not in ("resolve", "connect", "upstream")]
     inside = sum(d for _, d in steps)
     resolve = timing.get("resolve", 0.0)
     for name, duration in steps:
@@ -80,8 +82,8 @@ def attribute(took, timing, steps):
     return parts
 
 
-def store_commands(options):
-    """How many store commands name the actor during one wake."""
+def round_trips(options):
+    """How many round trips to the store name the actor during one wake: calls of scripts, without what these call."""
     lane = Lane(World([options.actor]), options)
 
     def cli(*words):
@@ -96,17 +98,17 @@ def store_commands(options):
     request(options, "/")
     cli("config", "set", "slowlog-log-slower-than", -1)
     entries = cli("slowlog", "get", -1)
-    return sum(any(options.actor in word for word in entry[3]) for entry in entries)
+    calls = [words for _, _, _, words, *_ in entries if words[0].upper() in ("EVALSHA", "EVAL", "FCALL")]
+    return sum(any(options.actor in word for word in words) for words in calls)
 
 
-def rows(options, wakes, sleeps, phases, commands):
+def rows(options, wakes, sleeps, phases, trips):
     """[(name, value, unit, target, met)]; no target: shown for itself."""
     baseline = json.loads(options.baseline.read_text())["phases"]
     wake, sleep = quantile(wakes, 0.5) * 1000, quantile(sleeps, 0.5) * 1000
     lost = sum(p["unattributed"] for p in phases) / sum(sum(p.values()) for p in phases)
     said = options.store.read_text()
     size = re.search(r"(\d+) bytes of store memory per sleeping actor", said)
-    trips = "a_resume_is_three_round_trips" in said and "test result: ok." in said
     yield f"wake, {options.mib} MiB, p50", wake, "ms", None, None
     yield f"wake, {options.mib} MiB, p95", quantile(wakes, 0.95) * 1000, "ms", None, None
     yield "wake of bare runsc, p50", baseline["wake"]["median"], "ms", None, None
@@ -115,8 +117,7 @@ def rows(options, wakes, sleeps, phases, commands):
     yield f"suspend, {options.mib} MiB, p50", sleep, "ms", None, None
     yield "suspend of bare runsc, p50", baseline["sleep"]["median"], "ms", None, None
     yield "suspend: ours / bare runsc", sleep / baseline["sleep"]["median"], "", None, None
-    yield "resume bookkeeping", 3 if trips else float("nan"), "store round trips", "<= 3", trips
-    yield "store commands that name the actor in a wake", commands, "", None, None
+    yield "resume bookkeeping", trips, "store round trips", "<= 3", trips <= 3
     yield "store memory per sleeping actor", int(size[1]) if size else float("nan"), "bytes", "<= 300", bool(size) and int(size[1]) <= 300
     if options.demo.exists():
         demo = json.loads(options.demo.read_text())
@@ -135,8 +136,8 @@ def main():
     options = parser.parse_args()
 
     wakes, sleeps, phases = measure(options)
-    commands = store_commands(options)
-    numbers = list(rows(options, wakes, sleeps, phases, commands))
+    trips = round_trips(options)
+    numbers = list(rows(options, wakes, sleeps, phases, trips))
     names = list(dict.fromkeys(name for p in phases for name in p))
     means = {name: sum(p.get(name, 0.0) for p in phases) / len(phases) * 1000 for name in names}
 
