@@ -61,9 +61,9 @@ image=$("$samples/counter/pack.sh" "$dir/images/counter" "$bin/ate" 2>"$dir/pack
 note "$image"
 command_line 'sed "s|@IMAGE@|$image|" config/samples/actortemplate.yaml | kubectl apply -f - -f config/samples/workerpool.yaml'
 sed "s|@IMAGE@|$image|" "$samples/actortemplate.yaml" | kubectl apply -f - -f "$samples/workerpool.yaml"
-show kubectl wait --for=condition=Ready actortemplate/counter --timeout="$golden_timeout" || {
-  kubectl describe actortemplate counter >&2
-  die "the golden snapshot is not there; why is above"
+show kubectl wait --for=condition=Ready workerpool/pool actortemplate/counter --timeout="$golden_timeout" || {
+  kubectl describe workerpool/pool actortemplate/counter >&2
+  die "no workers or no golden snapshot; why is above"
 }
 show kubectl get workerpools,actortemplates
 
