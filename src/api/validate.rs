@@ -6,6 +6,7 @@
 use super::actor::ActorSpec;
 use super::names::is_dns_label;
 use super::pool::{OnLeaseLoss, SandboxClass, WorkerPoolSpec};
+use super::record::OperatingMode;
 use super::selector::Selector;
 use super::template::{ActorTemplateSpec, Container, SnapshotScope};
 use std::fmt;
@@ -114,6 +115,8 @@ pub fn actor(name: &str, namespace: &str, spec: &ActorSpec) -> Vec<Violation> {
     if let Some(namespace) = &template.namespace {
         check.label("spec.templateRef.namespace", namespace);
     }
+    let kept_awake = spec.operating_mode == OperatingMode::Running;
+    check.unsupported(kept_awake, "spec.operatingMode");
     check.unsupported(spec.from.is_some(), "spec.from");
     let idle = spec.idle.clone().unwrap_or_default();
     check.unsupported(idle.suspend_after.is_some(), "spec.idle.suspendAfter");

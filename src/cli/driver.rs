@@ -85,6 +85,10 @@ impl ActorDriver for EngineDriver {
     }
 
     async fn delete(&self, key: &ActorKey) -> Result<(), DriveError> {
+        let record = self.engine.store().get_actor(key).await;
+        if record.is_ok_and(|r| !r.meta.finalizers.is_empty()) {
+            return Ok(());
+        }
         match self.engine.delete(key, Call::within(DELETE_LIMIT)).await {
             Ok(()) | Err(EngineError::DeadlineExceeded) => Ok(()),
             Err(e) => Err(of_engine(e)),
