@@ -209,6 +209,28 @@ impl Dev {
         }
     }
 
+    /// grpcurl with the certificate of the person at the keyboard.
+    pub fn try_grpcurl(&self, flags: &[&str], what: &str) -> Result<String, String> {
+        let pki = |file: &str| self.path("lib/pki").join(file).display().to_string();
+        let output = Command::new("grpcurl")
+            .args([
+                "-cacert",
+                &pki("ca.crt"),
+                "-cert",
+                &pki("admin.crt"),
+                "-key",
+                &pki("admin.key"),
+            ])
+            .args(["-servername", "apiserver"])
+            .args(flags)
+            .arg(format!("127.0.0.1:{}", self.api + 1))
+            .arg(what)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        self.outcome(&format!("grpcurl {what}"), output)
+    }
+
     pub fn apply(&self, yaml: &str) -> String {
         let file = self.path("apply.yaml");
         std::fs::write(&file, yaml).unwrap();

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod grpc;
 mod harness;
 mod input;
 mod journey;
