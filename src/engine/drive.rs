@@ -12,6 +12,8 @@ use crate::store::{Begin, Begun, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How often the store is asked about an operation that runs in another process.
 const JOIN_POLL: Duration = Duration::from_millis(50);
@@ -224,17 +226,20 @@ impl Operation {
     /// Runs to the end. Dropped leases and lost replies end it early; recovery goes on from the record then.
     async fn run(mut self) -> Result<Ended, DriveError> {
         let _guard = self.engine.running.enter(&self.record.key);
-        let renewal = self.keep_lease();
-        let ended = self.walk().await;
-        renewal.abort();
+        let fenced = CancellationToken::new();
+        let _renewal = self.keep_lease(fenced.clone());
+        let ended = self.walk(&fenced).await;
         if let Err(e) = &ended {
             tracing::warn!(actor = %self.record.key, epoch = %self.record.header.epoch, error = %e, "operation broke off");
         }
         ended
     }
 
-    async fn walk(&mut self) -> Result<Ended, DriveError> {
+    async fn walk(&mut self, fenced: &CancellationToken) -> Result<Ended, DriveError> {
         for _ in 0..MOST_STEPS {
+            if fenced.is_cancelled() && self.record.header.phase.is_transitional() {
+                return Err(DriveError::InProgress);
+            }
             let step = plan(&self.record, &self.progress);
             tracing::debug!(actor = %self.record.key, epoch = %self.record.header.epoch, ?step, "step");
             let name: &'static str = (&step).into();
@@ -261,22 +266,23 @@ impl Operation {
         Err(DriveError::InProgress)
     }
 
-    fn keep_lease(&self) -> tokio::task::JoinHandle<()> {
+    /// Renews the lease until dropped, or tells that somebody else took over.
+    fn keep_lease(&self, fenced: CancellationToken) -> AbortOnDropHandle<()> {
         let (engine, key, epoch) = (
             self.engine.clone(),
             self.record.key.clone(),
             self.record.header.epoch,
         );
         let lease = engine.options.operation_lease;
-        tokio::spawn(async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             let mut ticks = tokio::time::interval_at(Instant::now() + lease / 3, lease / 3);
             loop {
                 ticks.tick().await;
                 match engine.store.renew(&key, epoch, engine.owner, lease).await {
                     Ok(()) | Err(StoreError::Unavailable(_)) => {}
-                    Err(_) => return,
+                    Err(_) => return fenced.cancel(),
                 }
             }
-        })
+        }))
     }
 }

@@ -12,6 +12,8 @@ mod progress;
 pub mod recover;
 pub mod report;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 pub use error::DriveError;
@@ -23,8 +25,9 @@ use crate::lifecycle::edges::Intent;
 use crate::lifecycle::placement;
 use crate::proto::atenode::ActorIdentity;
 use crate::rpc::nodes::NodeClient;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -80,6 +83,8 @@ pub struct Engine {
     catalog: Arc<dyn Catalog>,
     options: Options,
     owner: u64,
+    /// The store's incarnation, as last read; 0: to be read again.
+    incarnation: AtomicU64,
     directory: directory::Directory,
     running: progress::Running,
     reports: report::Seen,
@@ -99,6 +104,7 @@ impl Engine {
             catalog,
             options,
             owner: rand::random(),
+            incarnation: AtomicU64::new(0),
             directory: directory::Directory::default(),
             running: progress::Running::default(),
             reports: report::Seen::default(),
@@ -169,6 +175,23 @@ impl Engine {
         boot: bool,
     ) -> Result<ActorRecord, DriveError> {
         self.begin_only(key, Intent::Want(desired), boot).await
+    }
+
+    /// The store's incarnation. Read once, and again after [`Engine::forget_incarnation`], so that an order costs no
+    /// round trip of its own.
+    async fn incarnation(&self) -> Result<u64, StoreError> {
+        let known = self.incarnation.load(Ordering::Relaxed);
+        if known != 0 {
+            return Ok(known);
+        }
+        let read = self.store.incarnation().await?.0;
+        self.incarnation.store(read, Ordering::Relaxed);
+        Ok(read)
+    }
+
+    /// Somebody has seen another one: a node refused an order, or says so in its report.
+    fn forget_incarnation(&self) {
+        self.incarnation.store(0, Ordering::Relaxed);
     }
 
     /// Where the node is reached that runs an actor, and who the actor is there; `None` while it sleeps.

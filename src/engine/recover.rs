@@ -44,6 +44,8 @@ impl Engine {
     ) -> Result<(), DriveError> {
         self.take_over_expired(places).await?;
         if count.is_multiple_of(WORKERS_EVERY) {
+            self.forget_incarnation();
+            self.incarnation().await?;
             let (nodes, now) = self.directory.refresh(&*self.store).await?;
             let lost: Vec<&str> = nodes
                 .iter()

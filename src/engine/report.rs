@@ -15,27 +15,32 @@ use crate::store::StoreError;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a node is asked what a slot runs.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// How long rolling an actor back may take before it is left to recovery.
 const ROLL_BACK_LIMIT: Duration = Duration::from_secs(120);
 
-/// The slots that each node reported last, so that an unchanged report costs one write.
+/// How long an unchanged report is not taken in again: other replicas may have removed what this one has seen.
+const TAKE_IN_AGAIN: Duration = Duration::from_secs(15);
+
+/// The slots that each node reported last, and when, so that an unchanged report costs one write.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<HashMap<String, Vec<wire::Slot>>>);
+pub(super) struct Seen(Mutex<HashMap<String, (Vec<wire::Slot>, Instant)>>);
 
 impl Seen {
     fn changed(&self, node: &str, slots: &[wire::Slot]) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(node).is_none_or(|seen| seen != slots)
+        all.get(node)
+            .is_none_or(|(seen, at)| seen != slots || at.elapsed() > TAKE_IN_AGAIN)
     }
 
     fn remember(&self, node: &str, slots: &[wire::Slot]) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(node.to_owned(), slots.to_vec());
+            .insert(node.to_owned(), (slots.to_vec(), Instant::now()));
     }
 }
 
@@ -46,25 +51,51 @@ impl Engine {
         report: &wire::ReportRequest,
     ) -> Result<wire::ReportResponse, DriveError> {
         let lease = self.options.node_lease;
+        let (nodes, now) = self.directory.refresh(&*self.store).await?;
+        let known = nodes.iter().find(|n| n.name == report.node);
+        let lapsed = report.lapsed || known.is_some_and(|n| n.lease <= now);
         let node = self
             .store
             .renew_node(&report.node, &report.address, lease)
             .await?;
         self.directory.learn(node);
-        if self.reports.changed(&report.node, &report.slots) {
-            self.take_in(report).await?;
+        // Only after the renewal: who counted the node among the lost has begun before, which the records show.
+        let mut stop_slots = vec![];
+        if lapsed || self.reports.changed(&report.node, &report.slots) {
+            stop_slots = self.take_in(report, lapsed).await?;
             self.reports.remember(&report.node, &report.slots);
         }
+        if report.incarnation > self.incarnation().await? {
+            self.forget_incarnation();
+        }
+        let incarnation = self.incarnation().await?;
         Ok(wire::ReportResponse {
-            incarnation: self.store.incarnation().await?.0,
+            incarnation,
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
-            stop_slots: vec![],
+            stop_slots,
         })
     }
 
-    async fn take_in(self: &Arc<Self>, report: &wire::ReportRequest) -> Result<(), DriveError> {
+    /// Returns the slots that are to be stopped.
+    async fn take_in(
+        self: &Arc<Self>,
+        report: &wire::ReportRequest,
+        lapsed: bool,
+    ) -> Result<Vec<String>, DriveError> {
+        let known = self.store.list_workers(None).await?.items;
+        let mut stop = vec![];
         for slot in &report.slots {
-            let worker = self.store.report_worker(&worker_of(report, slot)).await?;
+            let mut worker = worker_of(report, slot);
+            let same = |w: &&WorkerRecord| w.key == worker.key && w.pool == worker.pool;
+            let claimed = known.iter().find(same).is_some_and(|w| w.claim.is_some());
+            if (lapsed || !claimed) && !self.is_stood_for(slot, &worker).await? {
+                stop.push(slot.uid.clone());
+            }
+            // What nobody claims is free only when it is clean.
+            if !claimed && worker.phase == WorkerPhase::Free && slot.actor.is_some() {
+                worker.phase = WorkerPhase::Dirty;
+            }
+            let worker = self.store.report_worker(&worker).await?;
             let Some(claim) = &worker.claim else { continue };
             let holds = slot.actor.as_ref().is_some_and(|a| {
                 a.namespace == claim.actor.namespace && a.name == claim.actor.name
@@ -73,17 +104,43 @@ impl Engine {
                 self.clone().check_later(claim.actor.clone());
             }
         }
-        for worker in self.store.list_workers(None).await?.items {
+        for worker in known {
             let gone =
                 worker.node == report.node && !report.slots.iter().any(|s| s.uid == worker.uid);
-            if gone {
-                self.worker_gone(worker).await?;
+            let replaced = report
+                .slots
+                .iter()
+                .any(|s| worker_of(report, s).key == worker.key);
+            match &worker.claim {
+                Some(claim) if gone && replaced => self.clone().check_later(claim.actor.clone()),
+                _ if gone && !replaced => self.worker_gone(worker).await?,
+                _ => {}
             }
         }
-        Ok(())
+        Ok(stop)
     }
 
-    async fn worker_gone(self: &Arc<Self>, worker: WorkerRecord) -> Result<(), DriveError> {
+    /// Whether the record of the actor that a slot runs says that it runs there. An operation that is under way may have
+    /// counted the node among the lost: it has to find the slot stopped, not thawed.
+    async fn is_stood_for(
+        &self,
+        slot: &wire::Slot,
+        worker: &WorkerRecord,
+    ) -> Result<bool, DriveError> {
+        let Some(identity) = &slot.actor else {
+            return Ok(true);
+        };
+        let key = ActorKey::new(&identity.namespace, &identity.name);
+        let Some(actor) = self.find(&key).await? else {
+            return Ok(false);
+        };
+        let here = actor.status.assignment.as_ref();
+        Ok(actor.header.phase == Phase::Running
+            && actor.status.uid.to_string() == identity.uid
+            && here.is_some_and(|a| a.worker == worker.key && a.uid == slot.uid))
+    }
+
+    async fn worker_gone(self: &Arc<Self>, mut worker: WorkerRecord) -> Result<(), DriveError> {
         tracing::info!(worker = %worker.key, uid = worker.uid, "worker is gone");
         if let Some(claim) = &worker.claim {
             self.clone().check_later(claim.actor.clone());
@@ -91,8 +148,14 @@ impl Engine {
             let needed =
                 actor.is_some_and(|a| a.header.phase.is_transitional() || runs_on(&a, &worker));
             if needed {
+                // Whoever releases it must not leave it free.
+                worker.phase = WorkerPhase::Draining;
+                self.store.report_worker(&worker).await?;
                 return Ok(());
             }
+            self.store
+                .release(&worker.pool, &worker.key, &claim.actor, claim.epoch)
+                .await?;
         }
         Ok(self.store.remove_worker(&worker.pool, &worker.key).await?)
     }
@@ -152,10 +215,11 @@ impl Engine {
         let request = wire::ObserveRequest {
             target_ateom_uid: assignment.uid.clone(),
         };
-        let Ok(response) = self.nodes.observe(&address, request, ASK_LIMIT).await else {
-            return Ok(Observed::Unknown);
-        };
-        Ok(sandbox_of(&response, &assignment.uid, &identity(actor)))
+        match self.nodes.observe(&address, request, ASK_LIMIT).await {
+            Ok(response) => Ok(sandbox_of(&response, &assignment.uid, &identity(actor))),
+            Err(NodeError::NotFound { .. }) => Ok(Observed::Absent),
+            Err(_) => Ok(Observed::Unknown),
+        }
     }
 
     pub(super) async fn find(&self, key: &ActorKey) -> Result<Option<ActorRecord>, DriveError> {
@@ -220,6 +284,7 @@ impl Engine {
         };
         let slots = match self.nodes.observe(&address, request, ASK_LIMIT).await {
             Ok(response) => response.slots,
+            Err(NodeError::NotFound { .. }) => return Ok(Ok(())),
             Err(e) => return Ok(Err(e)),
         };
         let slot = slots.into_iter().find(|s| s.uid == worker.uid);
@@ -231,7 +296,7 @@ impl Engine {
         }
         let fence = wire::Fence {
             epoch: epoch.0.max(at),
-            incarnation: self.store.incarnation().await?.0,
+            incarnation: self.incarnation().await?,
             not_after_ms: 0,
         };
         let request = wire::StopRequest {

@@ -3,7 +3,9 @@
 use super::workload::{identity, workload};
 use super::{DriveError, Engine};
 use crate::api::names::SnapshotId;
-use crate::api::record::{ActorRecord, Assignment, Claim, SnapshotRecord, WorkerRecord};
+use crate::api::record::{
+    ActorRecord, Assignment, Claim, Desired, RolledBack, SnapshotRecord, WorkerRecord,
+};
 use crate::api::{ActorTemplate, Epoch, Phase, PoolKey, Reason, Timestamp};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::{Outcome, Progress, Sandbox, Step, conclude};
@@ -28,6 +30,10 @@ const SHORT_LIMIT: Duration = Duration::from_secs(20);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long templates and pools may take to be known after a start.
 const CATALOG_LIMIT: Duration = Duration::from_secs(15);
+/// How often an order is given whose outcome is not known.
+const MOST_ATTEMPTS: u32 = 5;
+/// The epoch of an actor's first sleep when nothing went wrong: there is nothing older to delete.
+const FIRST_SLEEP: Epoch = Epoch(2);
 /// A slot that stays busy for so long is stopped.
 const BUSY_LIMIT: Duration = Duration::from_secs(45);
 
@@ -41,6 +47,12 @@ pub(super) struct Operation {
     pub(super) started_at: Timestamp,
     started: Instant,
     template: Option<Arc<ActorTemplate>>,
+    /// Orders whose outcome was not known.
+    attempts: u32,
+    /// Where local snapshots of the actor may lie that are superseded.
+    local_nodes: Vec<String>,
+    /// The node that it ran on when the operation began.
+    ran_on: Option<String>,
     /// Where the claimed worker is; outlives the record's assignment until the worker is released.
     held: Option<Assignment>,
 }
@@ -55,6 +67,7 @@ impl Operation {
     ) -> Self {
         let template = engine.catalog.template(&record.spec.template);
         let held = record.status.assignment.clone();
+        let local_nodes = record.status.local.iter().map(|l| l.node.clone()).collect();
         Operation {
             engine,
             record,
@@ -63,6 +76,9 @@ impl Operation {
             started_at: now,
             started: Instant::now(),
             template,
+            attempts: 0,
+            local_nodes,
+            ran_on: held.as_ref().map(|a| a.node.clone()),
             held,
         }
     }
@@ -111,6 +127,7 @@ impl Operation {
         match held {
             Some(worker) => {
                 self.assign(&worker);
+                self.progress.inherited = true;
                 self.progress.sandbox = Observed::Unknown;
             }
             None => {
@@ -160,13 +177,16 @@ impl Operation {
             Source::Local { node, .. } => Some(node.clone()),
             Source::Durable { .. } | Source::Golden { .. } | Source::Boot => None,
         };
-        if let Some(worker) = self.claim_of(&pools, holder.clone()).await? {
-            self.assign(&worker);
-            self.progress.sandbox = Observed::Absent;
-        } else if holder.is_some() {
-            self.publish().await?;
-        } else {
-            self.fail(Reason::NoFreeWorkers, "no free workers available");
+        match self.claim_of(&pools, holder.clone()).await {
+            Ok(Some(worker)) => {
+                self.assign(&worker);
+                self.progress.sandbox = Observed::Absent;
+            }
+            Ok(None) if holder.is_some() => self.publish().await?,
+            Ok(None) => self.fail(Reason::NoFreeWorkers, "no free workers available"),
+            // An earlier operation has not released its worker yet.
+            Err(StoreError::Conflict(_)) => self.progress.claim = Observed::Unknown,
+            Err(e) => return Err(e.into()),
         }
         Ok(())
     }
@@ -239,10 +259,11 @@ impl Operation {
 
     async fn abandon(&mut self) -> Result<(), DriveError> {
         let held = self.held()?;
-        self.engine
-            .store
-            .remove_worker(&held.pool, &held.worker)
+        let store = &self.engine.store;
+        store
+            .release(&held.pool, &held.worker, &self.record.key, self.epoch())
             .await?;
+        store.remove_worker(&held.pool, &held.worker).await?;
         self.fail(
             Reason::NodeLost,
             format!("node {} of worker {} is lost", held.node, held.worker),
@@ -267,6 +288,7 @@ impl Operation {
         self.progress.claim = Observed::Absent;
         self.progress.sandbox = Observed::Absent;
         self.progress.node_lost = false;
+        self.progress.inherited = false;
         self.record.status.assignment = None;
         self.held = None;
     }
@@ -284,7 +306,7 @@ impl Operation {
     async fn fence(&self) -> Result<wire::Fence, StoreError> {
         Ok(wire::Fence {
             epoch: self.epoch().0,
-            incarnation: self.engine.store.incarnation().await?.0,
+            incarnation: self.engine.incarnation().await?,
             not_after_ms: (self.now() + self.engine.options.operation_lease).0,
         })
     }
@@ -342,6 +364,8 @@ impl Operation {
                     a.address = address.clone();
                 }
             }
+            // The slot is gone, and what it ran with it.
+            Err(NodeError::NotFound { .. }) => self.progress.sandbox = Observed::Absent,
             Err(e) => {
                 tracing::debug!(actor = %self.record.key, node = assignment.node, error = %e, "node cannot be asked");
                 self.node_silent(&assignment.node).await?;
@@ -465,22 +489,19 @@ impl Operation {
             .address)
     }
 
-    /// Takes in why a node did not do what it was told. What its slot runs now has to be asked.
+    /// Takes in why a node did not do what it was told. What its slot runs now has to be asked; while it is not known
+    /// whether the order was carried out, it is given again.
     fn failed_by_node(&mut self, error: NodeError) {
         self.progress.sandbox = Observed::Unknown;
-        let (reason, message) = match error {
-            NodeError::Failed { reason, message } => (reason, message),
-            NodeError::Refused { message } | NodeError::NotFound { message } => {
-                (Reason::SandboxLost, message)
-            }
-            NodeError::TimedOut => (
-                Reason::DeadlineExceeded,
-                "the node did not answer in time".to_owned(),
-            ),
-            e @ (NodeError::Unreachable(_) | NodeError::Unexpected(_) | NodeError::Setup(_)) => {
-                (Reason::NodeUnreachable, e.to_string())
-            }
-        };
+        self.attempts += 1;
+        if error.outcome_unknown() && self.attempts < MOST_ATTEMPTS {
+            tracing::warn!(actor = %self.record.key, %error, "a node's answer is missing");
+            return;
+        }
+        if matches!(error, NodeError::Refused { .. }) {
+            self.engine.forget_incarnation();
+        }
+        let (reason, message) = reason_of(error);
         tracing::warn!(actor = %self.record.key, %reason, message, "node failed a step");
         self.fail(reason, message);
     }
@@ -500,6 +521,7 @@ impl Operation {
             Ok(_) | Err(NodeError::NotFound { .. }) => self.progress.sandbox = Observed::Absent,
             Err(e) => {
                 tracing::warn!(actor = %self.record.key, error = %e, "stop failed");
+                self.engine.forget_incarnation();
                 self.node_silent(&assignment.node).await?;
             }
         }
@@ -587,18 +609,32 @@ impl Operation {
                     .is_lost(&*self.engine.store, &local.node)
                     .await?
                 {
-                    self.progress.node_lost = self.record.header.phase == Phase::Suspending;
-                    self.fail(
-                        Reason::NodeLost,
-                        format!("node {} with the newest snapshot is lost", local.node),
-                    );
+                    self.local_lost();
                 } else {
                     self.fail(Reason::NodeUnreachable, e.to_string());
                 }
             }
-            Err(e) => self.failed_by_node(e),
+            Err(e) => {
+                let (reason, message) = reason_of(e);
+                self.fail(reason, message);
+            }
         }
         Ok(())
+    }
+
+    /// The node that holds the newest snapshot is lost: back to the one before, and say so.
+    fn local_lost(&mut self) {
+        if self.record.header.phase == Phase::Suspending {
+            self.progress.node_lost = true;
+            return;
+        }
+        let status = &mut self.record.status;
+        status.local = None;
+        status.rolled_back = Some(RolledBack {
+            reason: Reason::NodeLost,
+            time: self.started_at + self.started.elapsed(),
+            to: status.durable.as_ref().map(|d| d.time),
+        });
     }
 
     async fn find_snapshot(&mut self) -> Result<(), DriveError> {
@@ -610,12 +646,19 @@ impl Operation {
             .as_ref()
             .map(|a| a.node.clone())
             .unwrap_or_default();
-        let Some(address) = self
-            .engine
-            .directory
-            .any(&*self.engine.store, &node)
-            .await?
-        else {
+        let directory = &self.engine.directory;
+        if local && directory.is_lost(&*self.engine.store, &node).await? {
+            self.progress.node_lost = true;
+            self.progress.saved = Observed::Absent;
+            return Ok(());
+        }
+        // Only its own node knows of a local snapshot.
+        let address = if local {
+            directory.address(&*self.engine.store, &node).await?
+        } else {
+            directory.any(&*self.engine.store, &node).await?
+        };
+        let Some(address) = address else {
             tokio::time::sleep(ASK_AGAIN * 5).await;
             return Ok(());
         };
@@ -639,22 +682,23 @@ impl Operation {
         Ok(())
     }
 
-    fn has_snapshots(&self) -> bool {
-        self.record.status.durable.is_some() || self.record.status.local.is_some()
+    /// Only what has run was ever saved, be it by an attempt that no record tells of.
+    fn may_have_snapshots(&self) -> bool {
+        self.record.status.last_activity != Timestamp::default()
     }
 
+    /// Deletes what nothing points to any more. A deletion goes on only when that has been done.
     async fn delete_snapshots(&mut self) -> Result<(), DriveError> {
-        let deleting = self.record.header.phase == Phase::Suspending;
+        let deleting = self.record.header.desired == Desired::Deleted;
         let s = &self.record.status;
-        let kept = s
+        let own = s
             .durable
             .iter()
             .chain(s.local.as_ref().map(|l| &l.snapshot));
-        let keep: Vec<String> = kept
+        let keep: Vec<String> = own
             .filter(|_| !deleting)
             .map(|s| self.record.snapshot_id(s).to_string())
             .collect();
-        let node = s.local.as_ref().map(|l| l.node.clone()).unwrap_or_default();
         let request = wire::DeleteSnapshotsRequest {
             actor: Some(identity(&self.record)),
             uri: self.prefix(),
@@ -662,34 +706,68 @@ impl Operation {
             keep,
         };
         self.progress.superseded = false;
-        let Some(address) = self
-            .engine
-            .directory
-            .any(&*self.engine.store, &node)
-            .await?
-        else {
-            return if deleting && self.has_snapshots() {
-                Err(DriveError::InProgress)
-            } else {
-                Ok(())
-            };
-        };
-        match self
-            .engine
-            .nodes
-            .delete_snapshots(&address, request, SHORT_LIMIT)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                tracing::warn!(actor = %self.record.key, error = %e, "snapshots could not be deleted");
-                if deleting {
-                    Err(DriveError::InProgress)
-                } else {
-                    Ok(())
+        let mut done = false;
+        for node in self.nodes_with_snapshots() {
+            match self.delete_on(&node, &request).await {
+                Ok(()) => done = true,
+                Err(e) => {
+                    tracing::warn!(actor = %self.record.key, node, error = %e, "snapshots could not be deleted");
+                    let lost = deleting
+                        && self
+                            .engine
+                            .directory
+                            .is_lost(&*self.engine.store, &node)
+                            .await?;
+                    if deleting && !lost {
+                        return Err(DriveError::InProgress);
+                    }
                 }
             }
         }
+        if done {
+            return Ok(());
+        }
+        let directory = &self.engine.directory;
+        let asked = match directory.any(&*self.engine.store, "").await? {
+            Some(address) => {
+                let nodes = &self.engine.nodes;
+                nodes
+                    .delete_snapshots(&address, request, SHORT_LIMIT)
+                    .await
+                    .is_ok()
+            }
+            None => false,
+        };
+        if asked || !deleting || !self.may_have_snapshots() {
+            Ok(())
+        } else {
+            Err(DriveError::InProgress)
+        }
+    }
+
+    async fn delete_on(
+        &self,
+        node: &str,
+        request: &wire::DeleteSnapshotsRequest,
+    ) -> Result<(), NodeError> {
+        let address = self.address_of(node).await?;
+        let nodes = &self.engine.nodes;
+        nodes
+            .delete_snapshots(&address, request.clone(), SHORT_LIMIT)
+            .await
+            .map(|_| ())
+    }
+
+    /// The nodes that have or had a local snapshot of the actor, else the one that it ran on.
+    fn nodes_with_snapshots(&self) -> Vec<String> {
+        let mut nodes = self.local_nodes.clone();
+        nodes.extend(self.record.status.local.iter().map(|l| l.node.clone()));
+        if nodes.is_empty() {
+            nodes.extend(self.ran_on.clone());
+        }
+        nodes.sort();
+        nodes.dedup();
+        nodes
     }
 
     // ------------------------------------------------------------ the record
@@ -704,7 +782,6 @@ impl Operation {
                 Durability::Fsync
             }
         };
-        let superseded = self.record.status.durable.is_some() || self.record.status.local.is_some();
         self.record = self
             .engine
             .store
@@ -712,8 +789,9 @@ impl Operation {
             .await?;
         tracing::info!(actor = %self.record.key, epoch = %self.record.header.epoch, phase = %self.record.header.phase,
             micros = self.record.status.last_duration_micros, "transition");
-        self.progress.superseded =
-            superseded && matches!(outcome, Outcome::Suspended(_) | Outcome::Paused(_));
+        // Also what no record ever pointed to: an attempt that broke off may have published something.
+        self.progress.superseded = self.epoch() > FIRST_SLEEP
+            && matches!(outcome, Outcome::Suspended(_) | Outcome::Paused(_));
         if matches!(
             outcome,
             Outcome::Running | Outcome::Suspended(_) | Outcome::Paused(_)
@@ -730,6 +808,23 @@ impl Operation {
             .await?;
         tracing::info!(actor = %self.record.key, "deleted");
         Ok(())
+    }
+}
+
+/// Why a node did not do what it was told, for the record.
+fn reason_of(error: NodeError) -> (Reason, String) {
+    match error {
+        NodeError::Failed { reason, message } => (reason, message),
+        NodeError::Refused { message } | NodeError::NotFound { message } => {
+            (Reason::SandboxLost, message)
+        }
+        NodeError::TimedOut => (
+            Reason::DeadlineExceeded,
+            "the node did not answer in time".to_owned(),
+        ),
+        e @ (NodeError::Unreachable(_) | NodeError::Unexpected(_) | NodeError::Setup(_)) => {
+            (Reason::NodeUnreachable, e.to_string())
+        }
     }
 }
 

@@ -34,6 +34,9 @@ pub enum Sandbox {
 pub struct Progress {
     /// The worker that is reserved for the actor.
     pub claim: Observed<WorkerKey>,
+    /// The claim is an earlier operation's, whose owner may yet release it or have started something under it: the
+    /// slot is cleaned and a worker claimed anew.
+    pub inherited: bool,
     /// What that worker's slot runs for the actor.
     pub sandbox: Observed<Sandbox>,
     /// Whether the snapshot of this transition is complete. Absent in a fresh operation.
@@ -65,6 +68,7 @@ impl Progress {
         };
         Progress {
             claim,
+            inherited: false,
             sandbox,
             saved: Observed::Absent,
             failure: None,
@@ -86,6 +90,7 @@ impl Progress {
         };
         Progress {
             claim,
+            inherited: false,
             sandbox,
             saved: Observed::Unknown,
             failure: None,
@@ -151,8 +156,12 @@ pub enum Step {
 /// The next step that brings `actor`, owned by the caller, to the end of its transition.
 pub fn plan(actor: &ActorRecord, progress: &Progress) -> Step {
     match actor.header.phase {
+        Phase::Resuming | Phase::Suspending | Phase::Pausing
+            if actor.header.desired == Desired::Deleted =>
+        {
+            deleting(progress)
+        }
         Phase::Resuming => resuming(actor, progress),
-        Phase::Suspending if actor.header.desired == Desired::Deleted => deleting(progress),
         Phase::Suspending | Phase::Pausing => saving(actor, progress),
         Phase::Running => settled(progress, false),
         Phase::Suspended | Phase::Paused => settled(progress, true),
@@ -166,22 +175,31 @@ fn resuming(actor: &ActorRecord, progress: &Progress) -> Step {
         (Observed::Absent, _) if wanted => Step::Claim,
         (Observed::Absent, _) => Step::Commit(Outcome::AsBefore),
         (Observed::Known(_), _) if progress.node_lost => Step::Abandon,
-        (Observed::Known(_), Observed::Unknown) => Step::Observe,
-        (Observed::Known(_), Observed::Known(Sandbox::Running { .. })) if wanted => {
-            Step::Commit(Outcome::Running)
-        }
-        (
-            Observed::Known(_),
-            Observed::Known(Sandbox::Running { .. } | Sandbox::Busy { .. } | Sandbox::Exited),
-        ) => Step::Stop,
-        (Observed::Known(_), Observed::Absent) if wanted => Step::Start,
+        (Observed::Known(_), Observed::Absent) if wanted && !progress.inherited => Step::Start,
         (Observed::Known(_), Observed::Absent) => Step::Release,
+        // Only a stop keeps an order that is still on its way from being carried out on a released worker.
+        (Observed::Known(_), _) if !wanted || progress.inherited => Step::Stop,
+        (Observed::Known(_), Observed::Unknown) => Step::Observe,
+        (Observed::Known(_), Observed::Known(sandbox)) => match sandbox {
+            Sandbox::Running { epoch, .. } if *epoch == actor.header.epoch => {
+                Step::Commit(Outcome::Running)
+            }
+            Sandbox::Busy { epoch } if *epoch == actor.header.epoch => Step::AwaitNode,
+            Sandbox::Running { .. } | Sandbox::Busy { .. } | Sandbox::Exited => Step::Stop,
+        },
     }
 }
 
 fn saving(actor: &ActorRecord, progress: &Progress) -> Step {
+    if progress.claim == Observed::Unknown {
+        return Step::FindClaim;
+    }
     if let Observed::Known(snapshot) = &progress.saved {
-        return Step::Commit(saved(actor, snapshot.clone()));
+        return match (&progress.claim, &progress.sandbox) {
+            (Observed::Known(_), Observed::Unknown) if !progress.node_lost => Step::Observe,
+            (Observed::Known(_), Observed::Known(_)) if !progress.node_lost => Step::Stop,
+            _ => Step::Commit(saved(actor, snapshot.clone())),
+        };
     }
     if progress.claim == Observed::Absent {
         return saving_without_worker(actor, progress);
@@ -239,8 +257,7 @@ fn saved(actor: &ActorRecord, snapshot: SnapshotRecord) -> Outcome {
 fn deleting(progress: &Progress) -> Step {
     match (&progress.claim, &progress.sandbox) {
         (Observed::Known(_), _) if progress.node_lost => Step::Abandon,
-        (Observed::Known(_), Observed::Unknown) => Step::Observe,
-        (Observed::Known(_), Observed::Known(_)) => Step::Stop,
+        (Observed::Known(_), Observed::Unknown | Observed::Known(_)) => Step::Stop,
         (Observed::Known(_), Observed::Absent) => Step::Release,
         (Observed::Unknown, _) => Step::FindClaim,
         (Observed::Absent, _) if progress.superseded => Step::DeleteSnapshots,
@@ -332,7 +349,11 @@ fn asleep(next: &mut ActorRecord, phase: Phase) {
 }
 
 fn roll_back(next: &mut ActorRecord, progress: &Progress, reason: Reason, now: Timestamp) {
-    if progress.node_lost && progress.claim == Observed::Absent {
+    let lost = |node: &str| {
+        let ran_on = next.status.assignment.as_ref().map(|a| a.node.as_str());
+        progress.node_lost && ran_on.is_none_or(|n| n == node)
+    };
+    if next.status.local.as_ref().is_some_and(|l| lost(&l.node)) {
         next.status.local = None;
     }
     let phase = if next.status.local.is_some() {

@@ -252,7 +252,7 @@ pub trait Store: Send + Sync + 'static {
         actor: &ActorKey,
         epoch: Epoch,
     ) -> Result<(), StoreError>;
-    /// Removes a worker, whatever its claim.
+    /// Removes a worker that nobody claims. One that is claimed stays: who holds it releases it first.
     async fn remove_worker(&self, pool: &PoolKey, worker: &WorkerKey) -> Result<(), StoreError>;
     /// Workers of a pool, or all.
     async fn list_workers(&self, pool: Option<&PoolKey>) -> Result<Page<WorkerRecord>, StoreError>;

@@ -55,7 +55,7 @@ impl Reporter {
             };
             match answer {
                 Ok(answer) => {
-                    self.take_in(&answer);
+                    self.take_in(&answer, &request);
                     last = Some(request);
                     due = Instant::now() + PERIOD;
                     pause = RETRY_PAUSE.0;
@@ -79,6 +79,7 @@ impl Reporter {
             incarnation: self.node.fences.witness(Incarnation(0)).0,
             slots: self.slots.views(),
             local_snapshots: self.node.snapshots.local_ids(),
+            lapsed: false,
         }
     }
 
@@ -90,10 +91,16 @@ impl Reporter {
         }
     }
 
-    fn take_in(&self, answer: &ReportResponse) {
+    /// Ends what is not wanted, if the slot still runs what was reported: an order may have come meanwhile.
+    fn take_in(&self, answer: &ReportResponse, request: &ReportRequest) {
         self.node.fences.witness(Incarnation(answer.incarnation));
         for uid in &answer.stop_slots {
-            if let Some(slot) = self.slots.find(uid) {
+            let told = request.slots.iter().find(|s| s.uid == *uid);
+            let now = self.slots.views().into_iter().find(|s| s.uid == *uid);
+            let same = told
+                .zip(now)
+                .is_some_and(|(told, now)| told.actor == now.actor && told.epoch == now.epoch);
+            if let Some(slot) = self.slots.find(uid).filter(|_| same) {
                 tracing::info!(uid, "the API server wants this slot stopped");
                 slot.end_unwanted();
             }

@@ -194,12 +194,15 @@ pub async fn a_removed_worker_is_gone(store: &dyn Store) {
     let claimed = store.claim(&claim(&pool(), &someone("a"), 1)).await;
     let claimed = claimed.unwrap().unwrap();
     store.remove_worker(&pool(), &claimed.key).await.unwrap();
-    store.remove_worker(&pool(), &claimed.key).await.unwrap();
     let held = store.claim_of(&pool(), &someone("a")).await.unwrap();
-    assert_eq!(held, None);
+    assert_eq!(held.as_ref(), Some(&claimed), "what is claimed stays");
+    release(store, &claimed.key, "a", 1).await;
+    store.remove_worker(&pool(), &claimed.key).await.unwrap();
+    store.remove_worker(&pool(), &claimed.key).await.unwrap();
     let next = store.claim(&claim(&pool(), &someone("a"), 1)).await;
     let next = next.unwrap().unwrap();
     assert_ne!(next.key, claimed.key);
+    release(store, &next.key, "a", 1).await;
     store.remove_worker(&pool(), &next.key).await.unwrap();
     assert!(store.list_workers(None).await.unwrap().items.is_empty());
     let none = store.claim(&claim(&pool(), &someone("b"), 1)).await;

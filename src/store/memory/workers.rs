@@ -106,6 +106,9 @@ impl State {
 
     pub(super) fn remove_worker(&mut self, pool: &PoolKey, worker: &WorkerKey) {
         let place = (pool.clone(), worker.clone());
+        if self.workers.get(&place).is_some_and(|w| w.claim.is_some()) {
+            return;
+        }
         if let Some(before) = self.workers.remove(&place) {
             self.tick();
             self.log_worker(Some(before), None);

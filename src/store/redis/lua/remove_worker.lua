@@ -8,11 +8,11 @@ local w = decode(before)
 if not w then
   return reply('VERSION')
 end
+if w.actor ~= '' then
+  return reply('OK')
+end
 redis.call('HDEL', KEYS[3], key)
 redis.call('ZREM', KEYS[4], w.node .. '\0' .. key)
-if w.actor ~= '' then
-  redis.call('HDEL', KEYS[5], w.actor)
-end
 if redis.call('HLEN', KEYS[3]) == 0 then
   redis.call('SREM', KEYS[6], pool)
 end
