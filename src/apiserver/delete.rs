@@ -6,7 +6,7 @@ use super::list::{self, collect};
 use super::meta;
 use super::registration::Registration;
 use super::status::{ApiError, success};
-use super::storage::{ObjectKey, StorageError, Written, is_deleting};
+use super::storage::{ObjectKey, StorageError, Written};
 use crate::api::names::ResourceVersion;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
@@ -105,16 +105,14 @@ async fn one(
         let mut object = current.map_err(|e| ApiError::storage(e, target))?;
         check_preconditions(&object, options, registration, key)?;
         let version = meta::text(&object, "resourceVersion").parse();
-        let first = meta::mark_deleted(&mut object);
+        // Also where it is marked already: whoever was to end it may have died since.
+        meta::mark_deleted(&mut object);
         if options.dry_run {
             return Ok(if super::storage::has_finalizers(&object) {
                 Written::Kept(object)
             } else {
                 Written::Gone(object)
             });
-        }
-        if !first && super::storage::has_finalizers(&object) && is_deleting(&object) {
-            return Ok(Written::Kept(object));
         }
         let expected = version.map(ResourceVersion).unwrap_or_default();
         match registration.storage.delete(key, object, expected).await {

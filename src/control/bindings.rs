@@ -34,7 +34,9 @@ impl Bindings for Doors {
             .map_err(|e| status(&id, &e))?;
         let address = record.status.assignment.as_ref().map(|a| a.address.clone());
         let template = self.engine.catalog().template(&record.spec.template);
+        let steps = self.engine.wake_steps(&record);
         Ok(Response::new(ResolveResponse {
+            steps,
             address: address.ok_or_else(|| Status::internal("a running actor has no address"))?,
             epoch: record.header.epoch.0,
             namespace: record.key.namespace,

@@ -246,6 +246,7 @@ impl Operation {
             failpoint::crash(&format!("engine.{name}.before"));
             match step {
                 Step::Done => {
+                    self.tell_timings();
                     return Ok(Ended {
                         record: Some(self.record.clone()),
                         failure: self.progress.failure.take(),
@@ -258,12 +259,22 @@ impl Operation {
                         failure: None,
                     });
                 }
-                step => self.carry_out(step).await?,
+                step => self.timed(name, step).await?,
             }
             failpoint::crash(&format!("engine.{name}.after"));
         }
         tracing::error!(actor = %self.record.key, record = ?self.record, progress = ?self.progress, "an operation goes in circles");
         Err(DriveError::InProgress)
+    }
+
+    /// Keeps what a wake's steps took, for whoever asked for it.
+    fn tell_timings(&mut self) {
+        if self.record.header.phase == Phase::Running {
+            let timings = std::mem::take(&mut self.timings);
+            self.engine
+                .wakes
+                .keep(&self.record.key, self.record.header.epoch, timings);
+        }
     }
 
     /// Renews the lease until dropped, or tells that somebody else took over.

@@ -23,7 +23,7 @@ use crate::api::record::{ActorRecord, Desired};
 use crate::kube::Catalog;
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::placement;
-use crate::proto::atenode::ActorIdentity;
+use crate::proto::atenode::{ActorIdentity, StepTiming};
 use crate::rpc::nodes::NodeClient;
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
@@ -87,6 +87,7 @@ pub struct Engine {
     incarnation: AtomicU64,
     directory: directory::Directory,
     running: progress::Running,
+    wakes: progress::Wakes,
     reports: report::Seen,
 }
 
@@ -107,6 +108,7 @@ impl Engine {
             incarnation: AtomicU64::new(0),
             directory: directory::Directory::default(),
             running: progress::Running::default(),
+            wakes: progress::Wakes::default(),
             reports: report::Seen::default(),
         })
     }
@@ -192,6 +194,11 @@ impl Engine {
     /// Somebody has seen another one: a node refused an order, or says so in its report.
     fn forget_incarnation(&self) {
         self.incarnation.store(0, Ordering::Relaxed);
+    }
+
+    /// What the steps of the wake took that brought an actor to where it runs; told once.
+    pub fn wake_steps(&self, actor: &ActorRecord) -> Vec<StepTiming> {
+        self.wakes.take(&actor.key, actor.header.epoch)
     }
 
     /// Where the node is reached that runs an actor, and who the actor is there; `None` while it sleeps.

@@ -1,7 +1,9 @@
-//! The operations that run in this process, so that callers wait for them without asking the store.
+//! The operations that run in this process, so that callers wait for them without asking the store; and what the steps of
+//! the latest wakes took.
 
-use crate::api::ActorKey;
-use std::collections::HashMap;
+use crate::api::{ActorKey, Epoch};
+use crate::proto::atenode::StepTiming;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -55,5 +57,31 @@ impl Running {
             }
             None => false,
         }
+    }
+}
+
+/// Wakes whose steps are kept until somebody asks.
+const MOST_WAKES: usize = 256;
+
+/// What the steps of the latest wakes took.
+#[derive(Default)]
+pub(super) struct Wakes(Mutex<VecDeque<(ActorKey, Epoch, Vec<StepTiming>)>>);
+
+impl Wakes {
+    pub(super) fn keep(&self, key: &ActorKey, epoch: Epoch, timings: Vec<StepTiming>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MOST_WAKES {
+            all.pop_front();
+        }
+        all.push_back((key.clone(), epoch, timings));
+    }
+
+    /// The steps of the wake that began at `epoch`; once.
+    pub(super) fn take(&self, key: &ActorKey, epoch: Epoch) -> Vec<StepTiming> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().rposition(|(k, e, _)| k == key && *e == epoch);
+        at.and_then(|at| all.remove(at))
+            .map(|(_, _, timings)| timings)
+            .unwrap_or_default()
     }
 }

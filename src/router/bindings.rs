@@ -190,6 +190,7 @@ mod tests {
 
     fn binding() -> Binding {
         Binding {
+            steps: vec![],
             address: "127.0.0.1:1".into(),
             epoch: Epoch(1),
         }

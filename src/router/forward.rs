@@ -58,6 +58,8 @@ struct Journey {
 #[derive(Default)]
 struct Timing {
     resolve: Option<Duration>,
+    /// Parts of it.
+    steps: Vec<(String, Duration)>,
     connect: Option<Duration>,
     upstream: Duration,
 }
@@ -118,7 +120,11 @@ impl Forwarder {
         let mut timing = Timing::default();
         let binding = match self.bindings.known(&target) {
             Some(binding) => binding,
-            None => timed(&mut timing.resolve, self.bindings.resolve(&target)).await?,
+            None => {
+                let found = timed(&mut timing.resolve, self.bindings.resolve(&target)).await?;
+                timing.steps.clone_from(&found.steps);
+                found
+            }
         };
         let failed = match self.send(&binding, request, &mut timing).await? {
             Ok(reply) => return Ok((reply, timing)),
@@ -127,10 +133,11 @@ impl Forwarder {
         log(&target, &binding, &failed);
         self.pool.forget(&binding.address);
         let renewed = timed(&mut timing.resolve, self.bindings.renew(&target, &binding)).await?;
+        timing.steps.extend(renewed.steps.iter().cloned());
         let request = match (failed, again) {
             (SendError::NotSent { request, .. }, _) => *request,
             (SendError::Broken { reused, .. }, Some(again))
-                if idempotent || (reused && renewed != binding) =>
+                if idempotent || (reused && renewed.address != binding.address) =>
             {
                 again.map(Either::Left)
             }
@@ -238,6 +245,9 @@ impl Timing {
         let Some(resolve) = self.resolve else { return };
         let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
         let mut text = format!("resolve;dur={:.3}", ms(resolve));
+        for (step, took) in &self.steps {
+            text += &format!(", {step};dur={:.3}", ms(*took));
+        }
         if let Some(connect) = self.connect {
             text += &format!(", connect;dur={:.3}", ms(connect));
         }

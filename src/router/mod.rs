@@ -14,7 +14,7 @@
 //!   nothing of it was sent; else when the method is idempotent, or when an idle connection turned out dead and the
 //!   actor has moved; and always only while its body is still whole.
 //! - A response to a request that had to ask for the actor carries `server-timing`: `resolve` (asking, with the wake),
-//!   `connect` (to the worker), `upstream` (from then to the response's head), each with `dur` in milliseconds (Server
+//!   the steps of that wake, `connect` (to the worker), `upstream` (from then to the response's head), each with `dur` in milliseconds (Server
 //!   Timing, W3C). What the router itself needed is the rest. A response without it came by a known binding.
 
 mod answer;

@@ -18,6 +18,8 @@ pub struct Binding {
     pub address: String,
     /// Of the operation that brought the actor there.
     pub epoch: Epoch,
+    /// Steps of the wake, where the call did one.
+    pub steps: Vec<(String, Duration)>,
 }
 
 /// Why an actor cannot be reached. The message is shown to the client.
@@ -83,6 +85,11 @@ impl ControlResolver {
         Ok(Binding {
             address: answer.address,
             epoch: Epoch(answer.epoch),
+            steps: answer
+                .steps
+                .into_iter()
+                .map(|s| (s.name, Duration::from_micros(s.micros)))
+                .collect(),
         })
     }
 }

@@ -64,6 +64,7 @@ fn flat(id: &str) -> Target {
 async fn it_asks_for_both_forms() {
     let (server, resolver) = api(&Authority::new()).await;
     let want = Binding {
+        steps: vec![],
         address: "10.0.0.1:4711".into(),
         epoch: Epoch(7),
     };

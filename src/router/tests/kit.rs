@@ -62,6 +62,7 @@ impl Fake {
 
 pub(crate) fn binding(address: &str, epoch: u64) -> Binding {
     Binding {
+        steps: vec![],
         address: address.to_owned(),
         epoch: Epoch(epoch),
     }

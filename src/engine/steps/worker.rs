@@ -1,0 +1,185 @@
+//! Steps about workers: claim, release, abandon.
+
+use super::{ASK_AGAIN, CATALOG_LIMIT, Operation};
+use crate::api::record::{Assignment, Claim, WorkerRecord};
+use crate::api::{PoolKey, Reason};
+use crate::engine::DriveError;
+use crate::lifecycle::Observed;
+use crate::lifecycle::placement::{self, Source};
+use crate::store::{ClaimRequest, StoreError};
+
+impl Operation {
+    pub(super) async fn find_claim(&mut self) -> Result<(), DriveError> {
+        let workers = self.engine.store.list_workers(None).await?.items;
+        let held = workers
+            .into_iter()
+            .find(|w| w.claim.as_ref().is_some_and(|c| c.actor == self.record.key));
+        match held {
+            Some(worker) => {
+                self.assign(&worker);
+                self.progress.inherited = true;
+                self.progress.sandbox = Observed::Unknown;
+            }
+            None => {
+                self.progress.claim = Observed::Absent;
+                self.progress.sandbox = Observed::Absent;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn claim(&mut self) -> Result<(), DriveError> {
+        self.know_template().await;
+        let Some(template) = self.template.clone() else {
+            self.fail(
+                Reason::TemplateNotFound,
+                format!("ActorTemplate {} not found", self.record.spec.template),
+            );
+            return Ok(());
+        };
+        let source = match self.source(&template) {
+            Ok(source) => source,
+            Err((reason, message)) => {
+                self.fail(reason, message);
+                return Ok(());
+            }
+        };
+        let catalog = self.engine.catalog.pools();
+        let pools =
+            match placement::pools(&self.record, &template, catalog.iter().map(AsRef::as_ref)) {
+                Ok(pools) => pools,
+                Err(e) => {
+                    self.fail(Reason::PoolNotFound, e.to_string());
+                    return Ok(());
+                }
+            };
+        if pools.is_empty() {
+            self.fail(
+                Reason::PoolNotFound,
+                format!(
+                    "no WorkerPool matches ActorTemplate {}",
+                    self.record.spec.template
+                ),
+            );
+            return Ok(());
+        }
+        let holder = match &source {
+            Source::Local { node, .. } => Some(node.clone()),
+            Source::Durable { .. } | Source::Golden { .. } | Source::Boot => None,
+        };
+        match self.claim_of(&pools, holder.clone()).await {
+            Ok(Some(worker)) => {
+                self.assign(&worker);
+                self.progress.sandbox = Observed::Absent;
+            }
+            Ok(None) if holder.is_some() => self.publish().await?,
+            Ok(None) => self.fail(Reason::NoFreeWorkers, "no free workers available"),
+            // An earlier operation has not released its worker yet.
+            Err(StoreError::Conflict(_)) => self.progress.claim = Observed::Unknown,
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    }
+
+    /// Looks the template up; after a start the cache may have to fill first.
+    pub(super) async fn know_template(&mut self) {
+        let catalog = self.engine.catalog.clone();
+        let filled = async {
+            while !catalog.is_synced() {
+                tokio::time::sleep(ASK_AGAIN / 5).await;
+            }
+        };
+        if self.template.is_none() && tokio::time::timeout(CATALOG_LIMIT, filled).await.is_ok() {
+            self.template = catalog.template(&self.record.spec.template);
+        }
+    }
+
+    /// A free worker of the first pool that has one; only on `node` if given.
+    pub(super) async fn claim_of(
+        &self,
+        pools: &[PoolKey],
+        node: Option<String>,
+    ) -> Result<Option<WorkerRecord>, StoreError> {
+        let deadline = self.now() + self.engine.options.operation_lease;
+        for pool in pools {
+            let request = ClaimRequest {
+                pool: pool.clone(),
+                claim: Claim {
+                    actor: self.record.key.clone(),
+                    epoch: self.epoch(),
+                    deadline,
+                },
+                require_node: node.is_some(),
+                prefer_node: node.clone(),
+            };
+            if let Some(worker) = self.engine.store.claim(&request).await? {
+                return Ok(Some(worker));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn assign(&mut self, worker: &WorkerRecord) {
+        self.progress.claim = Observed::Known(worker.key.clone());
+        self.held = Some(Assignment {
+            worker: worker.key.clone(),
+            uid: worker.uid.clone(),
+            pool: worker.pool.clone(),
+            node: worker.node.clone(),
+            ip: worker.ip.clone(),
+            address: String::new(),
+        });
+        self.record.status.assignment = self.held.clone();
+    }
+
+    /// Where the claimed worker is. A plan that needs one without having one is a bug.
+    pub(super) fn held(&self) -> Result<Assignment, DriveError> {
+        self.held.clone().ok_or(DriveError::InProgress)
+    }
+
+    pub(super) async fn release(&mut self) -> Result<(), DriveError> {
+        let held = self.held()?;
+        self.engine
+            .store
+            .release(&held.pool, &held.worker, &self.record.key, self.epoch())
+            .await?;
+        self.let_go();
+        Ok(())
+    }
+
+    pub(super) async fn abandon(&mut self) -> Result<(), DriveError> {
+        let held = self.held()?;
+        let store = &self.engine.store;
+        store
+            .release(&held.pool, &held.worker, &self.record.key, self.epoch())
+            .await?;
+        store.remove_worker(&held.pool, &held.worker).await?;
+        self.fail(
+            Reason::NodeLost,
+            format!("node {} of worker {} is lost", held.node, held.worker),
+        );
+        self.let_go();
+        Ok(())
+    }
+
+    /// The claimed worker's slot does not exist any more: it ran nothing for us, and another worker is tried.
+    pub(super) async fn worker_gone(&mut self, message: &str) -> Result<(), DriveError> {
+        let held = self.held()?;
+        tracing::info!(worker = %held.worker, message, "claimed a worker that is gone; trying another");
+        self.engine
+            .store
+            .remove_worker(&held.pool, &held.worker)
+            .await?;
+        self.let_go();
+        Ok(())
+    }
+
+    pub(super) fn let_go(&mut self) {
+        self.progress.claim = Observed::Absent;
+        self.progress.sandbox = Observed::Absent;
+        self.progress.node_lost = false;
+        self.progress.inherited = false;
+        self.record.status.assignment = None;
+        self.held = None;
+    }
+}
