@@ -149,11 +149,7 @@ impl Operation {
 
     pub(super) async fn abandon(&mut self) -> Result<(), DriveError> {
         let held = self.held()?;
-        let store = &self.engine.store;
-        store
-            .release(&held.pool, &held.worker, &self.record.key, self.epoch())
-            .await?;
-        store.remove_worker(&held.pool, &held.worker).await?;
+        self.forget_worker(&held).await?;
         self.fail(
             Reason::NodeLost,
             format!("node {} of worker {} is lost", held.node, held.worker),
@@ -166,12 +162,18 @@ impl Operation {
     pub(super) async fn worker_gone(&mut self, message: &str) -> Result<(), DriveError> {
         let held = self.held()?;
         tracing::info!(worker = %held.worker, message, "claimed a worker that is gone; trying another");
-        self.engine
-            .store
-            .remove_worker(&held.pool, &held.worker)
-            .await?;
+        self.forget_worker(&held).await?;
         self.let_go();
         Ok(())
+    }
+
+    /// Only what nobody claims is removed: somebody else may hold it by now.
+    async fn forget_worker(&self, held: &Assignment) -> Result<(), StoreError> {
+        let store = &self.engine.store;
+        store
+            .release(&held.pool, &held.worker, &self.record.key, self.epoch())
+            .await?;
+        store.remove_worker(&held.pool, &held.worker).await
     }
 
     pub(super) fn let_go(&mut self) {

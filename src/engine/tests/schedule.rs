@@ -24,6 +24,8 @@ use uuid::Uuid;
 const STORM: Duration = Duration::from_secs(15);
 /// How long everything may take to come right afterwards.
 const PEACE: Duration = Duration::from_secs(300);
+/// Orders to nodes in one schedule; tens are usual. More come only from an operation that goes in circles.
+const MOST_ORDERS: u64 = 1_000;
 /// How long a caller waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -165,7 +167,11 @@ fn play(seed: u64, guards: Guards, told: bool) -> Result<Tally, Failure> {
             replicas,
         };
         let end = simulation.play().await;
-        let state = world.lock();
+        let mut state = world.lock();
+        if state.orders > MOST_ORDERS {
+            let orders = state.orders;
+            state.violate(format!("{orders} orders: something goes in circles"));
+        }
         match state.violation.clone().or(end.err()) {
             Some(what) => Err(Failure {
                 seed,
