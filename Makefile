@@ -17,14 +17,14 @@ setup: ## Install what demo and tests need, by package name (idempotent)
 .PHONY: demo
 demo: ## Watch actors sleep, free their worker, and wake with memory and files intact
 	@e2e/setup.sh demo
-	cargo build --release --bins
-	@e2e/demo.sh $(TARGET)/release
+	cargo build --bins
+	@e2e/demo.sh $(TARGET)/debug
 
 .PHONY: dev
 dev: ## Run everything on this machine until Ctrl-C
 	@e2e/setup.sh demo
-	cargo build --release --bins
-	$(TARGET)/release/ate dev
+	cargo build --bins
+	$(TARGET)/debug/ate dev
 
 # Examples in rustdoc are left out: there each is a binary of its own to link.
 .PHONY: test

@@ -5,7 +5,7 @@
 #
 #   e2e/demo.sh BIN_DIR
 #
-#   BIN_DIR  directory of the binaries ate and kubectl-ate (target/release)
+#   BIN_DIR  directory of the binaries ate and kubectl-ate (target/debug)
 #
 # Everything it makes lies in target/demo and ends with it; the logs stay there. Exit code 0 when nothing was lost.
 

@@ -65,7 +65,8 @@ impl HostNetwork {
         }
     }
 
-    /// Sets forwarding on and masquerades what slots send elsewhere. Repeating it changes nothing.
+    /// Sets forwarding on, masquerades what slots send elsewhere, and refuses what this machine would send to a slot that is
+    /// gone: it must not leave by another link. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`Error::Nft`], [`Error::NoNft`], [`Error::Io`].
@@ -81,6 +82,10 @@ impl HostNetwork {
                chain postrouting {{\n\
                  type nat hook postrouting priority srcnat; policy accept;\n\
                  ip saddr {cidr} ip daddr != {cidr} masquerade\n\
+               }}\n\
+               chain output {{\n\
+                 type filter hook output priority filter; policy accept;\n\
+                 ip daddr {cidr} oifname != {{ \"{name}*\", \"lo\" }} reject\n\
                }}\n\
              }}\n"
         ))

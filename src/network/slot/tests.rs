@@ -280,3 +280,28 @@ fn nothing_is_left_after_removal() {
         setting.host.detach(7).await.unwrap();
     });
 }
+
+#[test]
+fn what_is_meant_for_a_slot_that_is_gone_does_not_leave_the_machine() {
+    apart(|| async {
+        let setting = Setting::new().await;
+        let ip = |args: &[&str]| assert!(Command::new("ip").args(args).status().unwrap().success());
+        ip(&[
+            "link",
+            "add",
+            "elsewhere",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "away",
+        ]);
+        ip(&["link", "set", "away", "up"]);
+        ip(&["address", "add", "198.51.100.1/24", "dev", "elsewhere"]);
+        ip(&["link", "set", "elsewhere", "up"]);
+        ip(&["route", "add", "default", "dev", "elsewhere"]);
+        setting.host.detach(7).await.unwrap();
+        let refused = setting.connect(9000).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
+    });
+}

@@ -3,6 +3,7 @@
 use crate::api::names::{Epoch, PoolKey, TemplateKey};
 use crate::api::record::Phase;
 use crate::api::time::Timestamp;
+use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
 use crate::store::testing::TestServer;
 use crate::store::{Durability, Kind, RedisStore, Store};
@@ -60,11 +61,18 @@ async fn asleep(store: &RedisStore, i: usize) {
     store.create_actor(record, CAP).await.unwrap();
 }
 
-fn used(server: &TestServer) -> u64 {
-    server.ask(&["MEMORY", "PURGE"]);
-    let info = server.ask(&["INFO", "memory"]);
-    let line = info.lines().find_map(|l| l.strip_prefix("used_memory:"));
-    line.unwrap().trim().parse().unwrap()
+/// Bytes that the server uses, once it has given back what it frees in the background.
+async fn used(server: &TestServer) -> u64 {
+    eventually("nothing is left to free", || async {
+        server.ask(&["MEMORY", "PURGE"]);
+        let info = server.ask(&["INFO", "memory"]);
+        let number = |name: &str| {
+            let line = info.lines().find_map(|l| l.strip_prefix(name));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        };
+        (number("lazyfree_pending_objects:") == 0).then(|| number("used_memory:"))
+    })
+    .await
 }
 
 /// Server memory per sleeping actor with a flat id and a snapshot of its own, without the log.
@@ -72,14 +80,14 @@ async fn bytes_per_actor(actors: usize) -> u64 {
     let server = TestServer::single_with(&["--appendonly", "no"]);
     let store = server.store().await;
     asleep(&store, 0).await;
-    let before = used(&server);
+    let before = used(&server).await;
     let creates = (1..=actors).map(|i| asleep(&store, i));
     let creates = futures::stream::iter(creates).buffer_unordered(200);
     creates.collect::<Vec<()>>().await;
     for shard in 0..16 {
         server.ask(&["DEL", &store.client.keys.of(shard, "log")]);
     }
-    (used(&server) - before) / actors as u64
+    (used(&server).await - before) / actors as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
