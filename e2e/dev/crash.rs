@@ -1,7 +1,7 @@
 //! A crash at every step and around every store call: the process that passes it is killed, and no actor is lost, runs
 //! twice or is stuck. The points come from the enums and the list of scripts, so that a new one cannot be forgotten.
 
-use super::harness::{Dev, counters, eventually};
+use super::harness::{Dev, eventually};
 use std::path::Path;
 use strum::VariantNames;
 use substrate::lifecycle;
@@ -23,12 +23,7 @@ fn arm(dir: &Path, point: &str) {
 
 /// Wakes, visits, sleeps and deletes actors; every call is tried again until it gets through.
 fn live(dev: &Dev, actor: &str) {
-    let visit = || {
-        eventually("a visit", || {
-            let (status, body) = dev.try_get(actor, "/").ok()?;
-            (status == 200).then(|| counters(&body))
-        })
-    };
+    let visit = || dev.served(actor);
     eventually("create", || {
         let made = dev.try_kubectl(&["get", "actor", actor]);
         made.ok().map(|_| ()).or_else(|| create(dev, actor))

@@ -19,11 +19,9 @@ fn everything_killed_comes_back_and_no_acknowledged_suspend_is_lost() {
     dev.kill_everything();
 
     dev.restart();
-    assert_eq!(dev.visit("asleep"), (2, 2));
-    let visited = eventually("the lost actor is served again", || {
-        let (status, body) = dev.try_get("awake", "/").ok()?;
-        (status == 200).then(|| super::harness::counters(&body))
-    });
+    let visited = dev.served("asleep");
+    assert_eq!(visited, (2, 2));
+    let visited = dev.served("awake");
     assert_eq!(visited, (2, 2), "it went on from its last snapshot");
     let why = dev.field(
         "awake",
@@ -41,10 +39,7 @@ fn a_killed_executor_rolls_its_actor_back_and_its_slot_is_rebuilt() {
     dev.plugin(&["suspend", "a"]);
     assert_eq!(dev.visit("a"), (2, 2));
     dev.processes("ateom").into_iter().for_each(kill);
-    let visited = eventually("the next request is served", || {
-        let (status, body) = dev.try_get("a", "/").ok()?;
-        (status == 200).then(|| super::harness::counters(&body))
-    });
+    let visited = dev.served("a");
     assert_eq!(visited, (2, 2), "it went on from its last snapshot");
     assert_eq!(
         dev.field("a", ".status.conditions[?(@.type==\"RolledBack\")].status"),
@@ -73,10 +68,7 @@ fn an_actor_outlives_the_node_agent_and_the_api_server() {
             (!now.is_empty() && now.iter().all(|pid| !before.contains(pid))).then_some(())
         });
     }
-    let visited = eventually("it is served", || {
-        let (status, body) = dev.try_get("a", "/").ok()?;
-        (status == 200).then(|| super::harness::counters(&body))
-    });
+    let visited = dev.served("a");
     assert_eq!(visited.0, visited.1);
     assert!(visited.0 >= 2, "its memory went on: {visited:?}");
     eventually("it can be suspended", || {
@@ -93,9 +85,6 @@ fn a_sandbox_that_exits_by_itself_is_noticed() {
     dev.plugin(&["suspend", "a"]);
     dev.visit("a");
     let _ = dev.try_get("a", "/exit?code=3");
-    let visited = eventually("the next request is served", || {
-        let (status, body) = dev.try_get("a", "/").ok()?;
-        (status == 200).then(|| super::harness::counters(&body))
-    });
+    let visited = dev.served("a");
     assert_eq!(visited, (2, 2), "from its last snapshot");
 }

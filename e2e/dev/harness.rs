@@ -316,6 +316,14 @@ impl Dev {
         counters(&self.get(actor, "/"))
     }
 
+    /// The next visit that is served: after a loss or a start it may take a moment.
+    pub fn served(&self, actor: &str) -> (u64, u64) {
+        eventually("the actor is served", || {
+            let (status, body) = self.try_get(actor, "/").ok()?;
+            (status == 200).then(|| counters(&body))
+        })
+    }
+
     pub fn field(&self, actor: &str, path: &str) -> String {
         self.try_kubectl(&["get", "actor", actor, "-o", &format!("jsonpath={{{path}}}")])
             .unwrap_or_default()

@@ -64,7 +64,7 @@ fn actors_sleep_free_their_worker_and_wake_with_memory_and_files() {
         "Suspended",
         "a clean stop suspends"
     );
-    assert_eq!(dev.visit("c"), (2, 2));
+    assert_eq!(dev.served("c"), (2, 2));
 }
 
 fn is_empty(dir: &std::path::Path) -> bool {
