@@ -1,5 +1,8 @@
 //! WorkerPool: how many warm workers there are, and of what kind.
 
+// Columns of one kind look like repeated attributes to clippy.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::api::core::v1::{Affinity, NodeAffinity, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
