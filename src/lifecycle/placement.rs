@@ -1,6 +1,6 @@
 //! Which pools may run an actor, and which snapshot a resume starts from.
 
-use crate::api::names::{PoolKey, SnapshotId, TemplateKey};
+use crate::api::names::{PoolKey, SnapshotId};
 use crate::api::record::ActorRecord;
 use crate::api::selector::{Selector, SelectorError};
 use crate::api::template::{GoldenPolicy, TemplatePhase};
@@ -156,11 +156,6 @@ pub fn snapshots_of(
         .and_then(|c| c.location.as_deref());
     let location = config.unwrap_or(default_location).trim_end_matches('/');
     format!("{location}/{}/{}", actor.key.namespace, actor.key.name)
-}
-
-/// Whether an actor of `namespace` may use the template.
-pub fn is_allowed(template: &TemplateKey, namespace: &str, allowed: &[String]) -> bool {
-    template.namespace == namespace || allowed.iter().any(|a| a == namespace)
 }
 
 #[cfg(test)]
