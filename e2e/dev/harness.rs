@@ -382,6 +382,11 @@ impl Drop for Dev {
     fn drop(&mut self) {
         self.kill_everything();
         unmount_below(self.dir.path());
+        let table = format!("ate-10.{}.0.0-16", self.subnet);
+        let _ = Command::new("nft")
+            .args(["delete", "table", "ip", &table])
+            .stderr(Stdio::null())
+            .status();
         if std::thread::panicking() {
             for component in ["apiserver", "atelet", "controller", "router"] {
                 eprintln!("--- {component}\n{}", self.log(component));

@@ -44,6 +44,13 @@ impl Cidr {
         let size = 1u64 << (32 - u32::from(self.prefix));
         (u64::from(offset) < size).then(|| Ipv4Addr::from_bits(self.base.to_bits() + offset))
     }
+
+    /// Whether `address` is one of its addresses.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let size = 1u64 << (32 - u32::from(self.prefix));
+        let offset = address.to_bits().checked_sub(self.base.to_bits());
+        offset.is_some_and(|offset| u64::from(offset) < size)
+    }
 }
 
 impl fmt::Display for Cidr {

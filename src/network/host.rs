@@ -4,7 +4,7 @@
 use super::route::Links;
 use super::{Cidr, Error, netns, nft};
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,8 @@ pub struct SlotAddresses {
 }
 
 impl HostNetwork {
-    /// A network with the addresses of `cidr`. `name` is that of its nftables table, and begins the names of its links.
+    /// A network with the addresses of `cidr`. `name` begins the names of its links; the nftables table is named by the addresses, so
+    /// that the rules of whoever had them before are replaced.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that is not 1 to 10 lower-case letters, digits and dashes, beginning with a letter.
@@ -69,16 +70,19 @@ impl HostNetwork {
     /// gone: it must not leave by another link. Repeating it changes nothing.
     ///
     /// # Errors
-    /// [`Error::Nft`], [`Error::NoNft`], [`Error::Io`].
+    /// [`Error::Invalid`] when a link of somebody else has an address of this network; [`Error::Netlink`], [`Error::Nft`],
+    /// [`Error::NoNft`], [`Error::Io`].
     pub async fn setup(&self) -> Result<(), Error> {
+        self.check_free().await?;
         let HostNetwork { name, cidr } = self;
+        let table = self.table();
         let forward = Path::new("/proc/sys/net/ipv4/ip_forward");
         std::fs::write(forward, "1").map_err(Error::io("set net.ipv4.ip_forward"))?;
         // First made, then deleted: the deletion must not fail. All of it is one transaction.
         nft::apply(&format!(
-            "table ip {name}\n\
-             delete table ip {name}\n\
-             table ip {name} {{\n\
+            "table ip {table}\n\
+             delete table ip {table}\n\
+             table ip {table} {{\n\
                chain postrouting {{\n\
                  type nat hook postrouting priority srcnat; policy accept;\n\
                  ip saddr {cidr} ip daddr != {cidr} masquerade\n\
@@ -138,13 +142,45 @@ impl HostNetwork {
     pub async fn remove(&self) -> Result<(), Error> {
         let links = Links::connect()?;
         for (_, link) in links.names().await? {
-            let index = link.strip_prefix(&self.name);
-            if index.is_some_and(|index| index.parse::<u16>().is_ok()) {
+            if self.slot_of(&link).is_some() {
                 links.delete(&link).await?;
             }
         }
-        let name = &self.name;
-        nft::apply(&format!("table ip {name}\ndelete table ip {name}\n")).await
+        let table = self.table();
+        nft::apply(&format!("table ip {table}\ndelete table ip {table}\n")).await
+    }
+
+    /// Fails when the addresses are not ours alone.
+    async fn check_free(&self) -> Result<(), Error> {
+        let links = Links::connect()?;
+        let taken: Vec<u32> = links
+            .addresses()
+            .await?
+            .into_iter()
+            .filter_map(|(index, address, _)| match address {
+                IpAddr::V4(address) if self.cidr.contains(address) => Some(index),
+                IpAddr::V4(_) | IpAddr::V6(_) => None,
+            })
+            .collect();
+        let names = links.names().await?;
+        let other = names
+            .iter()
+            .find(|(index, name)| taken.contains(index) && self.slot_of(name).is_none());
+        match other {
+            None => Ok(()),
+            Some((_, link)) => Err(Error::Invalid(format!(
+                "the network {} is in use by link {link} of this machine; choose another one",
+                self.cidr
+            ))),
+        }
+    }
+
+    fn slot_of(&self, link: &str) -> Option<u16> {
+        link.strip_prefix(&self.name)?.parse().ok()
+    }
+
+    fn table(&self) -> String {
+        format!("ate-{}", self.cidr).replace('/', "-")
     }
 
     fn link(&self, index: u16) -> String {

@@ -56,7 +56,10 @@ impl Setting {
         let links = Links::connect().unwrap();
         links.address("lo", FORBIDDEN, 32).await.unwrap();
         links.up("lo").await.unwrap();
-        let host = HostNetwork::new("ate-dev", "10.231.0.0/16".parse().unwrap()).unwrap();
+        let cidr = "10.231.0.0/16".parse().unwrap();
+        let killed = HostNetwork::new("ate-old", cidr).unwrap();
+        killed.setup().await.unwrap();
+        let host = HostNetwork::new("ate-dev", cidr).unwrap();
         host.setup().await.unwrap();
         host.setup().await.expect("may be repeated");
         let worker = Worker::new();
@@ -278,6 +281,19 @@ fn nothing_is_left_after_removal() {
             .unwrap();
         assert_eq!(String::from_utf8_lossy(&rules.stdout), "");
         setting.host.detach(7).await.unwrap();
+    });
+}
+
+#[test]
+fn addresses_of_somebody_else_are_not_taken() {
+    apart(|| async {
+        let cidr = "10.231.0.0/16".parse().unwrap();
+        let setting = Setting::new().await;
+        let other = HostNetwork::new("ate-two", cidr).unwrap();
+        let refused = other.setup().await.unwrap_err().to_string();
+        assert!(refused.contains("link ate-dev7"), "{refused}");
+        setting.host.detach(7).await.unwrap();
+        other.setup().await.unwrap();
     });
 }
 
