@@ -1,7 +1,7 @@
 //! A crash at every step and around every store call: the process that passes it is killed, and no actor is lost, runs
 //! twice or is stuck. The points come from the enums and the list of scripts, so that a new one cannot be forgotten.
 
-use super::harness::{Dev, eventually};
+use super::harness::{Dev, eventually, kill};
 use std::path::Path;
 use strum::VariantNames;
 use substrate::lifecycle;
@@ -9,13 +9,39 @@ use substrate::lifecycle;
 /// Steps that only a take-over after a crash comes to; armed together with the crash that leads there.
 const AFTER_CRASH: &[(&str, &str)] = &[
     ("FindClaim", "engine.Start.before"),
-    ("Observe", "engine.Start.after"),
+    ("Observe", "engine.Checkpoint.before"),
     ("FindSnapshot", "engine.Checkpoint.after"),
     ("Stop", "engine.Commit.before"),
 ];
 
+/// What must happen beside an actor's life for a point to be passed.
+const BESIDE: &[(&str, fn(&Dev))] = &[
+    ("store.get_flat", ask_for_a_flat_id),
+    ("store.list", |dev| list(dev, "actors")),
+    ("store.get_document", |dev| list(dev, "workerpool/pool")),
+    ("store.put_document", scale),
+    ("store.documents", |dev| list(dev, "actortemplates")),
+    ("store.remove_worker", scale),
+    ("slot.rebuild", kill_executors),
+];
+
+/// Points that no test can lead to at will; what happens there is shown by simulated schedules and the store's own tests.
+const BY_CHANCE: &[&str] = &[
+    "engine.AwaitNode",    // the owner dies while its order is under way
+    "engine.Abandon",      // a node stays away for longer than its lease
+    "engine.Done.after",   // nothing follows
+    "engine.Remove.after", // nor here, for the one that removed it
+    "store.recover",       // the store lost writes
+    "store.renew",         // an operation takes longer than a third of its lease
+    "store.touch",         // nobody reports activity
+    "store.holder",        // a claim that was made by an owner that died
+    "store.remove_node",   // no node is removed
+    "slot.wait",           // not a step that is carried out
+    "slot.give-up-saving", // a sandbox ends by itself while it is saved
+];
+
 /// So many points are armed for one actor's life.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 6;
 
 fn arm(dir: &Path, point: &str) {
     std::fs::write(dir.join(point), "").unwrap();
@@ -32,8 +58,9 @@ fn live(dev: &Dev, actor: &str) {
     assert_eq!(memory, disk, "memory and files are of one moment");
     let slept = eventually("suspend", || dev.try_plugin(&["suspend", actor]).ok());
     assert!(slept.contains("suspended"), "{slept}");
-    let saved = dev.field(actor, ".status.snapshot.id");
-    assert!(!saved.is_empty(), "an acknowledged suspend has a snapshot");
+    eventually("an acknowledged suspend has a snapshot", || {
+        Some(dev.field(actor, ".status.snapshot.id")).filter(|id| !id.is_empty())
+    });
     let (after, disk) = visit();
     assert_eq!(after, disk);
     assert!(
@@ -42,12 +69,45 @@ fn live(dev: &Dev, actor: &str) {
     );
     eventually("pause", || dev.try_plugin(&["pause", actor]).ok());
     eventually("suspend", || dev.try_plugin(&["suspend", actor]).ok());
+    // Deleted while it runs.
+    visit();
     eventually("delete", || {
         let _ = dev.try_kubectl(&["delete", "actor", actor, "--wait=false"]);
         dev.try_kubectl(&["get", "actor", actor])
             .err()
             .filter(|e| e.contains("NotFound"))
     });
+}
+
+fn ask_for_a_flat_id(dev: &Dev) {
+    let request = r#"{"actor_id": "nobody"}"#;
+    eventually("an answer by gRPC", || {
+        let asked = dev.try_grpcurl(&["-d", request], "ateapi.Control/GetActor");
+        asked.err().filter(|e| e.contains("NotFound"))
+    });
+}
+
+fn list(dev: &Dev, what: &str) {
+    eventually("a list", || dev.try_kubectl(&["get", what]).ok());
+}
+
+/// One worker more, and it goes again.
+fn scale(dev: &Dev) {
+    for replicas in [3, 2] {
+        let patch = format!(r#"{{"spec": {{"replicas": {replicas}}}}}"#);
+        eventually("the pool is changed", || {
+            dev.try_kubectl(&["patch", "workerpool", "pool", "--type=merge", "-p", &patch])
+                .ok()
+        });
+        eventually("the pool has as many workers", || {
+            let workers = dev.try_kubectl(&["get", "workers", "-o", "name"]).ok()?;
+            (workers.lines().count() == replicas).then_some(())
+        });
+    }
+}
+
+fn kill_executors(dev: &Dev) {
+    dev.processes("/ate ateom").into_iter().for_each(kill);
 }
 
 fn create(dev: &Dev, actor: &str) -> Option<()> {
@@ -92,11 +152,15 @@ fn a_crash_at_any_step_or_store_call_loses_nothing() {
     let stores = substrate::store::redis::SCRIPTS
         .iter()
         .map(|script| format!("store.{script}"));
+    let slots = lifecycle::slot::STEPS
+        .iter()
+        .map(|step| format!("slot.{}", step.name()));
     let all: Vec<_> = steps
         .chain(stores)
+        .chain(slots)
         .flat_map(|p| [format!("{p}.before"), format!("{p}.after")])
         .collect();
-    let mut passed = 0;
+    let mut missed = Vec::new();
     for (i, points) in all.chunks(TOGETHER).enumerate() {
         println!("{points:?}");
         for point in points {
@@ -106,11 +170,22 @@ fn a_crash_at_any_step_or_store_call_loses_nothing() {
             }
             arm(armed.path(), point);
         }
+        for (_, beside) in BESIDE
+            .iter()
+            .filter(|(p, _)| points.iter().any(|q| q.starts_with(p)))
+        {
+            beside(&dev);
+        }
         live(&dev, &format!("a{i}"));
         let untouched = |point: &&String| std::fs::remove_file(armed.path().join(point)).is_ok();
-        passed += points.len() - points.iter().filter(untouched).count();
+        missed.extend(points.iter().filter(untouched));
         at_rest(&dev);
     }
-    println!("{passed} of {} crash points were passed", all.len());
-    assert!(passed > 40, "only {passed} crash points were passed");
+    println!(
+        "{} of {} crash points were passed",
+        all.len() - missed.len(),
+        all.len()
+    );
+    missed.retain(|point| !BY_CHANCE.iter().any(|p| point.starts_with(p)));
+    assert!(missed.is_empty(), "never passed: {missed:?}");
 }

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 /// First pause before a restart; doubled up to the longest.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause before a restart.
-const RESTART_MOST: Duration = Duration::from_secs(5);
+const RESTART_MOST: Duration = Duration::from_secs(1);
 /// A component that ran so long starts over with the first pause.
-const STABLE: Duration = Duration::from_secs(30);
+const STABLE: Duration = Duration::from_secs(10);
 /// How long a component may take to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How often a starting component is looked at.
