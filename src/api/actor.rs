@@ -1,13 +1,17 @@
 //! Actor: a stateful session that sleeps and wakes.
 
 use super::record::OperatingMode;
+use super::validate::{Cause, rules};
+use garde::Validate;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, MicroTime, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is wanted of an actor, as policy.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate,
+)]
 #[kube(
     group = "runtime.ate.dev",
     version = "v1alpha1",
@@ -23,28 +27,42 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct ActorSpec {
     /// The template. May change only while the actor is Suspended.
+    #[garde(dive)]
     pub template_ref: TemplateRef,
     /// OnDemand: sleeps when idle, wakes on traffic. Running: kept awake. Suspended: does not wake.
     #[serde(default)]
+    #[garde(custom(may_sleep))]
     pub operating_mode: OperatingMode,
     /// Labels of the pools whose workers may run it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(inner(custom(rules::selector)))]
     pub worker_selector: Option<LabelSelector>,
     /// Fork at creation; immutable. Default: the template's golden snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported))]
     pub from: Option<ForkSource>,
     /// Overrides the template's idle times.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive)]
     pub idle: Option<ActorIdle>,
 }
 
+/// Nothing keeps an actor awake yet.
+fn may_sleep(mode: &OperatingMode, _: &()) -> garde::Result {
+    rules::ensure(*mode != OperatingMode::Running, Cause::NotSupported, || {
+        "Running is not supported by this version; use OnDemand or Suspended".to_owned()
+    })
+}
+
 /// Names a template.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 pub struct TemplateRef {
     /// Its name.
+    #[garde(custom(rules::given("name the ActorTemplate")), length(max = 253))]
     pub name: String,
     /// Its namespace; default: the actor's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(inner(custom(rules::dns_label)))]
     pub namespace: Option<String>,
 }
 
@@ -60,14 +78,16 @@ pub struct ForkSource {
 }
 
 /// Overrides of the template's idle times, as Kubernetes durations (`90s`, `15m`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct ActorIdle {
     /// Suspend after this long without activity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported), inner(custom(rules::duration)))]
     pub suspend_after: Option<String>,
     /// Pause after this long without activity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported), inner(custom(rules::duration)))]
     pub pause_after: Option<String>,
 }
 

@@ -7,6 +7,7 @@
 
 pub mod actor;
 pub mod condition;
+pub mod duration;
 pub mod names;
 pub mod pool;
 pub mod reason;

@@ -3,6 +3,8 @@
 // Columns of one kind look like repeated attributes to clippy.
 #![allow(clippy::duplicated_attributes)]
 
+use super::validate::rules;
+use garde::Validate;
 use k8s_openapi::api::core::v1::{Affinity, NodeAffinity, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -48,7 +50,9 @@ pub enum OnLeaseLoss {
 }
 
 /// A pool of warm workers, each of which runs at most one actor at a time.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize, Validate,
+)]
 #[kube(
     group = "ate.dev",
     version = "v1alpha1",
@@ -83,23 +87,29 @@ pub enum OnLeaseLoss {
 pub struct WorkerPoolSpec {
     /// How many workers there shall be.
     #[schemars(range(min = 0))]
+    #[garde(range(min = 0))]
     pub replicas: i32,
     /// Image of the executor. The installation has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
     pub ateom_image: Option<String>,
     /// What kind of sandbox the workers run.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("sandboxClass is immutable: make a new pool"))]
+    #[garde(custom(rules::unsupported))]
     pub sandbox_class: SandboxClass,
     /// What the workers' pods look like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
     pub template: Option<PoolTemplate>,
     /// Reserve: so many workers are kept free by suspending the idlest actors ahead.
     #[serde(default)]
     #[schemars(range(min = 0))]
+    #[garde(custom(rules::unsupported))]
     pub free_workers: i32,
     /// What happens to sandboxes of a node that could not renew its lease.
     #[serde(default)]
+    #[garde(custom(rules::unsupported))]
     pub on_lease_loss: OnLeaseLoss,
 }
 

@@ -1,14 +1,19 @@
 //! ActorTemplate: what an actor is made of.
 
 use super::pool::SandboxClass;
+use super::validate::{Cause, rules};
+use garde::Validate;
 use k8s_openapi::api::core::v1::{ObjectReference, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// What an actor is made of. Immutable: a changed image means a new template.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize, Validate,
+)]
 #[kube(
     group = "ate.dev",
     version = "v1alpha1",
@@ -31,146 +36,220 @@ use serde::{Deserialize, Serialize};
 pub struct ActorTemplateSpec {
     /// Image of the pause container; accepted and unused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
     pub pause_image: Option<String>,
     /// The containers; one runs as the sandbox's root.
     #[schemars(length(min = 1, max = 16))]
+    #[garde(
+        custom(rules::given("name at least one container")),
+        length(max = 16),
+        dive(Twice::among(&self.containers))
+    )]
     pub containers: Vec<Container>,
     /// Directories that survive where memory does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
+    #[garde(custom(rules::unsupported))]
     pub volumes: Vec<Volume>,
     /// Where snapshots are kept. The installation has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive)]
     pub snapshots_config: Option<SnapshotsConfig>,
     /// Shorthand for one pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(if(
+        cond = self.worker_selector.is_some(),
+        custom(rules::absent("give either workerPoolRef or workerSelector"))
+    ))]
     pub worker_pool_ref: Option<ObjectReference>,
     /// Labels of WorkerPools. Neither this nor `workerPoolRef`: pools of the class in the template's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(inner(custom(rules::selector)))]
     pub worker_selector: Option<LabelSelector>,
     /// The runtime's build, per architecture. The installation has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive)]
     pub runsc: Option<Runsc>,
     /// What kind of sandbox runs the actors.
     #[serde(default)]
+    #[garde(custom(rules::unsupported))]
     pub sandbox_class: SandboxClass,
     /// How the golden snapshot is taken.
     #[serde(default)]
+    #[garde(dive)]
     pub golden: Golden,
     /// When actors go to sleep.
     #[serde(default)]
+    #[garde(dive)]
     pub idle: Idle,
     /// What a sandbox that exits by itself leads to.
     #[serde(default)]
+    #[garde(custom(rules::unsupported))]
     pub on_exit: OnExit,
     /// Runs in the sandbox after a restore or fork, before traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported))]
     pub post_restore: Option<Hook>,
     /// How many durable snapshots are kept per actor.
     #[serde(default)]
+    #[garde(dive)]
     pub retention: Retention,
     /// Namespaces whose actors may use this template; empty: its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
+    #[garde(length(max = 256), inner(custom(rules::dns_label)))]
     pub allowed_namespaces: Vec<String>,
 }
 
+/// Names that more than one container has.
+#[derive(Debug)]
+pub struct Twice(BTreeSet<String>);
+
+impl Twice {
+    fn among(containers: &[Container]) -> Self {
+        let mut seen = BTreeSet::new();
+        let again = containers.iter().filter(|c| !seen.insert(&c.name));
+        Twice(again.map(|c| c.name.clone()).collect())
+    }
+}
+
+fn once(name: &str, twice: &Twice) -> garde::Result {
+    rules::ensure(!twice.0.contains(name), Cause::Invalid, || {
+        format!("{name:?} is there twice: give each container a name of its own")
+    })
+}
+
 /// A container of an actor.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
+#[garde(context(Twice))]
 pub struct Container {
     /// DNS label.
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
+    #[garde(custom(rules::dns_label), custom(once))]
     pub name: String,
     /// Pinned by digest: `name@sha256:...` or `oci-layout:/path@sha256:...`.
     #[schemars(length(min = 1, max = 1024), regex(pattern = r"@sha256:[0-9a-f]{64}$"))]
+    #[garde(custom(rules::image))]
     pub image: String,
     /// Overrides the image's entrypoint and command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[garde(skip)]
     pub command: Vec<String>,
     /// Arguments to the command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[garde(skip)]
     pub args: Vec<String>,
     /// Environment, as it is when the golden snapshot is taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[garde(dive(()))]
     pub env: Vec<EnvVar>,
     /// Overrides the image's working directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(prefix("/"))]
     pub working_dir: Option<String>,
     /// Ports; requests go to the one named `http`, else the first, else 80.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[garde(dive(()))]
     pub ports: Vec<ContainerPort>,
     /// Requests and limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported))]
     pub resources: Option<ResourceRequirements>,
     /// When the container can take requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive(()))]
     pub readyz: Option<Readyz>,
     /// Where volumes appear.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[garde(custom(rules::unsupported))]
     pub volume_mounts: Vec<VolumeMount>,
 }
 
 /// An environment variable: a value or where it comes from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
+#[garde(custom(one_source))]
 pub struct EnvVar {
     /// Its name.
     #[schemars(length(min = 1))]
+    #[garde(custom(env_name))]
     pub name: String,
     /// Its value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
     pub value: Option<String>,
     /// Where its value comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive)]
     pub value_from: Option<EnvVarSource>,
 }
 
+fn env_name(name: &str, _: &()) -> garde::Result {
+    let fits = !name.is_empty() && !name.contains(['=', '\0']);
+    rules::ensure(fits, Cause::Invalid, || {
+        "must not be empty or contain '='".to_owned()
+    })
+}
+
+fn one_source(env: &EnvVar, _: &()) -> garde::Result {
+    let both = env.value.is_some() && env.value_from.is_some();
+    rules::ensure(!both, Cause::Invalid, || {
+        "give either value or valueFrom".to_owned()
+    })
+}
+
 /// Where a value comes from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct EnvVarSource {
     /// A key of a Secret in the template's namespace.
+    #[garde(dive)]
     pub secret_key_ref: SecretKeyRef,
 }
 
 /// A key of a Secret.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The Secret.
+    #[garde(custom(rules::given("name the Secret")))]
     pub name: String,
     /// Its key.
+    #[garde(custom(rules::given("name a key of the Secret")))]
     pub key: String,
     /// Whether it may be missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
     pub optional: Option<bool>,
 }
 
 /// A port that a container listens on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPort {
     /// `http` is the one that requests go to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
     pub name: Option<String>,
     /// The port.
-    #[schemars(range(min = 1, max = 65535))]
+    #[garde(range(min = 1, max = 65535))]
     pub container_port: i32,
 }
 
 /// When a container can take requests.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct Readyz {
     /// Answers with 2xx or 3xx.
+    #[garde(dive)]
     pub http_get: HttpGet,
     /// How long to wait for it.
     #[serde(default = "thirty")]
-    #[schemars(range(min = 1, max = 600))]
+    #[garde(range(min = 1, max = 600))]
     pub timeout_seconds: i32,
 }
 
@@ -179,14 +258,15 @@ fn thirty() -> i32 {
 }
 
 /// An HTTP GET in the sandbox.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGet {
     /// The path, with its leading slash.
     #[serde(default = "slash")]
+    #[garde(prefix("/"))]
     pub path: String,
     /// The port.
-    #[schemars(range(min = 1, max = 65535))]
+    #[garde(range(min = 1, max = 65535))]
     pub port: i32,
 }
 
@@ -220,17 +300,20 @@ pub struct Volume {
 pub struct DurableDir {}
 
 /// Where snapshots are kept.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotsConfig {
     /// `s3://`, `gs://` or `file://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(inner(custom(rules::url(&["s3://", "gs://", "file://"]))))]
     pub location: Option<String>,
     /// What a pause keeps.
     #[serde(default)]
+    #[garde(custom(rules::unsupported))]
     pub on_pause: SnapshotScope,
     /// What a suspend keeps.
     #[serde(default)]
+    #[garde(custom(rules::unsupported))]
     pub on_commit: SnapshotScope,
 }
 
@@ -245,27 +328,32 @@ pub enum SnapshotScope {
 }
 
 /// The runtime's build, per architecture.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 pub struct Runsc {
     /// For x86-64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive)]
     pub amd64: Option<RuntimeBuild>,
     /// For 64-bit Arm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive)]
     pub arm64: Option<RuntimeBuild>,
     /// How to authenticate to where the build is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
     pub authentication: Option<RuntimeAuthentication>,
 }
 
 /// A build of the runtime.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct RuntimeBuild {
     /// `https://`, `gs://`, `s3://` or `file://`.
+    #[garde(custom(rules::url(&["https://", "gs://", "s3://", "file://"])))]
     pub url: String,
     /// 64 lower-case hex digits.
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    #[garde(custom(rules::sha256))]
     pub sha256_hash: String,
 }
 
@@ -294,33 +382,38 @@ pub enum GoldenPolicy {
 }
 
 /// How the golden snapshot is taken.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct Golden {
     /// Whether it is needed.
     #[serde(default)]
+    #[garde(skip)]
     pub policy: GoldenPolicy,
     /// How long to wait after start; default 20 where there is no readyz, else 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 3600))]
+    #[garde(range(min = 0, max = 3600))]
     pub settle_seconds: Option<i32>,
 }
 
 /// When actors go to sleep by themselves.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct Idle {
     /// Suspend after this long without activity; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported), inner(custom(rules::duration)))]
     pub suspend_after: Option<String>,
     /// Pause after this long without activity; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported), inner(custom(rules::duration)))]
     pub pause_after: Option<String>,
     /// How long requests in flight may take to finish before a suspend; default 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported), inner(custom(rules::duration)))]
     pub drain_timeout: Option<String>,
     /// Busy while it uses more CPU than this, as a quantity of cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(rules::unsupported))]
     pub cpu_below: Option<String>,
 }
 
@@ -354,12 +447,18 @@ pub struct ExecHook {
 }
 
 /// How many snapshots are kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 pub struct Retention {
     /// Durable snapshots kept per actor.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 100))]
+    #[garde(range(min = 1, max = 100), custom(newest_only))]
     pub snapshots: i32,
+}
+
+fn newest_only(snapshots: &i32, _: &()) -> garde::Result {
+    rules::ensure(*snapshots <= one(), Cause::NotSupported, || {
+        "more than 1 is not supported by this version; remove it".to_owned()
+    })
 }
 
 fn one() -> i32 {

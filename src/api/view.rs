@@ -5,6 +5,7 @@ use super::actor::{
     WorkerStatusRef,
 };
 use super::condition::{Status, condition};
+use super::duration::{Duration, DurationError};
 use super::names::{ActorKey, TemplateKey};
 use super::reason::Reason;
 use super::record::{
@@ -12,7 +13,6 @@ use super::record::{
 };
 use super::selector::{Selector, SelectorError};
 use super::time::Timestamp;
-use super::validate::{self, Duration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
 
 /// The zone of actors' host names.
@@ -275,7 +275,7 @@ pub enum SpecError {
         /// The field's path.
         field: &'static str,
         /// What is wrong with it.
-        why: validate::DurationError,
+        why: DurationError,
     },
 }
 

@@ -1,14 +1,11 @@
 //! Structural schemas: what prunes, defaults and checks objects
 //! (apiextensions-apiserver/pkg/apiserver/schema, the part that our kinds use).
 
-use crate::api::validate::{Cause, Violation};
+use crate::api::validate::{Cause, MAX_VIOLATIONS, Violation};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
-
-/// Violations that are reported of one object.
-const MAX_VIOLATIONS: usize = 50;
 
 /// A schema, compiled once.
 #[derive(Debug, Default, Deserialize)]

@@ -4,7 +4,7 @@ use super::{DEFAULT_WAIT, Doors, convert, status, status::of_store};
 use crate::api::names::is_dns_label;
 use crate::api::record::{ActorRecord, Phase, SpecRecord, StatusRecord};
 use crate::api::selector::Selector;
-use crate::api::{ActorKey, TemplateKey, Timestamp};
+use crate::api::{ActorKey, TemplateKey, Timestamp, validate, view};
 use crate::engine::Call;
 use crate::proto::ateapi::control_server::Control;
 use crate::proto::ateapi::*;
@@ -65,6 +65,16 @@ fn bad_id(id: &str) -> Status {
     ))
 }
 
+/// The rules that every edge applies.
+fn check(record: &ActorRecord) -> Result<(), Status> {
+    let (key, spec) = (&record.key, view::actor(record).spec);
+    let wrong = validate::object(&key.name, &key.namespace, &spec);
+    match wrong.first() {
+        None => Ok(()),
+        Some(violation) => Err(Status::invalid_argument(violation.to_string())),
+    }
+}
+
 fn call<T>(request: &Request<T>) -> Call {
     Call::within(deadline::of(request, DEFAULT_WAIT))
 }
@@ -112,12 +122,13 @@ impl Control for Doors {
             ));
         }
         let template = TemplateKey::new(&namespace, name);
-        self.check_template(&template)?;
         let record = new_actor(
             ActorKey::new(namespace, &id),
-            template,
+            template.clone(),
             selector(request.worker_selector),
         );
+        check(&record)?;
+        self.check_template(&template)?;
         let created = self
             .engine
             .store()
@@ -316,5 +327,32 @@ fn new_actor(key: ActorKey, template: TemplateKey, worker_selector: Selector) ->
             ..StatusRecord::default()
         },
         ..ActorRecord::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_actors_obey_the_rules_of_every_edge() {
+        let of = |namespace: &str, template: &str| {
+            let template = TemplateKey::new(namespace, template);
+            let key = ActorKey::new(namespace, "a");
+            check(&new_actor(key, template, Selector::default()))
+        };
+        assert!(of("ns", "counter").is_ok());
+        for (namespace, template, said) in [
+            (
+                "Bad_ns",
+                "counter",
+                "metadata.namespace: \"Bad_ns\" is not a DNS label",
+            ),
+            ("ns", &"a".repeat(254), "spec.templateRef.name: is too long"),
+        ] {
+            let status = of(namespace, template).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert!(status.message().starts_with(said), "{}", status.message());
+        }
     }
 }

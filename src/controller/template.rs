@@ -73,7 +73,7 @@ async fn reconcile(template: Arc<ActorTemplate>, context: Arc<Context>) -> Resul
         context: &context,
         now: Timestamp::now(),
     };
-    let wrong = validate::template(name, &template.spec);
+    let wrong = validate::object(name, namespace, &template.spec);
     if let Some(violation) = wrong.first() {
         let mut status = golden.status();
         status.phase = TemplatePhase::Failed;

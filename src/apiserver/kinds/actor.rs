@@ -176,7 +176,7 @@ fn check(object: &Value, old: Option<&Value>) -> Vec<Violation> {
         Err(violations) => return violations,
     };
     let (name, namespace) = (meta::text(object, "name"), meta::text(object, "namespace"));
-    let mut out = validate::actor(name, namespace, &spec);
+    let mut out = validate::object(name, namespace, &spec);
     if let Some(old) = old {
         let moved = object.pointer("/spec/templateRef") != old.pointer("/spec/templateRef");
         let phase = text(old, "/status/phase");

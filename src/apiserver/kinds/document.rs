@@ -31,21 +31,13 @@ pub fn actor_template(store: Arc<dyn Store>) -> Result<Registration, Registratio
     Registration::of::<ActorTemplate>(storage, rules)
 }
 
-fn check_namespace(object: &Value, out: &mut Vec<Violation>) {
-    let namespace = meta::text(object, "namespace");
-    if !crate::api::names::is_dns_label(namespace) {
-        let message = format!("{namespace:?} is not a DNS label");
-        out.push(violation("metadata.namespace", Cause::Invalid, message));
-    }
-}
-
 fn check_pool(object: &Value, old: Option<&Value>) -> Vec<Violation> {
     let spec: WorkerPoolSpec = match typed(object, "spec") {
         Ok(spec) => spec,
         Err(violations) => return violations,
     };
-    let mut out = validate::pool(meta::text(object, "name"), &spec);
-    check_namespace(object, &mut out);
+    let (name, namespace) = (meta::text(object, "name"), meta::text(object, "namespace"));
+    let mut out = validate::object(name, namespace, &spec);
     let class = |o: &Value| o.pointer("/spec/sandboxClass").cloned();
     if old.is_some_and(|old| class(old) != class(object)) {
         let message = "sandboxClass is immutable: make a new pool";
@@ -59,8 +51,8 @@ fn check_template(object: &Value, old: Option<&Value>) -> Vec<Violation> {
         Ok(spec) => spec,
         Err(violations) => return violations,
     };
-    let mut out = validate::template(meta::text(object, "name"), &spec);
-    check_namespace(object, &mut out);
+    let (name, namespace) = (meta::text(object, "name"), meta::text(object, "namespace"));
+    let mut out = validate::object(name, namespace, &spec);
     if old.is_some_and(|old| old.get("spec") != object.get("spec")) {
         let message =
             "spec is immutable: make a new template, for example with a content hash in its name";
