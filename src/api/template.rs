@@ -115,7 +115,10 @@ impl Twice {
 
 fn once(name: &str, twice: &Twice) -> garde::Result {
     rules::ensure(!twice.0.contains(name), Cause::Invalid, || {
-        format!("{name:?} is there twice: give each container a name of its own")
+        format!(
+            "{} is there twice: give each container a name of its own",
+            rules::quoted(name)
+        )
     })
 }
 

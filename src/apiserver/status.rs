@@ -88,7 +88,7 @@ pub enum ApiError {
         accepted: &'static str,
     },
     /// 422.
-    #[error("{} {:?} is invalid: {}", join(&.target.kind, &.target.group), .target.name, list(.causes))]
+    #[error("{} {:?} is invalid:{}", join(&.target.kind, &.target.group), .target.name, list(.causes))]
     Invalid {
         /// Which object.
         target: Target,
@@ -120,11 +120,11 @@ pub enum ApiError {
     Timeout(String),
 }
 
+/// One on the same line, several on lines of their own, as kubectl lists causes.
 fn list(causes: &[Violation]) -> String {
-    let all: Vec<_> = causes.iter().map(ToString::to_string).collect();
-    match all.as_slice() {
-        [one] => one.clone(),
-        all => format!("[{}]", all.join(", ")),
+    match causes {
+        [one] => format!(" {one}"),
+        all => all.iter().map(|cause| format!("\n* {cause}")).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use super::registration::Registration;
 use super::status::ApiError;
 use super::storage::{ObjectKey, Part, StorageError, Written};
 use crate::api::names::ResourceVersion;
-use crate::api::validate::{Cause, Violation};
+use crate::api::validate::{Cause, MAX_VIOLATIONS, Violation};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
@@ -80,17 +80,32 @@ fn admit(
     })
 }
 
-/// Schema first; the kind's own rules only see objects that fit it.
+/// What the schema and the kind's rules say. Where both speak of a field the rules do: they name the fix.
+fn violations(
+    registration: &Registration,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Vec<Violation> {
+    let mut all = registration.schema.check(object);
+    if all.is_empty() {
+        (registration.rules.normalize)(object);
+        return (registration.rules.validate)(object, old);
+    }
+    let mut ruled = (registration.rules.validate)(object, old);
+    // Rules that speak of the spec as a whole could not read it; the schema says where.
+    ruled.retain(|v| v.field.contains('.'));
+    all.retain(|v| !ruled.iter().any(|r| r.field == v.field));
+    all.extend(ruled);
+    all.truncate(MAX_VIOLATIONS);
+    all
+}
+
 fn check(
     registration: &Registration,
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), ApiError> {
-    let mut causes = registration.schema.check(object);
-    if causes.is_empty() {
-        (registration.rules.normalize)(object);
-        causes = (registration.rules.validate)(object, old);
-    }
+    let mut causes = violations(registration, object, old);
     for cause in meta::check(object, old) {
         if !causes.iter().any(|c| c.field == cause.field) {
             causes.push(cause);

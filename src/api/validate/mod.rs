@@ -10,6 +10,7 @@ mod words;
 
 use garde::Validate;
 use garde::i18n::with_i18n;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Violations that are reported of one object.
@@ -114,7 +115,16 @@ fn violations(report: &garde::Report) -> Vec<Violation> {
             message,
         }
     };
-    report.iter().take(MAX_VIOLATIONS).map(of).collect()
+    let mut all: Vec<_> = report.iter().map(of).collect();
+    // Whoever has to remove a field need not read what else is wrong with its value.
+    let removed: BTreeSet<_> = all
+        .iter()
+        .filter(|v| v.cause == Cause::NotSupported)
+        .map(|v| v.field.clone())
+        .collect();
+    all.retain(|v| v.cause == Cause::NotSupported || !removed.contains(&v.field));
+    all.truncate(MAX_VIOLATIONS);
+    all
 }
 
 /// A path as users write it. garde knows the names in Rust only (0.23 reads `rename` and does nothing with it); all

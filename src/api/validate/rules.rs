@@ -7,15 +7,20 @@ use crate::api::selector::Selector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 const DIGEST_CHARS: usize = 64;
+/// Characters of a user's text that a message repeats.
+const MAX_QUOTED: usize = 80;
+const LABEL: &str =
+    "use at most 63 lower-case letters, digits and '-', starting and ending with a letter or digit";
 /// The longest image reference.
 const MAX_IMAGE: usize = 1024;
 
 /// DNS label (RFC 1123).
 pub fn dns_label<C>(value: &str, _: &C) -> garde::Result {
+    ensure(!value.is_empty(), Cause::Required, || {
+        format!("must not be empty: {LABEL}")
+    })?;
     ensure(is_dns_label(value), Cause::Invalid, || {
-        format!(
-            "{value:?} is not a DNS label: use at most 63 lower-case letters, digits and '-', starting and ending with a letter or digit"
-        )
+        format!("{} is not a DNS label: {LABEL}", quoted(value))
     })
 }
 
@@ -63,14 +68,17 @@ pub fn image<C>(value: &str, _: &C) -> garde::Result {
         .rsplit_once("@sha256:")
         .is_some_and(|(name, digest)| !name.is_empty() && is_digest(digest));
     ensure(pinned, Cause::Invalid, || {
-        format!("{value:?} is not pinned by digest: write it as NAME@sha256:DIGEST")
+        format!(
+            "{} is not pinned by digest: write it as NAME@sha256:DIGEST",
+            quoted(value)
+        )
     })
 }
 
 /// The sha256 sum of a file, as `sha256sum` prints it.
 pub fn sha256<C>(value: &str, _: &C) -> garde::Result {
     ensure(is_digest(value), Cause::Invalid, || {
-        "must be 64 lower-case hex digits: sha256sum runsc".to_owned()
+        "must be 64 lower-case hex digits, as sha256sum prints them".to_owned()
     })
 }
 
@@ -94,6 +102,14 @@ pub fn duration<C>(value: &str, _: &C) -> garde::Result {
     match value.parse::<Duration>() {
         Ok(_) => Ok(()),
         Err(why) => Err(Cause::Invalid.error(why)),
+    }
+}
+
+/// A user's text as messages repeat it: on one line, and not longer than one reads.
+pub fn quoted(value: &str) -> String {
+    match value.char_indices().nth(MAX_QUOTED) {
+        None => format!("{value:?}"),
+        Some((end, _)) => format!("{:?}...", &value[..end]),
     }
 }
 
@@ -133,6 +149,13 @@ mod tests {
         ] {
             assert_eq!(said(image(bad, &())).unwrap().0, cause, "{bad}");
         }
+    }
+
+    #[test]
+    fn long_texts_are_cut_where_a_character_ends() {
+        assert_eq!(quoted("a\nb"), "\"a\\nb\"");
+        let cut = quoted(&"é".repeat(MAX_QUOTED + 1));
+        assert_eq!(cut, format!("\"{}\"...", "é".repeat(MAX_QUOTED)));
     }
 
     #[test]

@@ -70,11 +70,18 @@ fn good_objects_pass() {
 #[test]
 fn names_and_namespaces_of_every_kind_are_labels() {
     let spec: WorkerPoolSpec = serde_json::from_value(json!({"replicas": 1})).unwrap();
-    let fields: Vec<_> = object("A", "-b", &spec)
+    let fields: Vec<_> = object("A", "", &spec)
         .into_iter()
-        .map(|v| v.field)
+        .map(|v| (v.field, v.cause))
         .collect();
-    assert_eq!(fields, ["metadata.name", "metadata.namespace"]);
+    let of = |field: &str, cause| (field.to_owned(), cause);
+    assert_eq!(
+        fields,
+        [
+            of("metadata.name", Cause::Invalid),
+            of("metadata.namespace", Cause::Required)
+        ]
+    );
 }
 
 #[test]
@@ -433,4 +440,18 @@ fn every_path_is_there_in_what_the_user_wrote() {
     for path in paths {
         assert!(at(&object, &path).is_some(), "{path}");
     }
+}
+
+#[test]
+fn what_must_be_removed_is_said_once() {
+    let idle = json!({"idle": {"suspendAfter": "soon", "drainTimeout": "soon"}});
+    let all = check::<ActorTemplateSpec>(&template(&idle));
+    let fields: Vec<_> = all.iter().map(|v| (v.field.as_str(), v.cause)).collect();
+    assert_eq!(
+        fields,
+        [
+            ("spec.idle.drainTimeout", Cause::NotSupported),
+            ("spec.idle.suspendAfter", Cause::NotSupported)
+        ]
+    );
 }

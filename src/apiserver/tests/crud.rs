@@ -261,7 +261,7 @@ async fn patches() {
         .fails(422, "Invalid", "immutable");
     h.merge(&uri, &json!({"spec": {"replicas": -1}}))
         .await
-        .fails(422, "Invalid", "spec.replicas: -1 should be greater");
+        .fails(422, "Invalid", "spec.replicas: must be 0 or more");
     h.merge(&uri, &json!({"spec": {"sandboxClass": "criu"}}))
         .await
         .fails(422, "Invalid", "immutable");

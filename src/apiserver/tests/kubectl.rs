@@ -88,6 +88,20 @@ fn squeeze(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Objects with much wrong, and what kubectl says of them.
+const BAD: &str = include_str!("refusals.yaml");
+const REFUSED: &str = include_str!("refusals.txt");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_read_well() {
+    let k = Kubectl::new().await;
+    let file = k.file(BAD);
+    let (good, said) = k.try_run(&["apply", "-f", &file]).await;
+    assert!(!good);
+    let from = format!("Error from server (Invalid): error when creating {file:?}: ");
+    assert_eq!(said.replace(&from, ""), REFUSED);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn apply_get_change_delete() {
     let k = Kubectl::new().await;
