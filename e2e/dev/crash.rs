@@ -14,8 +14,11 @@ const AFTER_CRASH: &[(&str, &str)] = &[
     ("Stop", "engine.Commit.before"),
 ];
 
-/// What must happen beside an actor's life for a point to be passed.
-const BESIDE: &[(&str, fn(&Dev))] = &[
+/// Something that happens beside an actor's life.
+type Beside = fn(&Dev);
+
+/// What must happen for a point to be passed.
+const BESIDE: &[(&str, Beside)] = &[
     ("store.get_flat", ask_for_a_flat_id),
     ("store.list", |dev| list(dev, "actors")),
     ("store.get_document", |dev| list(dev, "workerpool/pool")),
