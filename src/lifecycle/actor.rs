@@ -41,6 +41,8 @@ pub struct Progress {
     pub sandbox: Observed<Sandbox>,
     /// Whether the snapshot of this transition is complete. Absent in a fresh operation.
     pub saved: Observed<SnapshotRecord>,
+    /// That snapshot is on its node only, although it was to be published.
+    pub kept: bool,
     /// Why the operation cannot reach its goal, once it cannot.
     pub failure: Option<(Reason, String)>,
     /// The worker's node did not renew its lease: what it ran is fenced off.
@@ -71,6 +73,7 @@ impl Progress {
             inherited: false,
             sandbox,
             saved: Observed::Absent,
+            kept: false,
             failure: None,
             node_lost: false,
             held_back: false,
@@ -93,6 +96,7 @@ impl Progress {
             inherited: false,
             sandbox,
             saved: Observed::Unknown,
+            kept: false,
             failure: None,
             node_lost: false,
             held_back: false,
@@ -110,6 +114,8 @@ pub enum Outcome {
     Suspended(SnapshotRecord),
     /// It is asleep with a new snapshot on its node.
     Paused(SnapshotRecord),
+    /// It is asleep with a new snapshot on its node, which could not be published.
+    Kept(SnapshotRecord),
     /// It is asleep as before: it could not be started, or was not wanted any more.
     AsBefore,
     /// It goes on running: it could not be saved.
@@ -198,7 +204,7 @@ fn saving(actor: &ActorRecord, progress: &Progress) -> Step {
         return match (&progress.claim, &progress.sandbox) {
             (Observed::Known(_), Observed::Unknown) if !progress.node_lost => Step::Observe,
             (Observed::Known(_), Observed::Known(_)) if !progress.node_lost => Step::Stop,
-            _ => Step::Commit(saved(actor, snapshot.clone())),
+            _ => Step::Commit(saved(actor, progress, snapshot.clone())),
         };
     }
     if progress.claim == Observed::Absent {
@@ -245,8 +251,9 @@ fn loss(progress: &Progress) -> Reason {
         .map_or(Reason::SandboxLost, |(reason, _)| *reason)
 }
 
-fn saved(actor: &ActorRecord, snapshot: SnapshotRecord) -> Outcome {
+fn saved(actor: &ActorRecord, progress: &Progress, snapshot: SnapshotRecord) -> Outcome {
     match actor.header.phase {
+        Phase::Suspending if progress.kept => Outcome::Kept(snapshot),
         Phase::Pausing => Outcome::Paused(snapshot),
         Phase::Suspending | Phase::Suspended | Phase::Resuming | Phase::Running | Phase::Paused => {
             Outcome::Suspended(snapshot)
@@ -303,19 +310,12 @@ pub fn conclude(
             next.status.failure = None;
         }
         Outcome::Paused(snapshot) => {
-            let node = actor
-                .status
-                .assignment
-                .as_ref()
-                .map(|a| a.node.clone())
-                .unwrap_or_default();
-            asleep(&mut next, Phase::Paused);
-            next.status.local = Some(LocalSnapshotRecord {
-                snapshot: snapshot.clone(),
-                node,
-            });
-            next.status.rolled_back = None;
+            paused(&mut next, snapshot);
             next.status.failure = None;
+        }
+        Outcome::Kept(snapshot) => {
+            paused(&mut next, snapshot);
+            next.status.failure = failure(actor, progress, now);
         }
         Outcome::AsBefore => {
             let phase = if actor.status.local.is_some() {
@@ -334,6 +334,17 @@ pub fn conclude(
         Outcome::RolledBack(reason) => roll_back(&mut next, progress, *reason, now),
     }
     next
+}
+
+fn paused(next: &mut ActorRecord, snapshot: &SnapshotRecord) {
+    let assignment = next.status.assignment.as_ref();
+    let node = assignment.map(|a| a.node.clone()).unwrap_or_default();
+    asleep(next, Phase::Paused);
+    next.status.local = Some(LocalSnapshotRecord {
+        snapshot: snapshot.clone(),
+        node,
+    });
+    next.status.rolled_back = None;
 }
 
 fn asleep(next: &mut ActorRecord, phase: Phase) {
@@ -397,7 +408,8 @@ fn failure(
         .map_or(0, |f| f.count)
         + 1;
     let pause = match reason {
-        Reason::NoFreeWorkers => 0,
+        // Only a wake is held back, and this says nothing against one.
+        Reason::NoFreeWorkers | Reason::CheckpointFailed => 0,
         _ => (BACKOFF_FIRST_MS << count.saturating_sub(1).min(10)).min(BACKOFF_MOST_MS),
     };
     let retry_at = now + std::time::Duration::from_millis(pause);

@@ -139,9 +139,10 @@ impl Operation {
             u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let durability = match outcome {
             Outcome::Running | Outcome::GoesOn | Outcome::AsBefore => Durability::Memory,
-            Outcome::Suspended(_) | Outcome::Paused(_) | Outcome::RolledBack(_) => {
-                Durability::Fsync
-            }
+            Outcome::Suspended(_)
+            | Outcome::Paused(_)
+            | Outcome::Kept(_)
+            | Outcome::RolledBack(_) => Durability::Fsync,
         };
         self.record = self
             .engine

@@ -154,10 +154,48 @@ impl Operation {
             .await
         {
             Ok(found) if found.exists => self.saved(found.bytes, false),
-            Ok(_) => self.progress.saved = Observed::Absent,
+            Ok(_) if local => self.progress.saved = Observed::Absent,
+            Ok(_) => self.find_kept(&node, true).await?,
             Err(e) => {
                 tracing::warn!(actor = %self.record.key, error = %e, "cannot look for the snapshot");
-                tokio::time::sleep(ASK_AGAIN * 5).await;
+                if !local {
+                    self.find_kept(&node, false).await?;
+                }
+            }
+        }
+        if self.progress.saved == Observed::Unknown {
+            tokio::time::sleep(ASK_AGAIN * 5).await;
+        }
+        Ok(())
+    }
+
+    /// Looks whether the node that was to publish the snapshot still has it. `unpublished`: it is the only one, if so.
+    async fn find_kept(&mut self, node: &str, unpublished: bool) -> Result<(), DriveError> {
+        let request = wire::DescribeSnapshotRequest {
+            snapshot: Some(self.snapshot_ref(self.record.snapshot_in_progress(), true)),
+        };
+        let answer = match self.address_of(node).await {
+            Ok(address) => {
+                let nodes = &self.engine.nodes;
+                nodes
+                    .describe_snapshot(&address, request, SHORT_LIMIT)
+                    .await
+            }
+            Err(e) => Err(e),
+        };
+        match answer {
+            Ok(found) if found.exists => {
+                self.saved(found.bytes, false);
+                self.progress.kept = true;
+            }
+            Ok(_) if unpublished => self.progress.saved = Observed::Absent,
+            Ok(_) => {}
+            Err(e) => {
+                tracing::warn!(actor = %self.record.key, node, error = %e, "cannot look for the snapshot on its node");
+                let directory = &self.engine.directory;
+                if unpublished && directory.is_lost(&*self.engine.store, node).await? {
+                    self.progress.saved = Observed::Absent;
+                }
             }
         }
         Ok(())

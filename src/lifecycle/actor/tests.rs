@@ -86,7 +86,7 @@ fn every_progress() -> Vec<Progress> {
         for sandbox in &sandboxes {
             for saved in &saved {
                 for failure in &failures {
-                    for bits in 0..16 {
+                    for bits in 0..32 {
                         all.push(Progress {
                             claim: claim.clone(),
                             sandbox: sandbox.clone(),
@@ -96,6 +96,7 @@ fn every_progress() -> Vec<Progress> {
                             node_lost: bits & 2 != 0,
                             held_back: bits & 4 != 0,
                             superseded: bits & 8 != 0,
+                            kept: bits & 16 != 0,
                         });
                     }
                 }
@@ -198,7 +199,7 @@ fn sleeps_only_when_the_snapshot_is_complete_and_the_slot_clean_or_lost() {
         |step| {
             matches!(
                 step,
-                Step::Commit(Outcome::Suspended(_) | Outcome::Paused(_))
+                Step::Commit(Outcome::Suspended(_) | Outcome::Paused(_) | Outcome::Kept(_))
             )
         },
         |_, p| {
@@ -213,6 +214,24 @@ fn sleeps_only_when_the_snapshot_is_complete_and_the_slot_clean_or_lost() {
                 || p.node_lost && p.claim == Observed::Absent
         },
     );
+}
+
+#[test]
+fn what_is_on_its_node_only_is_never_called_suspended() {
+    whenever(
+        |step| matches!(step, Step::Commit(Outcome::Suspended(_))),
+        |_, p| !p.kept,
+    );
+    let record = actor(Phase::Suspending, Desired::Suspended);
+    let progress = Progress {
+        failure: Some((Reason::CheckpointFailed, "no such bucket".into())),
+        ..Progress::taken_over(&record)
+    };
+    let next = conclude(&record, &progress, &Outcome::Kept(snapshot(7)), NOW);
+    assert_eq!(next.header.phase, Phase::Paused);
+    let failure = next.status.failure.unwrap();
+    assert_eq!(failure.message, "no such bucket");
+    assert_eq!(failure.retry_at, NOW, "it may wake at once");
 }
 
 #[test]
@@ -312,7 +331,7 @@ fn every_end_keeps_the_newest_snapshot_that_there_is() {
         let before = &actor.status;
         match outcome {
             Outcome::Suspended(s) => assert_eq!((next.durable, next.local), (Some(s), None)),
-            Outcome::Paused(s) => {
+            Outcome::Paused(s) | Outcome::Kept(s) => {
                 assert_eq!(next.durable, before.durable);
                 assert_eq!(next.local.map(|l| l.snapshot), Some(s));
             }
