@@ -2,3 +2,4 @@
 
 mod dev;
 mod layers;
+mod parts;

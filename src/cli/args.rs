@@ -1,6 +1,7 @@
 //! Arguments that several subcommands share.
 
 use crate::rpc::{Tls, TlsFiles};
+use crate::snapshot::S3Config;
 use crate::store::redis::{RedisStore, StoreOptions};
 use anyhow::Context;
 use clap::Args;
@@ -82,6 +83,43 @@ pub(super) struct KubeArgs {
     /// Kubeconfig; default: what KUBECONFIG or the pod's service account say
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// How S3 is reached. Keys are no arguments: everybody on the machine can read those.
+#[derive(Args, Clone, Debug)]
+#[command(
+    next_help_heading = "Snapshots at s3:// (keys and region: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, or the AWS profile)"
+)]
+pub(super) struct S3Args {
+    /// S3 server other than AWS's own: https://HOST:PORT, or http:// on this machine
+    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
+    pub s3_endpoint: Option<String>,
+    /// CA certificates of the S3 server, PEM; default: the system's
+    #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE")]
+    pub s3_ca: Option<PathBuf>,
+}
+
+impl S3Args {
+    /// As AWS's tools do, what is set to nothing counts as not set.
+    pub(super) fn without_empty(self) -> Self {
+        S3Args {
+            s3_endpoint: self.s3_endpoint.filter(|url| !url.is_empty()),
+            s3_ca: self.s3_ca.filter(|file| !file.as_os_str().is_empty()),
+        }
+    }
+
+    pub(super) fn config(&self) -> anyhow::Result<S3Config> {
+        let read = |file: &PathBuf| {
+            std::fs::read(file).with_context(|| format!("cannot read --s3-ca {}", file.display()))
+        };
+        let config = S3Config {
+            endpoint: self.s3_endpoint.clone(),
+            ca: self.s3_ca.as_ref().map(read).transpose()?,
+            ..S3Config::default()
+        };
+        config.check()?;
+        Ok(config)
+    }
 }
 
 /// How actors are moved.

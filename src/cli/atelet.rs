@@ -1,11 +1,10 @@
 //! `ate atelet`.
 
-use super::args::{KubeArgs, TlsArgs};
+use super::args::{KubeArgs, S3Args, TlsArgs};
 use super::{block_on, stop};
 use crate::kube::{Catalog, ReflectedCatalog};
 use crate::network::Cidr;
 use crate::node::atelet::{self, PoolSlots};
-use crate::snapshot::S3Config;
 use crate::telemetry::{self, Format};
 use anyhow::Context;
 use std::net::SocketAddr;
@@ -59,12 +58,15 @@ pub(super) struct Args {
     kube: KubeArgs,
     #[command(flatten)]
     tls: TlsArgs,
+    #[command(flatten)]
+    s3: S3Args,
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("atelet", Format::Text);
     block_on(async {
         let stop = stop::on_signal()?;
+        let s3 = args.s3.without_empty().config()?;
         let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;
         let catalog = ReflectedCatalog::start(&client, &stop);
         let listener = TcpListener::bind(args.listen)
@@ -82,7 +84,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             allowed_runtimes: args.allowed_runtimes.into_iter().collect(),
             allow_runsc_on_path: true,
             cache_bytes: args.cache_bytes,
-            s3: S3Config::default(),
+            s3,
             network_name: args.network_name,
             network: args.subnet,
             refused: vec![],

@@ -1,5 +1,6 @@
 //! `ate dev`.
 
+use super::args::S3Args;
 use super::{block_on, stop};
 use crate::dev;
 use crate::telemetry::{self, Format};
@@ -29,12 +30,17 @@ pub(super) struct Args {
     /// How long an operation owns an actor without renewing, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     operation_lease: u64,
+    #[command(flatten)]
+    s3: S3Args,
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("dev", Format::Text);
     block_on(async {
         let stop = stop::on_signal()?;
+        let s3 = args.s3.without_empty();
+        // What the node agent would stumble over is said before anything is started.
+        s3.config()?;
         let options = dev::Options {
             dir: args.dir,
             run_dir: args.run_dir,
@@ -43,6 +49,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             subnet: args.subnet,
             node_lease: args.node_lease,
             operation_lease: args.operation_lease,
+            s3_endpoint: s3.s3_endpoint,
+            s3_ca: s3.s3_ca,
         };
         Ok(dev::run(options, stop).await?)
     })

@@ -29,6 +29,9 @@ const MAX_LOG: u64 = 16 << 20;
 /// How much of a log is shown.
 const LAST_WORDS: usize = 300;
 
+/// How the variables begin that hold keys to S3.
+const S3_VARIABLES: &str = "AWS_";
+
 /// How to see that a component is up.
 pub(super) enum Probe {
     /// It accepts connections there.
@@ -46,6 +49,8 @@ pub(super) struct Component {
     pub(super) args: Vec<String>,
     pub(super) log: PathBuf,
     pub(super) up: Probe,
+    /// It gets the keys to S3 that we were given: `AWS_*` of our environment.
+    pub(super) reaches_s3: bool,
 }
 
 /// A component with its supervisor.
@@ -147,6 +152,13 @@ fn spawn(component: &Component) -> std::io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
+    if !component.reaches_s3 {
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(S3_VARIABLES.as_bytes()) {
+                command.env_remove(name);
+            }
+        }
+    }
     command.process_group(0).kill_on_drop(true);
     // SAFETY: prctl is async-signal-safe and touches nothing of the parent's memory.
     unsafe {

@@ -141,6 +141,7 @@ impl Layout {
                 .collect(),
             log: self.log("valkey"),
             up: Probe::Unix(socket),
+            reaches_s3: false,
         })
     }
 }

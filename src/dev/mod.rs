@@ -37,6 +37,10 @@ pub struct Options {
     pub node_lease: u64,
     /// Seconds.
     pub operation_lease: u64,
+    /// The S3 server, where it is not AWS's own.
+    pub s3_endpoint: Option<String>,
+    /// Certificates to trust for S3, where it is not the system's.
+    pub s3_ca: Option<PathBuf>,
 }
 
 /// Why `ate dev` cannot run; each names what to do.
@@ -145,6 +149,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
             .collect(),
         log: layout.log(name),
         up,
+        reaches_s3: name == "atelet",
     };
     let store = || ["--store".to_owned(), layout.store_url()];
     let kube = || ["--kubeconfig".to_owned(), text(layout.kubeconfig())];
@@ -193,6 +198,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                     ("--subnet", options.subnet.clone()),
                     ("--network-name", format!("ate{}", options.api.port())),
                 ]),
+                options.s3_args(),
                 kube().to_vec(),
             ]),
         ),
@@ -213,6 +219,16 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
 }
 
 impl Options {
+    /// Where S3 is; its keys go by the environment.
+    fn s3_args(&self) -> Vec<String> {
+        let ca = self.s3_ca.as_ref().map(|file| file.display().to_string());
+        [("--s3-endpoint", self.s3_endpoint.clone()), ("--s3-ca", ca)]
+            .into_iter()
+            .filter_map(|(flag, value)| Some([flag.to_owned(), value?]))
+            .flatten()
+            .collect()
+    }
+
     fn grpc(&self) -> SocketAddr {
         SocketAddr::new(self.api.ip(), self.api.port() + 1)
     }

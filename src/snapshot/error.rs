@@ -7,7 +7,7 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why an operation on a snapshot, a store or the cache failed.
 ///
-/// *Retry*: `Unavailable`, `Io`. *The user's input*: `BadLocation`, `BadId`, `BadImage`, `TooLarge`. *Not allowed*:
+/// *Retry*: `Unavailable`, `Io`. *The user's input*: `BadLocation`, `BadEndpoint`, `BadCa`, `BadId`, `BadImage`, `TooLarge`. *Not allowed*:
 /// `NotAllowed`. *Gone*: `NotFound`, `NoObject`. *The data cannot be used, now or later*: `Damaged`, `Unsupported`.
 /// *Lost a race, or a repeated call*: `AlreadyExists`. *Bug*: `Bug`.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,22 @@ pub enum SnapshotError {
         /// What was given.
         location: String,
         /// What to do about it.
+        reason: String,
+    },
+    /// The S3 server's URL is not one that we can use.
+    #[error("S3 endpoint {endpoint:?} cannot be used: {reason}")]
+    BadEndpoint {
+        /// What was given.
+        endpoint: String,
+        /// What to do about it.
+        reason: String,
+    },
+    /// The certificates to trust for S3 cannot be used.
+    #[error(
+        "the certificates to trust for S3 cannot be used: {reason}; write a file of CA certificates in PEM"
+    )]
+    BadCa {
+        /// What is wrong with them.
         reason: String,
     },
     /// The id is not made of letters, digits, `.`, `_`, `-`.

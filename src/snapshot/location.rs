@@ -34,18 +34,33 @@ impl fmt::Debug for S3Credentials {
     }
 }
 
-/// How S3 is reached. What is left out comes from AWS's usual places: `AWS_ENDPOINT_URL_S3`, `AWS_REGION`,
+/// How S3 is reached. What is left out comes from AWS's usual places: `AWS_ENDPOINT_URL`, `AWS_REGION`,
 /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and so on, the profile, the pod's or the machine's role.
 #[derive(Clone, Debug, Default)]
 pub struct S3Config {
-    /// URL of a server other than AWS's own.
+    /// URL of a server other than AWS's own; `http://` only to this machine.
     pub endpoint: Option<String>,
+    /// Certificates (PEM) that the server's must be signed by, in place of the system's.
+    pub ca: Option<Vec<u8>>,
     /// Region to sign for.
     pub region: Option<String>,
     /// Bucket in the path rather than in the host name; always so with an endpoint of one's own.
     pub path_style: bool,
     /// Keys; otherwise AWS's chain of providers.
     pub credentials: Option<S3Credentials>,
+}
+
+impl S3Config {
+    /// Whether S3 can be reached like this at all. Nothing is asked of the server.
+    ///
+    /// # Errors
+    /// `BadEndpoint` or `BadCa`, which say what to change.
+    pub fn check(&self) -> Result<()> {
+        if let Some(endpoint) = &self.endpoint {
+            super::endpoint::check(endpoint)?;
+        }
+        self.ca.as_deref().map_or(Ok(()), super::endpoint::check_ca)
+    }
 }
 
 /// A place for snapshots: a store and the keys' prefix in it.
@@ -109,7 +124,7 @@ impl Stores {
                     Some(store) => store.clone(),
                     None => {
                         let store: Arc<dyn ObjectStore> =
-                            Arc::new(S3Store::new(bucket, &self.s3).await);
+                            Arc::new(S3Store::new(bucket, &self.s3).await?);
                         open.insert(bucket.to_owned(), store.clone());
                         store
                     }

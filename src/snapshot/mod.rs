@@ -14,6 +14,7 @@
 mod cache;
 mod codec;
 mod delete;
+mod endpoint;
 mod error;
 mod fetch;
 mod file_store;
@@ -26,6 +27,9 @@ mod s3_store;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[path = "../../e2e/parts/versitygw.rs"]
+mod versitygw;
 
 pub use cache::{LocalCache, Pin};
 pub use delete::{Listing, delete, list};

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, ResponseChecksumValidation};
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, ResponseChecksumValidation, SharedHttpClient,
+};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
@@ -50,19 +52,18 @@ pub struct S3Store {
 impl S3Store {
     /// The store in `bucket`. Credentials and region that `config` leaves out come from AWS's usual places (environment,
     /// profile, web identity, instance). Nothing is asked of the server yet.
-    pub async fn new(bucket: &str, config: &S3Config) -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(
-                tls::rustls_provider::CryptoMode::Ring,
-            ))
-            .build_https();
+    ///
+    /// # Errors
+    /// `BadEndpoint` or `BadCa`, wherever they come from.
+    pub async fn new(bucket: &str, config: &S3Config) -> Result<Self> {
+        config.check()?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .operation_timeout(OPERATION_TIMEOUT)
             .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http)
+            .http_client(http_client(config)?)
             .timeout_config(timeouts)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
         if let Some(region) = &config.region {
@@ -83,18 +84,22 @@ impl S3Store {
             loader = loader.endpoint_url(endpoint);
         }
         let shared = loader.load().await;
-        let path_style = config.path_style || shared.endpoint_url().is_some();
+        let endpoint = shared.endpoint_url().map(str::to_owned);
+        endpoint.as_deref().map_or(Ok(()), super::endpoint::check)?;
+        let path_style = config.path_style || endpoint.is_some();
         // What is read is held against the manifest's own sums, which also say which file is damaged.
         let mut s3 = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(path_style)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        // Again: one that was not looked at shall not take its place.
+        s3.set_endpoint_url(endpoint);
         if shared.region().is_none() {
             s3 = s3.region(Region::new(DEFAULT_REGION));
         }
-        Self {
+        Ok(Self {
             client: Client::from_conf(s3.build()),
             bucket: bucket.to_owned(),
-        }
+        })
     }
 
     /// The client, for what this room does not do (a test makes its bucket).
@@ -120,7 +125,8 @@ impl S3Store {
         match (status, code.as_str()) {
             (_, "NoSuchBucket") => SnapshotError::BadLocation {
                 location: store,
-                reason: "there is no such bucket; create it or name another".to_owned(),
+                reason: "there is no such bucket; create it, or name another in spec.snapshotsConfig.location"
+                    .to_owned(),
             },
             (Some(404), _) => SnapshotError::NoObject {
                 key: key.to_owned(),
@@ -193,6 +199,21 @@ impl S3Store {
         let sent = request.multipart_upload(parts.build()).send().await;
         sent.map(drop).map_err(|e| self.failed("writing", key, e))
     }
+}
+
+/// TLS by rustls, trusting the configured certificates or the system's (`SSL_CERT_FILE` names others).
+fn http_client(config: &S3Config) -> Result<SharedHttpClient> {
+    let mut trusted = tls::TrustStore::default();
+    if let Some(ca) = &config.ca {
+        trusted = tls::TrustStore::empty().with_pem_certificate(ca.clone());
+    }
+    let context = tls::TlsContext::builder().with_trust_store(trusted).build();
+    let context = context.map_err(|e| super::endpoint::bad_ca(&e.to_string()))?;
+    let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(provider)
+        .tls_context(context)
+        .build_https())
 }
 
 #[async_trait]

@@ -1,17 +1,12 @@
 //! What the tests of this room share: both stores, a real S3 server, images.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::versitygw::Versitygw;
 use super::*;
-
-/// How long the S3 server may take to answer.
-const SERVER_START: Duration = Duration::from_secs(30);
 
 /// A store and what keeps it alive.
 pub struct UnderTest {
@@ -19,7 +14,7 @@ pub struct UnderTest {
     /// The directory in which the objects lie as files, for tests that damage them.
     pub files: std::path::PathBuf,
     _dir: TempDir,
-    _server: Option<Server>,
+    _server: Option<Versitygw>,
 }
 
 impl UnderTest {
@@ -28,18 +23,6 @@ impl UnderTest {
             store: self.store.clone(),
             prefix: prefix.to_owned(),
         }
-    }
-}
-
-pub struct Server {
-    child: Child,
-    pub config: S3Config,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 
@@ -60,8 +43,8 @@ pub fn file_store() -> UnderTest {
 
 pub async fn s3_store() -> UnderTest {
     let dir = tempfile::tempdir().unwrap();
-    let server = serve(dir.path()).await;
-    let store = S3Store::new("snapshots", &server.config).await;
+    let server = Versitygw::start(dir.path(), None);
+    let store = S3Store::new("snapshots", &config(&server)).await.unwrap();
     let bucket = store.client().create_bucket().bucket("snapshots");
     bucket.send().await.unwrap();
     UnderTest {
@@ -72,42 +55,19 @@ pub async fn s3_store() -> UnderTest {
     }
 }
 
-/// A versitygw over `dir`.
-pub async fn serve(dir: &Path) -> Server {
-    // The port may be taken between our asking for it and the server's binding it: then try another.
-    for _ in 0..5 {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = port.local_addr().unwrap();
-        drop(port);
-        let child = Command::new("versitygw")
-            .args(["--port", &addr.to_string(), "posix"])
-            .arg(dir)
-            .env("ROOT_ACCESS_KEY", "test")
-            .env("ROOT_SECRET_KEY", "test-secret")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("versitygw is on PATH");
-        let config = S3Config {
-            endpoint: Some(format!("http://{addr}")),
-            region: Some("us-east-1".into()),
-            path_style: true,
-            credentials: Some(S3Credentials {
-                access_key_id: "test".into(),
-                secret_access_key: "test-secret".into(),
-                session_token: None,
-            }),
-        };
-        let mut server = Server { child, config };
-        let until = Instant::now() + SERVER_START;
-        while server.child.try_wait().unwrap().is_none() && Instant::now() < until {
-            if tokio::net::TcpStream::connect(addr).await.is_ok() {
-                return server;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+/// How a client reaches it.
+pub fn config(server: &Versitygw) -> S3Config {
+    S3Config {
+        endpoint: Some(server.url()),
+        ca: None,
+        region: Some("us-east-1".into()),
+        path_style: true,
+        credentials: Some(S3Credentials {
+            access_key_id: versitygw::ACCESS_KEY.into(),
+            secret_access_key: versitygw::SECRET_KEY.into(),
+            session_token: None,
+        }),
     }
-    panic!("versitygw does not answer");
 }
 
 pub fn meta(actor: &str) -> Meta {

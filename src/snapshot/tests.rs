@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use super::objects::{Body, Page};
 use super::testing::{UnderTest, contents, file_store, image, meta, stores, tree};
+use super::versitygw::Versitygw;
 use super::*;
 
 async fn publish_image(to: &Location, dir: &Path, id: &str) -> Published {
@@ -369,8 +370,8 @@ async fn a_delete_that_dies_anywhere_leaves_all_or_nothing_visible() {
 #[tokio::test]
 async fn a_store_that_is_not_there_is_to_be_tried_again_and_a_wrong_key_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    let server = testing::serve(dir.path()).await;
-    let mut config = server.config.clone();
+    let server = Versitygw::start(dir.path(), None);
+    let mut config = testing::config(&server);
     let stores = Stores::new(config.clone());
     let at = stores.open("s3://none/x/").await.unwrap();
     let error = read_manifest(&at, "s1").await.unwrap_err();
@@ -387,7 +388,7 @@ async fn a_store_that_is_not_there_is_to_be_tried_again_and_a_wrong_key_is_not()
         "{error:?}"
     );
 
-    let mut config = server.config.clone();
+    let mut config = testing::config(&server);
     drop(server);
     config.region = None;
     let at = Stores::new(config).open("s3://none/x/").await.unwrap();

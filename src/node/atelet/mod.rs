@@ -10,10 +10,14 @@
 
 mod adopt;
 mod config;
+mod download;
 mod error;
 mod fences;
 mod files;
 mod herder;
+#[cfg(test)]
+#[path = "../../../e2e/parts/https.rs"]
+mod https;
 mod identity;
 mod laps;
 mod layout;

@@ -77,6 +77,8 @@ impl From<SnapshotError> for Failure {
                 Reason::RestoreFailed
             }
             E::BadLocation { .. }
+            | E::BadEndpoint { .. }
+            | E::BadCa { .. }
             | E::BadId { .. }
             | E::BadImage { .. }
             | E::TooLarge { .. }

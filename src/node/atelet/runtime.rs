@@ -1,11 +1,10 @@
 //! The runtime's executable: found on PATH or fetched, held against its SHA-256 and the operator's allow-list.
 
-use super::error::chain;
+use super::download::{Downloader, Limits};
 use super::layout::Layout;
 use super::outcome::Failure;
 use crate::api::Reason;
 use crate::proto::atenode::{GvisorConfig, RuntimeConfig, runtime_config::Backend};
-use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
@@ -13,12 +12,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 
 /// Largest executable that is fetched, in bytes; a build of runsc is below 100 MB.
 const MAX_BYTES: u64 = 512 << 20;
-/// How long fetching one may take.
-const FETCH_LIMIT: Duration = Duration::from_secs(300);
+/// How long fetching one may take; a server that falls silent is given up much earlier.
+const FETCH: Limits = Limits {
+    bytes: MAX_BYTES,
+    connect: Duration::from_secs(10),
+    silence: Duration::from_secs(30),
+    total: Duration::from_secs(300),
+};
 const EXECUTABLE: &str = "runsc";
 const BUFFER: usize = 1 << 20;
 
@@ -36,6 +39,7 @@ pub(super) struct Runtimes {
     from_path: bool,
     /// By path: what identified the file's content when it was hashed, and the hash.
     hashed: Mutex<HashMap<PathBuf, (Stamp, String)>>,
+    downloader: Downloader,
     /// One fetch at a time.
     fetching: tokio::sync::Mutex<()>,
 }
@@ -50,6 +54,7 @@ impl Runtimes {
             allowed,
             from_path,
             hashed: Mutex::default(),
+            downloader: Downloader::new(FETCH),
             fetching: tokio::sync::Mutex::default(),
         }
     }
@@ -97,9 +102,9 @@ impl Runtimes {
             };
         }
         let path = self.dir.join(sha256);
-        if !path.exists() {
+        if !self.is_whole(&path, sha256).await {
             let _one = self.fetching.lock().await;
-            if !path.exists() {
+            if !self.is_whole(&path, sha256).await {
                 self.fetch(url, sha256, &path).await?;
             }
         }
@@ -109,26 +114,31 @@ impl Runtimes {
         })
     }
 
+    /// Whether it was fetched, and is still what it was: what is kept outlives us, and not every disk is kind.
+    async fn is_whole(&self, path: &Path, sha256: &str) -> bool {
+        path.exists() && self.sum(path).await.is_ok_and(|sum| sum == sha256)
+    }
+
     async fn fetch(&self, url: &str, sha256: &str, path: &Path) -> Result<(), Failure> {
         let draft = self.dir.join(format!(".{sha256}"));
         let fetched = match url.split_once("://") {
             Some(("file", from)) => self.copy(Path::new(from), &draft).await,
-            Some(("https", _)) => download(url, &draft).await,
+            Some(("https", _)) => self.downloader.fetch(url, &draft).await,
             Some((scheme @ ("gs" | "s3"), _)) => Err(format!(
                 "runtimes from {scheme}:// come with a later version; use https:// or file://"
             )),
             _ => Err("it must begin with https:// or file:///".into()),
         };
-        let sum = fetched.map_err(|why| unavailable(format!("runtime {url}: {why}")));
+        let sum = fetched.map_err(|why| unavailable(format!("spec.runsc: {url}: {why}")));
         let result = sum.and_then(|sum| {
             if sum != sha256 {
                 return Err(unavailable(format!(
-                    "runtime {url} has SHA-256 {sum}, not {sha256} as spec.runsc says"
+                    "spec.runsc: {url} has SHA-256 {sum}, not {sha256}; correct sha256Hash in a new template"
                 )));
             }
             std::fs::set_permissions(&draft, PermissionsExt::from_mode(0o755))
                 .and_then(|()| std::fs::rename(&draft, path))
-                .map_err(|e| unavailable(format!("runtime {url}: {e}")))
+                .map_err(|e| unavailable(format!("spec.runsc: {url}: {e}")))
         });
         if result.is_err() {
             let _ = std::fs::remove_file(&draft);
@@ -174,30 +184,6 @@ impl Runtimes {
     }
 }
 
-async fn download(url: &str, to: &Path) -> Result<String, String> {
-    let fetch = async {
-        let response = reqwest::get(url).await?.error_for_status()?;
-        let mut body = response.bytes_stream();
-        let mut file = tokio::fs::File::create(to).await?;
-        let (mut hash, mut bytes) = (Sha256::new(), 0u64);
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk?;
-            bytes += chunk.len() as u64;
-            if bytes > MAX_BYTES {
-                return Err(format!("it is over {MAX_BYTES} bytes").into());
-            }
-            hash.update(&chunk);
-            file.write_all(&chunk).await?;
-        }
-        file.flush().await?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(hex::encode(hash.finalize()))
-    };
-    match tokio::time::timeout(FETCH_LIMIT, fetch).await {
-        Ok(result) => result.map_err(|e| chain(&*e)),
-        Err(_) => Err(format!("not fetched within {} s", FETCH_LIMIT.as_secs())),
-    }
-}
-
 fn sha256_of(path: &Path) -> io::Result<String> {
     let mut file = std::fs::File::open(path)?;
     let mut hash = Sha256::new();
@@ -232,13 +218,16 @@ fn unavailable(message: impl Into<String>) -> Failure {
 
 fn not_allowed(sha256: &str) -> Failure {
     unavailable(format!(
-        "the runtime with SHA-256 {sha256} is not on the operator's allow-list"
+        "spec.runsc: the runtime with SHA-256 {sha256} is not on the operator's allow-list; leave spec.runsc out to use \
+         the one on the node, or have --allow-runtime {sha256} added"
     ))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::https::{Https, respond, stall};
     use super::*;
+    use crate::identity::{Authority, LeafRequest, Usage};
 
     fn named(url: String, sha256: &str) -> RuntimeConfig {
         RuntimeConfig {
@@ -294,6 +283,131 @@ mod tests {
         let again = runtimes.resolve(Some(&named(url, &sum))).await.unwrap();
         assert_eq!(again, found, "needs its origin no more");
         assert!(is_executable(&found.path));
+    }
+
+    /// A runtime that is allowed, served by HTTPS, and a directory that fetches it.
+    struct Served {
+        runtimes: Runtimes,
+        server: Https,
+        sum: String,
+        dir: tempfile::TempDir,
+    }
+
+    const RUNSC: &[u8] = b"#! a runtime";
+    const SHORT: Limits = Limits {
+        bytes: 1 << 20,
+        connect: Duration::from_secs(10),
+        silence: Duration::from_millis(300),
+        total: Duration::from_secs(20),
+    };
+
+    fn served(limits: Limits) -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Authority::load_or_create(&dir.path().join("pki")).unwrap();
+        let request = LeafRequest::new("server", Usage::Server).sans(["localhost"]);
+        let leaf = ca.leaf(&request).unwrap();
+        let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to_plain = format!(
+            "HTTP/1.1 302 Found\r\nlocation: http://{}/runsc\r\ncontent-length: 0\r\n\r\n",
+            plain.local_addr().unwrap()
+        );
+        let server = Https::start(&leaf.chain, &leaf.key, move |path, to| match path {
+            "/runsc" => respond(to, "200 OK", RUNSC, RUNSC.len()),
+            "/broken" => respond(to, "200 OK", &RUNSC[..4], RUNSC.len()),
+            "/large" => respond(to, "200 OK", &[0; 4096], 4096),
+            "/plain" => std::io::Write::write_all(to, to_plain.as_bytes()).unwrap(),
+            "/stalled" => {
+                respond(to, "200 OK", &RUNSC[..4], RUNSC.len());
+                stall(to);
+            }
+            _ => respond(to, "404 Not Found", b"", 0),
+        });
+        let layout = Layout::create(&dir.path().join("node")).unwrap();
+        let sum = hex::encode(Sha256::digest(RUNSC));
+        let mut runtimes = Runtimes::new(&layout, BTreeSet::from([sum.clone()]), false);
+        runtimes.downloader = Downloader::trusting(ca.certificate(), limits);
+        Served {
+            runtimes,
+            server,
+            sum,
+            dir,
+        }
+    }
+
+    impl Served {
+        async fn get(&self, path: &str, sha256: &str) -> Result<Runtime, Failure> {
+            let config = named(self.server.url(path), sha256);
+            self.runtimes.resolve(Some(&config)).await
+        }
+
+        fn kept(&self) -> Vec<std::ffi::OsString> {
+            let kept = std::fs::read_dir(self.dir.path().join("node/runtimes")).unwrap();
+            kept.map(|entry| entry.unwrap().file_name()).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn by_https_it_is_fetched_once_and_again_only_when_it_was_damaged() {
+        let served = served(FETCH);
+        let got = futures::future::join_all((0..4).map(|_| served.get("/runsc", &served.sum)));
+        for runtime in got.await {
+            assert!(is_executable(&runtime.unwrap().path));
+        }
+        let kept = served.get("/runsc", &served.sum).await.unwrap();
+        assert_eq!(std::fs::read(&kept.path).unwrap(), RUNSC);
+        assert_eq!(served.server.requests(), 1);
+
+        std::fs::write(&kept.path, "#! another one").unwrap();
+        let again = served.get("/runsc", &served.sum).await.unwrap();
+        assert_eq!(std::fs::read(&again.path).unwrap(), RUNSC);
+        assert_eq!(served.server.requests(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_https_does_not_bring_whole_is_refused_and_leaves_nothing() {
+        let mut served = served(SHORT);
+        let other = "0".repeat(64);
+        served.runtimes.allowed.insert(other.clone());
+        let sum = served.sum.clone();
+        for (path, sha256, words) in [
+            ("/runsc", &other, ["SHA-256", "sha256Hash"]),
+            ("/broken", &sum, ["spec.runsc", "end of file"]),
+            ("/nowhere", &sum, ["spec.runsc", "404"]),
+            ("/plain", &sum, ["redirect", "scheme"]),
+            ("/stalled", &sum, ["spec.runsc", "timed out"]),
+        ] {
+            let said = message(served.get(path, sha256).await.unwrap_err());
+            let told = words.iter().all(|word| said.contains(word));
+            assert!(told && said.contains(path), "{path}: {said}");
+            assert!(served.kept().is_empty(), "{path}: {:?}", served.kept());
+        }
+        served.get("/runsc", &sum).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_download_is_bounded_in_bytes_and_in_time_and_in_trust() {
+        let small = Limits {
+            bytes: 100,
+            ..SHORT
+        };
+        let large = served(small);
+        let said = message(large.get("/large", &large.sum).await.unwrap_err());
+        assert!(said.contains("over 100 bytes"), "{said}");
+
+        let slow = Limits {
+            silence: Duration::from_secs(60),
+            total: Duration::from_millis(300),
+            ..SHORT
+        };
+        let slow = served(slow);
+        let said = message(slow.get("/stalled", &slow.sum).await.unwrap_err());
+        assert!(said.contains("not fetched within 300ms"), "{said}");
+
+        let mut strange = served(SHORT);
+        strange.runtimes.downloader = Downloader::new(SHORT);
+        let said = message(strange.get("/runsc", &strange.sum).await.unwrap_err());
+        assert!(said.contains("certificate"), "{said}");
+        assert_eq!(strange.server.requests(), 0);
     }
 
     #[tokio::test]
