@@ -47,6 +47,18 @@ fn what_is_missing_or_taken_is_said_in_one_line() {
     let output = command.output().unwrap();
     assert!(!output.status.success());
 
+    let mut command = ate(&args);
+    command.args(["--s3-endpoint", "http://s3.example:9000"]);
+    let said = failure(command);
+    assert!(
+        said.contains("http://s3.example:9000") && said.contains("use https"),
+        "{said}"
+    );
+    let mut command = ate(&args);
+    command.args(["--s3-ca", "/nowhere/ca.pem"]);
+    let said = failure(command);
+    assert!(said.contains("--s3-ca /nowhere/ca.pem"), "{said}");
+
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--clear-groups"])
@@ -70,7 +82,8 @@ fn copy_of_ate(dir: &std::path::Path) -> std::path::PathBuf {
 
 #[test]
 fn bad_templates_and_actors_say_what_to_change() {
-    let dev = Dev::start(&[]);
+    let allowed = "1".repeat(64);
+    let dev = Dev::start(&["--allow-runtime", &allowed]);
     dev.apply("apiVersion: ate.dev/v1alpha1\nkind: WorkerPool\nmetadata: {name: pool, namespace: default}\nspec: {replicas: 1}\n");
 
     let refused = |yaml: &str| {
@@ -97,15 +110,33 @@ fn bad_templates_and_actors_say_what_to_change() {
     );
 
     let digest = "0".repeat(64);
-    let runsc = format!(
-        "  runsc:\n    amd64: {{url: \"file:///usr/local/bin/runsc\", sha256Hash: \"{digest}\"}}\n"
-    );
-    dev.apply(&format!("{}{runsc}", dev.template("wrong-runsc", &image())));
+    let runsc = |name: &str, url: &str, sum: &str| {
+        let runsc = format!("  runsc:\n    amd64: {{url: \"{url}\", sha256Hash: \"{sum}\"}}\n");
+        dev.apply(&format!("{}{runsc}", dev.template(name, &image())));
+    };
+    let here = format!("file://{}", env!("CARGO_BIN_EXE_ate"));
+    runsc("strange-runsc", &here, &digest);
+    runsc("wrong-runsc", &here, &allowed);
+    runsc("missing-runsc", "file:///nowhere/runsc", &allowed);
     let missing = format!("oci-layout:/nowhere@sha256:{digest}");
     dev.apply(&dev.template("no-image", &missing));
-    for (template, reason) in [
-        ("wrong-runsc", "RuntimeUnavailable"),
-        ("no-image", "ImageUnavailable"),
+    for (template, reason, words) in [
+        (
+            "strange-runsc",
+            "RuntimeUnavailable",
+            ["spec.runsc", "--allow-runtime"],
+        ),
+        (
+            "wrong-runsc",
+            "RuntimeUnavailable",
+            ["spec.runsc", "sha256Hash"],
+        ),
+        (
+            "missing-runsc",
+            "RuntimeUnavailable",
+            ["spec.runsc: file:///nowhere/runsc", "No such file"],
+        ),
+        ("no-image", "ImageUnavailable", ["/nowhere", "not found"]),
     ] {
         eventually("the template says why", || {
             let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
@@ -114,6 +145,9 @@ fn bad_templates_and_actors_say_what_to_change() {
                 .ok()?;
             (said == reason).then_some(())
         });
+        let said = dev.kubectl(&["describe", "actortemplate", template]);
+        let told = words.iter().all(|word| said.contains(word));
+        assert!(told, "{template}: {said}");
     }
     assert_eq!(dev.try_get("nobody", "/").unwrap().0, 404);
 }

@@ -6,3 +6,5 @@ mod grpc;
 mod harness;
 mod input;
 mod journey;
+mod objects;
+mod runtimes;

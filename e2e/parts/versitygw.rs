@@ -54,6 +54,13 @@ impl Versitygw {
         drop(self.child.wait());
     }
 
+    /// From now on it takes connections and answers nothing, until it is killed.
+    #[allow(dead_code, reason = "not every suite that includes this file needs it")]
+    pub fn freeze(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+
     /// Starts it again, at the same address.
     #[allow(dead_code, reason = "not every suite that includes this file kills it")]
     pub fn restart(&mut self) {

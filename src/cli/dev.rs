@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// How long an operation owns an actor without renewing, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     operation_lease: u64,
+    /// SHA-256 of a runtime that templates may name beside the runsc on PATH; may be given several times
+    #[arg(long = "allow-runtime", value_name = "SHA256")]
+    allowed_runtimes: Vec<String>,
     #[command(flatten)]
     s3: S3Args,
 }
@@ -49,6 +52,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             subnet: args.subnet,
             node_lease: args.node_lease,
             operation_lease: args.operation_lease,
+            allowed_runtimes: args.allowed_runtimes,
             s3_endpoint: s3.s3_endpoint,
             s3_ca: s3.s3_ca,
         };

@@ -37,6 +37,8 @@ pub struct Options {
     pub node_lease: u64,
     /// Seconds.
     pub operation_lease: u64,
+    /// SHA-256 of runtimes that templates may name beside the one on PATH.
+    pub allowed_runtimes: Vec<String>,
     /// The S3 server, where it is not AWS's own.
     pub s3_endpoint: Option<String>,
     /// Certificates to trust for S3, where it is not the system's.
@@ -198,6 +200,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                     ("--subnet", options.subnet.clone()),
                     ("--network-name", format!("ate{}", options.api.port())),
                 ]),
+                options.runtime_args(),
                 options.s3_args(),
                 kube().to_vec(),
             ]),
@@ -219,6 +222,12 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
 }
 
 impl Options {
+    fn runtime_args(&self) -> Vec<String> {
+        let sums = self.allowed_runtimes.iter();
+        sums.flat_map(|sum| ["--allow-runtime".to_owned(), sum.clone()])
+            .collect()
+    }
+
     /// Where S3 is; its keys go by the environment.
     fn s3_args(&self) -> Vec<String> {
         let ca = self.s3_ca.as_ref().map(|file| file.display().to_string());

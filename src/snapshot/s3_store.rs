@@ -11,7 +11,7 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, ResponseChecksumValidation, SharedHttpClient,
 };
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use aws_smithy_http_client::tls;
@@ -117,10 +117,10 @@ impl S3Store {
         let status = error.raw_response().map(|r| r.status().as_u16());
         let code = error.code().unwrap_or_default().to_owned();
         let operation = format!("{operation} {key:?}");
-        // The SDK's own message is "service error", and its chain prints the whole answer.
+        // The SDK's own message is "service error".
         let source = match (status, error.message()) {
             (Some(status), message) => format!("{status} {code}: {}", message.unwrap_or("")).into(),
-            (None, _) => DisplayErrorContext(&error).to_string().into(),
+            (None, _) => causes(&error).into(),
         };
         match (status, code.as_str()) {
             (_, "NoSuchBucket") => SnapshotError::BadLocation {
@@ -163,7 +163,7 @@ impl S3Store {
             let request = self.client.abort_multipart_upload();
             let request = request.bucket(&self.bucket).key(key).upload_id(upload);
             if let Err(error) = request.send().await {
-                let error = DisplayErrorContext(&error).to_string();
+                let error = causes(&error);
                 tracing::warn!(key, error, "parts of a failed upload stay behind");
             }
         }
@@ -266,7 +266,7 @@ impl ObjectStore for S3Store {
                 let chunk = match body.try_next().await {
                     Ok(Some(chunk)) => Ok(chunk),
                     Ok(None) => break,
-                    Err(e) => Err(io::Error::other(DisplayErrorContext(&e).to_string())),
+                    Err(e) => Err(io::Error::other(causes(&e))),
                 };
                 let last = chunk.is_err();
                 // A reader that is gone wants no more.
@@ -310,6 +310,17 @@ impl ObjectStore for S3Store {
             more: answer.is_truncated().unwrap_or(false),
         })
     }
+}
+
+/// What went wrong and why. The SDK's own way to show that adds the debug form of everything.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
 }
 
 async fn part(file: &Path, offset: u64, length: Option<u64>) -> Result<ByteStream> {

@@ -371,7 +371,7 @@ mod tests {
         let sum = served.sum.clone();
         for (path, sha256, words) in [
             ("/runsc", &other, ["SHA-256", "sha256Hash"]),
-            ("/broken", &sum, ["spec.runsc", "end of file"]),
+            ("/broken", &sum, ["spec.runsc", "closed connection"]),
             ("/nowhere", &sum, ["spec.runsc", "404"]),
             ("/plain", &sum, ["redirect", "scheme"]),
             ("/stalled", &sum, ["spec.runsc", "timed out"]),
