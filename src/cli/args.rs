@@ -92,10 +92,20 @@ pub(super) struct KubeArgs {
 )]
 pub(super) struct S3Args {
     /// S3 server other than AWS's own: https://HOST:PORT, or http:// on this machine
-    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "AWS_ENDPOINT_URL_S3",
+        hide_env_values = true
+    )]
     pub s3_endpoint: Option<String>,
     /// CA certificates of the S3 server, PEM; default: the system's
-    #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "AWS_CA_BUNDLE",
+        hide_env_values = true
+    )]
     pub s3_ca: Option<PathBuf>,
 }
 
