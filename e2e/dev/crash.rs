@@ -39,6 +39,7 @@ const BY_CHANCE: &[&str] = &[
     "store.touch",         // nobody reports activity
     "store.holder",        // a claim that was made by an owner that died
     "store.remove_node",   // no node is removed
+    "slot.ask",            // an executor is busy when it is looked at
     "slot.wait",           // not a step that is carried out
     "slot.give-up-saving", // a sandbox ends by itself while it is saved
 ];
