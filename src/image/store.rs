@@ -1,8 +1,8 @@
 //! The images of a node: each unpacked once, complete or not there.
 //!
 //! Below the store's directory: `images/HEX/` with `rootfs/` and `image.json`, which appears by a rename once everything
-//! in it is on disk; `refs/HEX` maps an index to the image chosen from it; `tmp/HEX/` is work in progress, which belongs to
-//! whoever holds `locks/HEX` and is worth nothing to anybody else.
+//! in it is on disk; `refs/HEX` maps an index to the image chosen from it; `tmp/HEX/` and
+//! `tmp/HEX.ref` are work in progress, which belongs to whoever holds `locks/HEX` and is worth nothing to anybody else.
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
@@ -137,11 +137,11 @@ impl Inner {
                     .await?
             }
         };
-        drop(lock);
         if digest != image.digest {
             let (inner, index) = (self.clone(), image.digest.clone());
             blocking(move || inner.remember(&index, &digest)).await?;
         }
+        drop(lock);
         Ok(unpacked)
     }
 
@@ -249,15 +249,13 @@ impl Inner {
         }))
     }
 
-    /// Notes which image was chosen from an index, so that it needs no registry next time.
+    /// Notes which image was chosen from an index, so that it needs no registry next time. The caller holds the lock of the
+    /// chosen one.
     fn remember(&self, index: &Digest, chosen: &Digest) -> Result<()> {
-        let refs = self.root.join("refs");
-        let new = tempfile::NamedTempFile::new_in(self.root.join("tmp"));
-        let new = new.map_err(io("write in", &refs))?;
-        fs::write(new.path(), chosen.to_string()).map_err(io("write", new.path()))?;
-        let to = refs.join(index.hex());
-        new.persist(&to).map_err(|e| io("write", &to)(e.error))?;
-        Ok(())
+        let new = self.tmp(chosen).with_extension("ref");
+        fs::write(&new, chosen.to_string()).map_err(io("write", &new))?;
+        let to = self.root.join("refs").join(index.hex());
+        fs::rename(&new, &to).map_err(io("write", &to))
     }
 
     async fn flight(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
@@ -294,11 +292,14 @@ impl Inner {
         let tmp = self.root.join("tmp");
         for entry in fs::read_dir(&tmp).map_err(io("list", &tmp))? {
             let path = entry.map_err(io("list", &tmp))?.path();
-            let name = path.file_name().unwrap_or_default();
-            if path.is_dir()
-                && let Some(_held) = try_lock(&self.root.join("locks").join(name))?
-            {
+            let digest = path.file_stem().unwrap_or_default();
+            let Some(_held) = try_lock(&self.root.join("locks").join(digest))? else {
+                continue;
+            };
+            if path.is_dir() {
                 remove_dir(&path)?;
+            } else {
+                fs::remove_file(&path).map_err(io("remove", &path))?;
             }
         }
         Ok(())

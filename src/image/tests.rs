@@ -252,6 +252,7 @@ async fn what_a_killed_process_left_is_not_believed() {
     std::fs::create_dir_all(tmp.join("content/rootfs/bin")).unwrap();
     std::fs::write(tmp.join("content/rootfs/bin/half"), "").unwrap();
     std::fs::write(tmp.join("content/image.json"), "{}").unwrap();
+    std::fs::write(tmp.with_extension("ref"), "half").unwrap();
     let store = store(&dir).await;
     assert_eq!(
         tree(&dir.path().join("store/tmp")),

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -15,6 +16,10 @@ use super::{Result, SnapshotError, blocking};
 
 /// Where files are made before they get their names; not a key, since listings leave it out.
 const SPOOL: &str = ".spool";
+
+/// What has not been written to for so long belongs to nobody: other processes and machines may use the store, and none writes a
+/// file for so long.
+const SPOOL_AGE: Duration = Duration::from_secs(3600);
 
 /// How often a write is tried when its directory vanishes under it (somebody deleted the last object in it).
 const PLACE_ATTEMPTS: usize = 5;
@@ -29,6 +34,33 @@ impl FileStore {
     /// The store in `root`, which is made when the first object is put.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+
+    /// Removes from the spool what killed processes left there. Blocks.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let spool = self.root.join(SPOOL);
+        let entries = match fs::read_dir(&spool) {
+            Ok(entries) => entries,
+            Err(e) if is_absent(&e) => return Ok(()),
+            Err(e) => return Err(failed("list", &spool)(e)),
+        };
+        for entry in entries {
+            let path = entry.map_err(failed("list", &spool))?.path();
+            let written = last_written(&path);
+            if written.is_none_or(|at| at.elapsed().is_ok_and(|age| age < SPOOL_AGE)) {
+                continue;
+            }
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            match removed {
+                Err(e) if !is_absent(&e) => return Err(failed("remove", &path)(e)),
+                _ => tracing::info!(path = %path.display(), "removed what a killed process left"),
+            }
+        }
+        Ok(())
     }
 
     fn path(&self, key: &str) -> Result<PathBuf> {
@@ -199,6 +231,17 @@ fn walk(dir: &Path, prefix: &str, after: &str, keys: &mut Vec<String>) -> io::Re
     Ok(())
 }
 
+/// When a file, or a directory or anything in it, was written to last; `None` when it has gone.
+fn last_written(path: &Path) -> Option<SystemTime> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    let own = meta.modified().ok()?;
+    let inside = fs::read_dir(path).into_iter().flatten().flatten();
+    inside
+        .filter_map(|entry| entry.metadata().ok()?.modified().ok())
+        .chain([own])
+        .max()
+}
+
 fn is_absent(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
@@ -223,5 +266,49 @@ fn make_dirs(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
         _ => parent.map_or(Ok(()), sync_dir),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{S3Config, Stores};
+
+    #[tokio::test]
+    async fn what_killed_processes_left_goes_and_what_is_under_way_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = dir.path().join(SPOOL);
+        let long_ago = SystemTime::now() - 2 * SPOOL_AGE;
+        let make = |name: &str, file_is_old: bool, dir_is_old: bool| {
+            let dir = spool.join(name);
+            fs::create_dir_all(&dir).unwrap();
+            let file = File::create(dir.join("pages.img")).unwrap();
+            if file_is_old {
+                file.set_modified(long_ago).unwrap();
+            }
+            if dir_is_old {
+                File::open(&dir).unwrap().set_modified(long_ago).unwrap();
+            }
+        };
+        make(".publish-left", true, true);
+        make(".publish-slow", false, true);
+        make(".publish-new", true, false);
+        let left = File::create(spool.join(".tmpleft")).unwrap();
+        left.set_modified(long_ago).unwrap();
+        File::create(spool.join(".tmpnew")).unwrap();
+        let stores = Stores::new(S3Config::default());
+        let uri = format!("file://{}/", dir.path().display());
+        stores.open(&uri).await.unwrap();
+        let names = || {
+            let entries = fs::read_dir(&spool).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(), [".publish-new", ".publish-slow", ".tmpnew"]);
+        // Once in the life of a process.
+        make(".publish-left", true, true);
+        stores.open(&uri).await.unwrap();
+        assert_eq!(names().len(), 4);
     }
 }

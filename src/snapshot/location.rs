@@ -1,8 +1,8 @@
 //! Where snapshots are kept: `s3://bucket/prefix/`, `file:///dir/`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::file_store::FileStore;
 use super::objects::{ObjectStore, check_key};
 use super::s3_store::S3Store;
-use super::{Result, SnapshotError};
+use super::{Result, SnapshotError, blocking};
 
 /// Buckets whose connections are kept open at the same time.
 const MAX_OPEN_STORES: usize = 64;
@@ -94,6 +94,8 @@ impl Location {
 pub struct Stores {
     s3: S3Config,
     open: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    /// Directories that were swept since this process started.
+    swept: Mutex<HashSet<PathBuf>>,
 }
 
 impl Stores {
@@ -102,19 +104,25 @@ impl Stores {
         Self {
             s3,
             open: Mutex::default(),
+            swept: Mutex::default(),
         }
     }
 
-    /// The location that `uri` names. Nothing is asked of it yet.
+    /// The location that `uri` names. Nothing is asked of it yet, but that the first to open a directory removes what killed
+    /// processes left in it long ago.
     ///
     /// # Errors
     /// `BadLocation`, which says how it should look.
     pub async fn open(&self, uri: &str) -> Result<Location> {
         match parse(uri)? {
-            Parsed::File { dir } => Ok(Location {
-                store: Arc::new(FileStore::new(dir)),
-                prefix: String::new(),
-            }),
+            Parsed::File { dir } => {
+                let store = FileStore::new(dir);
+                self.sweep(&store, dir).await;
+                Ok(Location {
+                    store: Arc::new(store),
+                    prefix: String::new(),
+                })
+            }
             Parsed::S3 { bucket, prefix } => {
                 let mut open = self.open.lock().await;
                 if open.len() >= MAX_OPEN_STORES && !open.contains_key(bucket) {
@@ -130,6 +138,22 @@ impl Stores {
                     }
                 };
                 Ok(Location { store, prefix })
+            }
+        }
+    }
+
+    async fn sweep(&self, store: &FileStore, dir: &Path) {
+        let first = {
+            let mut swept = self.swept.lock().await;
+            if swept.len() >= MAX_OPEN_STORES {
+                swept.clear();
+            }
+            swept.insert(dir.to_owned())
+        };
+        if first {
+            let store = store.clone();
+            if let Err(error) = blocking(move || store.sweep()).await {
+                tracing::warn!(dir = %dir.display(), %error, "what killed processes left stays behind");
             }
         }
     }

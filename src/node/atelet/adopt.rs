@@ -87,6 +87,7 @@ async fn sweep(node: &Node, slots: &[Arc<Slot>]) -> Result<(), Error> {
         })
         .collect();
     node.snapshots.sweep_spool(&images)?;
+    node.runtimes.sweep()?;
     let sandboxes = node.layout.sandboxes();
     for generation in files::names(&sandboxes)? {
         if !assignments.iter().any(|a| a.generation == generation) {

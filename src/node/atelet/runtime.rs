@@ -1,6 +1,8 @@
 //! The runtime's executable: found on PATH or fetched, held against its SHA-256 and the operator's allow-list.
 
 use super::download::{Downloader, Limits};
+use super::error::Error;
+use super::files;
 use super::layout::Layout;
 use super::outcome::Failure;
 use crate::api::Reason;
@@ -44,6 +46,9 @@ pub(super) struct Runtimes {
     fetching: tokio::sync::Mutex<()>,
 }
 
+/// Begins the name of a runtime that is not complete yet.
+const DRAFT: char = '.';
+
 /// Device, inode, length, modification time.
 type Stamp = (u64, u64, u64, i64, i64);
 
@@ -57,6 +62,16 @@ impl Runtimes {
             downloader: Downloader::new(FETCH),
             fetching: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Removes what an earlier node agent had fetched half.
+    pub fn sweep(&self) -> Result<(), Error> {
+        for name in files::names(&self.dir)? {
+            if name.starts_with(DRAFT) {
+                files::remove_file(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// The runtime that a workload names.
@@ -120,7 +135,7 @@ impl Runtimes {
     }
 
     async fn fetch(&self, url: &str, sha256: &str, path: &Path) -> Result<(), Failure> {
-        let draft = self.dir.join(format!(".{sha256}"));
+        let draft = self.dir.join(format!("{DRAFT}{sha256}"));
         let fetched = match url.split_once("://") {
             Some(("file", from)) => self.copy(Path::new(from), &draft).await,
             Some(("https", _)) => self.downloader.fetch(url, &draft).await,
