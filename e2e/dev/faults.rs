@@ -1,6 +1,9 @@
 //! kill -9 of one or all.
 
-use super::harness::{Dev, eventually, kill};
+use super::harness::{Dev, eventually, kill, signal};
+use nix::sys::signal::Signal;
+use std::io::ErrorKind;
+use std::net::TcpStream;
 
 #[test]
 fn everything_killed_comes_back_and_no_acknowledged_suspend_is_lost() {
@@ -87,4 +90,45 @@ fn a_sandbox_that_exits_by_itself_is_noticed() {
     let _ = dev.try_get("a", "/exit?code=3");
     let visited = dev.served("a");
     assert_eq!(visited, (2, 2), "from its last snapshot");
+}
+
+/// Where the only actor is reached, past the router: its worker, and its port as the node keeps it.
+fn assignment_address(dev: &Dev) -> String {
+    let file = dev.path("lib/node/slots/default:pool-0/desired.json");
+    let desired: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let ip = dev.field("a", ".status.worker.ip");
+    format!("{ip}:{}", desired["assignment"]["host_port"])
+}
+
+#[test]
+fn an_actor_stands_still_while_the_api_server_is_silent() {
+    let dev = Dev::start(&["--operation-lease", "2", "--node-lease", "6"]);
+    dev.with_counter(1);
+    dev.actor("a", "counter");
+    dev.visit("a");
+    dev.plugin(&["suspend", "a"]);
+    assert_eq!(dev.visit("a"), (2, 2));
+    let address = assignment_address(&dev);
+    TcpStream::connect(&address).expect("the actor is reachable");
+    let silent = dev.processes("/ate apiserver");
+    assert_eq!(silent.len(), 1);
+    silent.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    eventually("it stands still", || {
+        let refused = TcpStream::connect(&address).err()?;
+        (refused.kind() == ErrorKind::ConnectionRefused).then_some(())
+    });
+    assert!(
+        !dev.processes("runsc-sandbox").is_empty(),
+        "it was not ended"
+    );
+
+    silent.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
+    let visited = dev.served("a");
+    if visited != (3, 3) {
+        assert_eq!(visited, (2, 2), "from its last snapshot");
+        let said = dev.field("a", ".status.conditions[?(@.type==\"RolledBack\")].status");
+        assert_eq!(said, "True");
+    }
+    dev.plugin(&["suspend", "a"]);
+    assert_eq!(dev.visit("a"), (visited.0 + 1, visited.1 + 1));
 }

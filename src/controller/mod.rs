@@ -9,6 +9,7 @@ mod template;
 use crate::engine::Engine;
 use kube::Client;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// What a reconciler needs.
@@ -31,11 +32,25 @@ enum Error {
     Nameless(&'static str),
 }
 
+/// How long a stop waits for reconciliations under way. A golden actor may take minutes to start; the next controller goes on
+/// with it.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Reconciles until told to stop.
 pub async fn run(client: Client, engine: Arc<Engine>, stop: CancellationToken) {
     let context = Arc::new(Context { client, engine });
-    tokio::join!(
-        pool::run(context.clone(), stop.clone()),
-        template::run(context, stop)
-    );
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let work = async {
+        tokio::join!(
+            pool::run(context.clone(), stop.clone()),
+            template::run(context, stop.clone())
+        )
+    };
+    tokio::select! {
+        _ = work => {}
+        () = late => tracing::info!("reconciliations are left half done"),
+    }
 }

@@ -1,7 +1,8 @@
 //! What a slot does about its assignment: the node's side of the rule of motion.
 //!
-//! [`plan`] says the next step of a slot from what is desired of it (kept on the node's disk) and what its executor
-//! says of the sandbox. [`admit`] says whether an order still counts, [`surplus`] which slots go when a pool shrinks.
+//! [`plan`] says the next step of a slot from what is desired of it (kept on the node's disk), whether the node's lease
+//! holds, and what its executor says of the sandbox. [`admit`] says whether an order still counts, [`surplus`] which
+//! slots go when a pool shrinks.
 
 use super::Observed;
 use crate::api::{Epoch, Incarnation, Timestamp};
@@ -39,6 +40,18 @@ pub enum Desired {
     Ending,
 }
 
+/// The node's lease with the control plane, by the node's own clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// The control plane has not answered yet since the node agent started.
+    Unknown,
+    /// What runs is this node's.
+    Held,
+    /// The control plane has not answered for so long that it may have given away what runs here: until it answers, nothing
+    /// of it may serve, start, be saved or published.
+    Lapsed,
+}
+
 /// What the executor says of its sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sandbox {
@@ -48,6 +61,11 @@ pub enum Sandbox {
     Busy,
     /// It runs.
     Running {
+        /// Of the assignment that it was started for.
+        epoch: Epoch,
+    },
+    /// It stands still, and its gate is closed.
+    Frozen {
         /// Of the assignment that it was started for.
         epoch: Epoch,
     },
@@ -68,6 +86,10 @@ pub enum Step {
     Start,
     /// It is up: say so.
     Confirm,
+    /// Let the sandbox stand still, and refuse requests to it.
+    Freeze,
+    /// Let the sandbox go on.
+    Thaw,
     /// Save the sandbox and end it.
     Save,
     /// The sandbox that was to be saved has ended by itself: say so, and leave it as it is.
@@ -83,11 +105,13 @@ pub enum Step {
 }
 
 /// Every step, for those that have to think of each.
-pub const STEPS: [Step; 10] = [
+pub const STEPS: [Step; 12] = [
     Step::Wait,
     Step::Ask,
     Step::Start,
     Step::Confirm,
+    Step::Freeze,
+    Step::Thaw,
     Step::Save,
     Step::GiveUpSaving,
     Step::Deliver,
@@ -104,6 +128,8 @@ impl Step {
             Step::Ask => "ask",
             Step::Start => "start",
             Step::Confirm => "confirm",
+            Step::Freeze => "freeze",
+            Step::Thaw => "thaw",
             Step::Save => "save",
             Step::GiveUpSaving => "give-up-saving",
             Step::Deliver => "deliver",
@@ -114,8 +140,9 @@ impl Step {
     }
 }
 
-/// The next step that brings a slot towards what is desired. *Absent* means that the slot has no executor.
-pub fn plan(desired: &Desired, sandbox: &Observed<Sandbox>) -> Step {
+/// The next step that brings a slot towards what is desired. *Absent* means that the slot has no executor. To end
+/// something is allowed under any lease.
+pub fn plan(desired: &Desired, lease: Lease, sandbox: &Observed<Sandbox>) -> Step {
     let sandbox = match sandbox {
         Observed::Absent | Observed::Known(Sandbox::Dirty) => return Step::Rebuild,
         Observed::Unknown => return Step::Ask,
@@ -123,58 +150,91 @@ pub fn plan(desired: &Desired, sandbox: &Observed<Sandbox>) -> Step {
     };
     match *desired {
         Desired::Free => free(sandbox),
-        Desired::Starting { epoch, awaited } => starting(epoch, awaited, sandbox),
-        Desired::Serving { epoch } => serving(epoch, sandbox),
-        Desired::Saving { epoch, saved } => saving(epoch, saved, sandbox),
-        Desired::Ending => match sandbox {
-            Sandbox::Clean => Step::Forget,
-            Sandbox::Busy | Sandbox::Running { .. } | Sandbox::Exited => Step::End,
-            Sandbox::Dirty => Step::Rebuild,
+        Desired::Starting { epoch, awaited } => match lease {
+            Lease::Unknown | Lease::Held => starting(epoch, awaited, lease, sandbox),
+            // What did not come up in time does not come up.
+            Lease::Lapsed => ending(sandbox),
         },
+        Desired::Serving { epoch } => serving(epoch, lease, sandbox),
+        Desired::Saving { epoch, saved } => saving(epoch, saved, lease, sandbox),
+        Desired::Ending => ending(sandbox),
     }
 }
 
 fn free(sandbox: Sandbox) -> Step {
     match sandbox {
         Sandbox::Clean => Step::Wait,
-        Sandbox::Busy | Sandbox::Running { .. } | Sandbox::Exited => Step::End,
+        Sandbox::Busy | Sandbox::Running { .. } | Sandbox::Frozen { .. } | Sandbox::Exited => {
+            Step::End
+        }
         Sandbox::Dirty => Step::Rebuild,
     }
 }
 
-fn starting(epoch: Epoch, awaited: bool, sandbox: Sandbox) -> Step {
+fn ending(sandbox: Sandbox) -> Step {
+    match sandbox {
+        Sandbox::Clean => Step::Forget,
+        Sandbox::Busy | Sandbox::Running { .. } | Sandbox::Frozen { .. } | Sandbox::Exited => {
+            Step::End
+        }
+        Sandbox::Dirty => Step::Rebuild,
+    }
+}
+
+fn starting(epoch: Epoch, awaited: bool, lease: Lease, sandbox: Sandbox) -> Step {
     match sandbox {
         Sandbox::Clean if awaited => Step::Start,
         Sandbox::Clean => Step::Forget,
         Sandbox::Busy => Step::Ask,
         Sandbox::Running { epoch: running } if running == epoch => Step::Confirm,
-        Sandbox::Running { .. } | Sandbox::Exited => Step::End,
+        Sandbox::Frozen { epoch: frozen } if frozen == epoch => frozen_under(lease),
+        Sandbox::Running { .. } | Sandbox::Frozen { .. } | Sandbox::Exited => Step::End,
         Sandbox::Dirty => Step::Rebuild,
     }
 }
 
-fn serving(epoch: Epoch, sandbox: Sandbox) -> Step {
-    match sandbox {
-        Sandbox::Clean => Step::Forget,
-        Sandbox::Busy => Step::Ask,
-        Sandbox::Running { epoch: running } if running == epoch => Step::Wait,
-        Sandbox::Running { .. } => Step::End,
-        // Its remains are kept until somebody who knows the actor's record says what shall become of it.
-        Sandbox::Exited => Step::Wait,
-        Sandbox::Dirty => Step::Rebuild,
+/// It froze because the lease had lapsed: only an answer of the control plane lets it go on.
+fn frozen_under(lease: Lease) -> Step {
+    match lease {
+        Lease::Held => Step::Thaw,
+        Lease::Unknown | Lease::Lapsed => Step::Wait,
     }
 }
 
-fn saving(epoch: Epoch, saved: bool, sandbox: Sandbox) -> Step {
-    match (sandbox, saved) {
-        (Sandbox::Clean, true) => Step::Deliver,
-        (Sandbox::Clean, false) => Step::Forget,
+fn serving(epoch: Epoch, lease: Lease, sandbox: Sandbox) -> Step {
+    match (sandbox, lease) {
+        (Sandbox::Clean, _) => Step::Forget,
         (Sandbox::Busy, _) => Step::Ask,
-        (Sandbox::Running { .. } | Sandbox::Exited, true) => Step::End,
-        (Sandbox::Running { epoch: running }, false) if running == epoch => Step::Save,
-        (Sandbox::Running { .. }, false) => Step::End,
-        (Sandbox::Exited, false) => Step::GiveUpSaving,
+        (Sandbox::Running { epoch: at } | Sandbox::Frozen { epoch: at }, _) if at != epoch => {
+            Step::End
+        }
+        (Sandbox::Running { .. }, Lease::Held | Lease::Unknown) => Step::Wait,
+        (Sandbox::Running { .. }, Lease::Lapsed) => Step::Freeze,
+        (Sandbox::Frozen { .. }, lease) => frozen_under(lease),
+        // Its remains are kept until somebody who knows the actor's record says what shall become of it.
+        (Sandbox::Exited, _) => Step::Wait,
         (Sandbox::Dirty, _) => Step::Rebuild,
+    }
+}
+
+fn saving(epoch: Epoch, saved: bool, lease: Lease, sandbox: Sandbox) -> Step {
+    match (sandbox, saved, lease) {
+        (Sandbox::Clean, true, Lease::Held | Lease::Unknown) => Step::Deliver,
+        // Whoever was given the actor since does not know of this image: nobody may find it later.
+        (Sandbox::Clean, true, Lease::Lapsed) => Step::Wait,
+        (Sandbox::Clean, false, _) => Step::Forget,
+        (Sandbox::Busy, _, _) => Step::Ask,
+        (Sandbox::Running { .. } | Sandbox::Frozen { .. } | Sandbox::Exited, true, _) => Step::End,
+        (Sandbox::Running { epoch: at } | Sandbox::Frozen { epoch: at }, false, _)
+            if at != epoch =>
+        {
+            Step::End
+        }
+        (Sandbox::Running { .. }, false, Lease::Held | Lease::Unknown) => Step::Save,
+        (Sandbox::Running { .. }, false, Lease::Lapsed) => Step::Freeze,
+        (Sandbox::Frozen { .. }, false, lease) => frozen_under(lease),
+        (Sandbox::Exited, false, _) => Step::GiveUpSaving,
+        (Sandbox::Dirty, _, _) => Step::Rebuild,
     }
 }
 
@@ -306,6 +366,7 @@ mod tests {
     #[test]
     fn every_combination_has_its_step() {
         use Desired::*;
+        use Lease::{Held, Lapsed, Unknown};
         use Sandbox::*;
         use Step::*;
         let sandboxes = [
@@ -313,26 +374,83 @@ mod tests {
             Busy,
             Running { epoch: E },
             Running { epoch: OLD },
+            Frozen { epoch: E },
+            Frozen { epoch: OLD },
             Exited,
         ];
         let starting = |awaited| Starting { epoch: E, awaited };
         let saving = |saved| Saving { epoch: E, saved };
-        for (desired, steps) in [
-            (Free, [Wait, End, End, End, End]),
-            (starting(true), [Start, Ask, Confirm, End, End]),
-            (starting(false), [Forget, Ask, Confirm, End, End]),
-            (Serving { epoch: E }, [Forget, Ask, Wait, End, Wait]),
-            (saving(false), [Forget, Ask, Save, End, GiveUpSaving]),
-            (saving(true), [Deliver, Ask, End, End, End]),
-            (Ending, [Forget, End, End, End, End]),
+        let serving = Serving { epoch: E };
+        for (desired, lease, steps) in [
+            (Free, Held, [Wait, End, End, End, End, End, End]),
+            (Free, Unknown, [Wait, End, End, End, End, End, End]),
+            (Free, Lapsed, [Wait, End, End, End, End, End, End]),
+            (
+                starting(true),
+                Held,
+                [Start, Ask, Confirm, End, Thaw, End, End],
+            ),
+            (
+                starting(true),
+                Unknown,
+                [Start, Ask, Confirm, End, Wait, End, End],
+            ),
+            (
+                starting(false),
+                Held,
+                [Forget, Ask, Confirm, End, Thaw, End, End],
+            ),
+            (
+                starting(false),
+                Unknown,
+                [Forget, Ask, Confirm, End, Wait, End, End],
+            ),
+            (
+                starting(true),
+                Lapsed,
+                [Forget, End, End, End, End, End, End],
+            ),
+            (
+                starting(false),
+                Lapsed,
+                [Forget, End, End, End, End, End, End],
+            ),
+            (serving, Held, [Forget, Ask, Wait, End, Thaw, End, Wait]),
+            (serving, Unknown, [Forget, Ask, Wait, End, Wait, End, Wait]),
+            (serving, Lapsed, [Forget, Ask, Freeze, End, Wait, End, Wait]),
+            (
+                saving(false),
+                Held,
+                [Forget, Ask, Save, End, Thaw, End, GiveUpSaving],
+            ),
+            (
+                saving(false),
+                Unknown,
+                [Forget, Ask, Save, End, Wait, End, GiveUpSaving],
+            ),
+            (
+                saving(false),
+                Lapsed,
+                [Forget, Ask, Freeze, End, Wait, End, GiveUpSaving],
+            ),
+            (saving(true), Held, [Deliver, Ask, End, End, End, End, End]),
+            (
+                saving(true),
+                Unknown,
+                [Deliver, Ask, End, End, End, End, End],
+            ),
+            (saving(true), Lapsed, [Wait, Ask, End, End, End, End, End]),
+            (Ending, Held, [Forget, End, End, End, End, End, End]),
+            (Ending, Unknown, [Forget, End, End, End, End, End, End]),
+            (Ending, Lapsed, [Forget, End, End, End, End, End, End]),
         ] {
             for (sandbox, step) in sandboxes.into_iter().zip(steps) {
-                let planned = plan(&desired, &Observed::Known(sandbox));
-                assert_eq!(planned, step, "{desired:?}, {sandbox:?}");
+                let planned = plan(&desired, lease, &Observed::Known(sandbox));
+                assert_eq!(planned, step, "{desired:?}, {lease:?}, {sandbox:?}");
             }
-            assert_eq!(plan(&desired, &Observed::Known(Dirty)), Rebuild);
-            assert_eq!(plan(&desired, &Observed::Absent), Rebuild);
-            assert_eq!(plan(&desired, &Observed::Unknown), Ask);
+            assert_eq!(plan(&desired, lease, &Observed::Known(Dirty)), Rebuild);
+            assert_eq!(plan(&desired, lease, &Observed::Absent), Rebuild);
+            assert_eq!(plan(&desired, lease, &Observed::Unknown), Ask);
         }
     }
 

@@ -6,3 +6,4 @@
 
 pub mod atelet;
 pub mod ateom;
+mod deadline;

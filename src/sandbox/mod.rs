@@ -28,7 +28,8 @@ pub enum Observed {
     Absent,
     /// Its processes run.
     Running,
-    /// It stands still: a checkpoint is under way, or one failed and could not be undone.
+    /// It stands still: after [`Sandbox::freeze`], while a checkpoint is under way, or because one failed and could not be
+    /// undone.
     Frozen,
     /// It ended by itself, or was killed; what is left of it goes with [`Sandbox::stop`].
     Exited {
@@ -62,6 +63,15 @@ pub trait Sandbox: Send + Sync {
     /// Afterwards its processes go on where they were, with memory, files and listeners; the environment is
     /// the saved one. `image_dir` may be removed. After an error nothing of the attempt is left.
     async fn restore(&self, spec: &Spec, image_dir: &Path) -> Result<Steps, Error>;
+
+    /// Lets the running sandbox stand still.
+    ///
+    /// Afterwards none of its processes runs, and [`Sandbox::observe`] says [`Observed::Frozen`]; memory, files and
+    /// connections are kept. Freezing a frozen one is success. After an error it may be either.
+    async fn freeze(&self) -> Result<(), Error>;
+
+    /// Lets the frozen sandbox go on where it was. Thawing a running one is success; after an error it may be either.
+    async fn thaw(&self) -> Result<(), Error>;
 
     /// Ends the sandbox, whatever its state, and removes what the runtime keeps of it. Nothing to stop is success.
     ///

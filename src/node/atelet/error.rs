@@ -29,6 +29,9 @@ pub enum Error {
         /// What it did not do; where its log is.
         what: String,
     },
+    /// A frozen sandbox does not go on. Worth another try.
+    #[error("a frozen sandbox does not go on")]
+    Thaw(#[source] Box<tonic::Status>),
     /// Another node agent works in the same directory.
     #[error("another node agent uses {}; stop it first or choose another directory", path.display())]
     InUse {

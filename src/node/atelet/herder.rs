@@ -42,6 +42,7 @@ impl Herder {
         let missing = || Failure::Invalid("workload is missing".into());
         let workload = workload.ok_or_else(missing)?;
         let slot = self.slot(uid)?;
+        self.node.lease.may_act()?;
         self.node.fences.admit(&actor, &fence, true)?;
         let elsewhere = self.slots.list().into_iter().find(|other| {
             !Arc::ptr_eq(other, &slot) && other.assignment().is_some_and(|a| a.actor.is(&actor))
@@ -63,6 +64,7 @@ impl Herder {
         let actor = identity::actor(request.actor, true)?;
         let fence = identity::fence(request.fence)?;
         let target = identity::target(request.snapshot)?;
+        self.node.lease.may_act()?;
         self.node.fences.admit(&actor, &fence, false)?;
         let slot = match (
             self.slot(&request.target_ateom_uid),
@@ -95,6 +97,7 @@ impl Herder {
 
     async fn publish(&self, request: PublishRequest) -> Result<PublishResponse, Failure> {
         let target = identity::target(request.snapshot)?;
+        self.node.lease.may_act()?;
         let mut laps = super::laps::Laps::begin();
         let bytes = self.node.snapshots.publish_held(&target).await?;
         laps.lap("publish");

@@ -4,7 +4,8 @@
 //! ([`slot`]), which asks the slot's executor what runs, asks `lifecycle::slot::plan` for the next step, and does it. What an
 //! assignment needs is made here too: images turned into bundles ([`workload`]), the runtime's executable
 //! ([`runtime`]), node copies of snapshots ([`snapshots`]). How many slots there are is told by the caller, per pool
-//! ([`pools`]); what a slot is made of comes from a [`SlotProvider`]. Every change is reported to the API server ([`report`]).
+//! ([`pools`]); what a slot is made of comes from a [`SlotProvider`]. Every change is reported to the API server ([`report`]),
+//! whose answers renew the node's lease ([`lease`]): while that has lapsed, all sandboxes stand still.
 //!
 //! Sandboxes are run by `node::ateom`, in another process. `cli` and `dev` call [`run`].
 
@@ -21,6 +22,7 @@ mod https;
 mod identity;
 mod laps;
 mod layout;
+mod lease;
 mod logs;
 mod outcome;
 mod pools;

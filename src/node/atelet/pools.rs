@@ -6,8 +6,9 @@ use super::error::chain;
 use super::files::{DesiredFile, SlotFile};
 use super::provider::Place;
 use super::slot::{Node, Slot};
-use crate::lifecycle::slot::{missing, surplus};
+use crate::lifecycle::slot::{Lease, missing, surplus};
 use crate::proto::atenode as wire;
+use futures::future::join_all;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,6 +84,34 @@ impl Slots {
                 _ = sweep.tick() => self.sweep_logs().await,
             }
         }
+    }
+
+    /// Has every slot act on the node's lease, when it lapses and when it is renewed.
+    pub async fn follow_lease(self: Arc<Self>) {
+        let lease = &self.node.lease;
+        let mut changes = lease.subscribe();
+        loop {
+            tokio::select! {
+                // What it comes to is a change.
+                () = lease.lapse() => continue,
+                // Fails only when the node is gone.
+                _ = changes.changed() => {}
+            }
+            match *changes.borrow_and_update() {
+                Lease::Lapsed => {
+                    tracing::warn!("the API server does not answer; the node's lease has lapsed")
+                }
+                Lease::Held | Lease::Unknown => tracing::info!("the node's lease holds"),
+            }
+            for slot in self.list() {
+                slot.lease_changed();
+            }
+        }
+    }
+
+    /// Tells all executors until when the node's lease holds.
+    pub async fn renew_lease(&self) {
+        join_all(self.list().iter().map(|slot| slot.renew_lease())).await;
     }
 
     async fn sweep_logs(&self) {

@@ -1,8 +1,12 @@
 //! Telling the API server what the slots are: on every change and every few seconds, which renews the node's lease.
+//!
+//! An answer first ends what is not wanted here, then renews the lease: nothing thaws that has been given away.
 
 use super::pools::Slots;
 use super::slot::Node;
 use crate::api::Incarnation;
+use crate::lifecycle::slot::Lease;
+use crate::node::deadline::boottime;
 use crate::proto::atenode::nodes_client::NodesClient;
 use crate::proto::atenode::{ReportRequest, ReportResponse};
 use std::sync::Arc;
@@ -12,8 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-/// How often the lease is renewed when nothing changes.
+/// How often the lease is renewed when nothing changes, at the longest.
 const PERIOD: Duration = Duration::from_secs(2);
+/// A lease is renewed so often while it holds, at the least.
+const RENEWALS: u32 = 4;
 /// Changes within this time go in one report.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How long the API server may take to answer.
@@ -46,6 +52,7 @@ impl Reporter {
                 Ok(()) = changed.changed() => sleep(DEBOUNCE).await,
             }
             let request = self.request(&mut changed);
+            let sent = boottime();
             if last.as_ref() == Some(&request) {
                 continue;
             }
@@ -55,9 +62,8 @@ impl Reporter {
             };
             match answer {
                 Ok(answer) => {
-                    self.take_in(&answer, &request);
+                    due = Instant::now() + self.take_in(&answer, &request, sent);
                     last = Some(request);
-                    due = Instant::now() + PERIOD;
                     pause = RETRY_PAUSE.0;
                 }
                 Err(error) => {
@@ -79,7 +85,7 @@ impl Reporter {
             incarnation: self.node.fences.witness(Incarnation(0)).0,
             slots: self.slots.views(),
             local_snapshots: self.node.snapshots.local_ids(),
-            lapsed: false,
+            lapsed: self.node.lease.state() == Lease::Lapsed,
         }
     }
 
@@ -91,8 +97,27 @@ impl Reporter {
         }
     }
 
+    /// Acts on the answer to what was sent at `sent`; returns when to report next.
+    fn take_in(
+        &self,
+        answer: &ReportResponse,
+        request: &ReportRequest,
+        sent: Duration,
+    ) -> Duration {
+        self.end_unwanted(answer, request);
+        let length = Duration::from_millis(answer.lease_ms);
+        self.node.lease.answered(sent, length, request.lapsed);
+        let slots = self.slots.clone();
+        tokio::spawn(async move { slots.renew_lease().await });
+        match self.node.lease.state() {
+            Lease::Held | Lease::Unknown => PERIOD.min(length / RENEWALS),
+            // It lapsed after this report was made, which has to be told.
+            Lease::Lapsed => RETRY_PAUSE.0,
+        }
+    }
+
     /// Ends what is not wanted, if the slot still runs what was reported: an order may have come meanwhile.
-    fn take_in(&self, answer: &ReportResponse, request: &ReportRequest) {
+    fn end_unwanted(&self, answer: &ReportResponse, request: &ReportRequest) {
         self.node.fences.witness(Incarnation(answer.incarnation));
         for uid in &answer.stop_slots {
             let told = request.slots.iter().find(|s| s.uid == *uid);

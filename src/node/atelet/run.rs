@@ -6,6 +6,7 @@ use super::error::{Error, chain, io};
 use super::fences::Fences;
 use super::herder::Herder;
 use super::layout::Layout;
+use super::lease::Lease;
 use super::pools::Slots;
 use super::processes::ProcessSlots;
 use super::report::Reporter;
@@ -64,6 +65,7 @@ pub async fn run(
         client: NodesClient::new(control::channel(&options.apiserver, &tls)?),
     };
     let report = tokio::spawn(reporter.run(loops.clone()));
+    let lease = tokio::spawn(slots.clone().follow_lease());
 
     let herder = Herder {
         node: node.clone(),
@@ -80,6 +82,7 @@ pub async fn run(
         tracing::warn!("steps of slots are left half done");
     }
     report.abort();
+    lease.abort();
     if options.stop_slots_on_exit {
         end_all(&node, &slots).await;
     }
@@ -119,6 +122,7 @@ async fn node(options: &Options, layout: Layout) -> Result<Node, Error> {
         runtimes,
         snapshots: Snapshots::open(&layout, stores, options.cache_bytes).await?,
         fences: Fences::open(layout.incarnation())?,
+        lease: Lease::new(),
         provider,
         changed: watch::Sender::new(()),
         layout,

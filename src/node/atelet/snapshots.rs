@@ -90,6 +90,18 @@ impl Snapshots {
         self.spool.join(id)
     }
 
+    /// What is in the spool of an actor: whole images, and those that a killed executor left half written.
+    pub fn spooled(&self, actor: &Identity) -> Result<Vec<PathBuf>, Error> {
+        let Ok(uid) = uuid::Uuid::try_parse(&actor.uid) else {
+            return Ok(vec![]);
+        };
+        // Ids begin with the actor's uid.
+        let own = uid.simple().to_string();
+        let names = files::names(&self.spool)?.into_iter();
+        let names = names.filter(|name| name.starts_with(&own));
+        Ok(names.map(|name| self.spool.join(name)).collect())
+    }
+
     /// Removes what nobody will publish any more: all of the spool but `wanted`.
     pub fn sweep_spool(&self, wanted: &BTreeSet<String>) -> Result<(), Error> {
         for name in files::names(&self.spool)? {

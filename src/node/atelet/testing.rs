@@ -58,10 +58,23 @@ extern "C" fn become_executor() {
 }
 
 /// Takes reports.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Apiserver {
+    /// Those that were answered.
     pub reports: Arc<Mutex<Vec<ReportRequest>>>,
     pub stop_slots: Arc<Mutex<Vec<String>>>,
+    /// How long an answer's lease is; `None`: nothing is answered.
+    pub lease: watch::Sender<Option<Duration>>,
+}
+
+impl Default for Apiserver {
+    fn default() -> Self {
+        Apiserver {
+            reports: Arc::default(),
+            stop_slots: Arc::default(),
+            lease: watch::Sender::new(Some(Duration::from_secs(90))),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -70,10 +83,12 @@ impl Nodes for Apiserver {
         &self,
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
+        let mut lease = self.lease.subscribe();
+        let lease = *lease.wait_for(Option::is_some).await.unwrap();
         self.reports.lock().unwrap().push(request.into_inner());
         Ok(Response::new(ReportResponse {
             incarnation: 7,
-            lease_ms: 90_000,
+            lease_ms: lease.unwrap().as_millis() as u64,
             stop_slots: std::mem::take(&mut self.stop_slots.lock().unwrap()),
         }))
     }

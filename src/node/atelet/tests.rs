@@ -1,5 +1,7 @@
 //! Orders, with real executors and sandboxes.
 
+mod lease;
+
 use super::testing::{LONG, World, actor, count, fence, fetch, with_node};
 use crate::api::{Reason, Timestamp};
 use crate::node::atelet::files;
@@ -222,6 +224,49 @@ fn a_new_agent_takes_over_what_runs() {
             .await
             .unwrap();
         assert_eq!(count(&address).await.0, 3);
+    });
+}
+
+#[test]
+fn what_a_killed_agent_left_half_done_is_removed() {
+    with_node(0, |mut world| async move {
+        world.stop().await;
+        let node = world.node_dir();
+        let hex = "0".repeat(64);
+        let id = world.snapshot(&actor("a"), 1, true).id;
+        let left = [
+            "spool/.fetch-Xy12/pages.img".to_owned(),
+            "spool/.publish-Xy12/pages.img".to_owned(),
+            "spool/fetch-1/pages.img".to_owned(),
+            format!("spool/{id}/pages.img"),
+            format!("spool/{id}.partial-Xy12/pages.img"),
+            "snapshots/.publish-Xy12/pages.img".to_owned(),
+            "snapshots/.trash-Xy12/pages.img".to_owned(),
+            format!("snapshots/{id}/pages.img"),
+            format!("held/{id}.json"),
+            format!("held/{id}.json.new"),
+            format!("runtimes/.{hex}"),
+            format!("images/tmp/{hex}/blobs/0"),
+            format!("images/tmp/{hex}.ref"),
+            "sandboxes/generation/file".to_owned(),
+        ];
+        for file in &left {
+            let file = node.join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "half").unwrap();
+        }
+        world.start().await;
+        world.settled(0).await;
+        for dir in [
+            "spool",
+            "snapshots",
+            "held",
+            "runtimes",
+            "images/tmp",
+            "sandboxes",
+        ] {
+            assert_eq!(files::names(&node.join(dir)).unwrap(), [""; 0], "{dir}");
+        }
     });
 }
 

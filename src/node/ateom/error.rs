@@ -29,6 +29,9 @@ pub enum Error {
     /// Not allowed: the slot could not be proved clean. End its executor.
     #[error("the slot is not clean: {0}")]
     Dirty(String),
+    /// Not allowed: the control plane may have given the actor to another node.
+    #[error("the node's lease has lapsed; nothing runs until it is renewed")]
+    Lapsed,
     /// Gone: the sandbox ended by itself.
     #[error("the sandbox ended with exit code {code}; its log says why")]
     Ended {
@@ -82,9 +85,11 @@ impl Error {
         match self {
             Error::Invalid(_) | Error::Sandbox(S::Invalid(_)) => Code::InvalidArgument,
             Error::Network(network::Error::Invalid(_)) => Code::InvalidArgument,
-            Error::Fenced { .. } | Error::Taken { .. } | Error::Dirty(_) | Error::NotFirst => {
-                Code::FailedPrecondition
-            }
+            Error::Fenced { .. }
+            | Error::Taken { .. }
+            | Error::Dirty(_)
+            | Error::Lapsed
+            | Error::NotFirst => Code::FailedPrecondition,
             Error::Sandbox(
                 S::Exists | S::NotRunning { .. } | S::Frozen { .. } | S::NoRuntime { .. },
             ) => Code::FailedPrecondition,

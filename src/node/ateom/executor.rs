@@ -1,16 +1,20 @@
-//! The slot's state, and the calls on it: one at a time, fenced by epochs.
+//! The slot's state, and the calls on it: one at a time, fenced by epochs. Standing still and going on is in [`freeze`].
+
+mod freeze;
 
 use super::Error;
 use super::convert::Order;
 use super::leftovers::Baseline;
 use crate::network::Cidr;
 use crate::network::slot::{self, SlotNetwork};
+use crate::node::deadline::Deadline;
 use crate::proto::atenode::observe_workload_response::State;
 use crate::proto::atenode::{ActorIdentity, ObserveWorkloadResponse};
 use crate::sandbox::gvisor::Gvisor;
 use crate::sandbox::{Error as SandboxError, Observed, Orphans, Sandbox, Steps, logs, readyz};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, watch};
@@ -31,6 +35,10 @@ pub(super) struct Executor {
     assignment: watch::Sender<Option<Arc<Order>>>,
     /// The epoch up to which a stop waits for its turn: a start does not wait for readiness any longer.
     stopping: watch::Sender<Option<u64>>,
+    /// The sandbox stands still because we want it to. Changed by the call that has the turn.
+    frozen: AtomicBool,
+    /// Until when the sandbox may run.
+    lease: Deadline,
     history: StdMutex<History>,
 }
 
@@ -75,6 +83,8 @@ impl Executor {
             turn: Mutex::new(()),
             assignment: watch::Sender::new(None),
             stopping: watch::Sender::new(None),
+            frozen: AtomicBool::new(false),
+            lease: Deadline::new(),
             history: StdMutex::default(),
         })
     }
@@ -190,6 +200,11 @@ impl Executor {
             let reason = "another one runs";
             return Err(Error::Fenced { epoch, reason });
         }
+        if self.is_frozen() {
+            // Before its connections are cut.
+            let state = "frozen".into();
+            return Err(SandboxError::NotRunning { state }.into());
+        }
         let mut steps = Steps::default();
         steps.time("gate", self.network.close()).await?;
         let saved = async {
@@ -249,6 +264,7 @@ impl Executor {
         let observed = self.sandbox.observe().await?;
         Ok(match (self.current(), observed) {
             (Some(_), Observed::Running) => (State::Running, String::new()),
+            (Some(_), Observed::Frozen) if self.is_frozen() => (State::Frozen, String::new()),
             (Some(_), Observed::Exited { code }) => {
                 *exit_code = code;
                 (State::Exited, String::new())
@@ -270,6 +286,7 @@ impl Executor {
         let mut steps = Steps::default();
         steps.time("close", self.network.close()).await?;
         steps.extend(self.sandbox.stop().await?);
+        self.frozen.store(false, Ordering::SeqCst);
         let assignment = self.assignment.send_replace(None);
         if let Some(assignment) = assignment.filter(|_| ended) {
             self.history().end(&assignment);
@@ -295,9 +312,10 @@ impl Executor {
         Ok(left)
     }
 
-    /// Runs for ever: closes the gate of a sandbox that ended by itself, and keeps logs within their bounds.
+    /// Runs for ever: closes the gate of a sandbox that ended by itself, freezes one whose lease has lapsed, and keeps logs
+    /// within their bounds.
     pub async fn watch(self: Arc<Self>) {
-        tokio::join!(self.watch_end(), self.watch_logs());
+        tokio::join!(self.watch_end(), self.watch_lease(), self.watch_logs());
     }
 
     async fn watch_end(&self) {

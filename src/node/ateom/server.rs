@@ -5,15 +5,18 @@ use super::{Error, convert};
 use crate::network::Cidr;
 use crate::proto::atenode::ateom_server::{Ateom, AteomServer};
 use crate::proto::atenode::{
-    CheckpointWorkloadRequest, CheckpointWorkloadResponse, ObserveWorkloadRequest,
-    ObserveWorkloadResponse, RestoreWorkloadRequest, RestoreWorkloadResponse, RunWorkloadRequest,
-    RunWorkloadResponse, StopWorkloadRequest, StopWorkloadResponse,
+    CheckpointWorkloadRequest, CheckpointWorkloadResponse, FreezeWorkloadRequest,
+    FreezeWorkloadResponse, ObserveWorkloadRequest, ObserveWorkloadResponse, RenewLeaseRequest,
+    RenewLeaseResponse, RestoreWorkloadRequest, RestoreWorkloadResponse, RunWorkloadRequest,
+    RunWorkloadResponse, StopWorkloadRequest, StopWorkloadResponse, ThawWorkloadRequest,
+    ThawWorkloadResponse,
 };
 use crate::sandbox::{Orphans, Steps};
 use std::future::ready;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::StreamExt;
@@ -173,6 +176,35 @@ impl Ateom for Service {
         let work = async move { executor.stop(epoch).await };
         let steps = convert::timings(&to_its_end(work).await?);
         Ok(Response::new(StopWorkloadResponse { steps }))
+    }
+
+    async fn freeze_workload(
+        &self,
+        request: Request<FreezeWorkloadRequest>,
+    ) -> Result<Response<FreezeWorkloadResponse>, Status> {
+        let executor = self.0.clone();
+        let epoch = request.into_inner().epoch;
+        to_its_end(async move { executor.freeze(epoch).await }).await?;
+        Ok(Response::new(FreezeWorkloadResponse {}))
+    }
+
+    async fn thaw_workload(
+        &self,
+        request: Request<ThawWorkloadRequest>,
+    ) -> Result<Response<ThawWorkloadResponse>, Status> {
+        let executor = self.0.clone();
+        let epoch = request.into_inner().epoch;
+        to_its_end(async move { executor.thaw(epoch).await }).await?;
+        Ok(Response::new(ThawWorkloadResponse {}))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<RenewLeaseRequest>,
+    ) -> Result<Response<RenewLeaseResponse>, Status> {
+        let until = request.into_inner().until_boottime_ms;
+        self.0.renew_lease(Duration::from_millis(until));
+        Ok(Response::new(RenewLeaseResponse {}))
     }
 
     async fn observe_workload(

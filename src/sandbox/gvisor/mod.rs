@@ -155,12 +155,25 @@ impl Gvisor {
     }
 
     /// Undoes a pause, after a checkpoint that failed with `cause`.
-    async fn thaw(&self, current: &Current, cause: Error) -> Error {
+    async fn undo_pause(&self, current: &Current, cause: Error) -> Error {
         match current.call(&runsc::RESUME, &[current.root()]).await {
             Ok(_) => cause,
             Err(resume) => Error::Frozen {
                 message: format!("{resume} (after: {cause})"),
             },
+        }
+    }
+
+    /// Has the runtime bring the sandbox from one of its states to another, where it may be already.
+    async fn switch(&self, call: &Call, from: &str, to: &str) -> Result<(), Error> {
+        let absent = || Error::NotRunning {
+            state: "absent".into(),
+        };
+        let current = self.current().ok_or_else(absent)?;
+        match current.status(current.root()).await? {
+            state if state == to => Ok(()),
+            state if state == from => current.call(call, &[current.root()]).await.map(drop),
+            state => Err(Error::NotRunning { state }),
         }
     }
 
@@ -218,13 +231,13 @@ impl Sandbox for Gvisor {
         let args = [root];
         let paused = steps.time("pause", current.call(&runsc::PAUSE, &args));
         if let Err(e) = paused.await {
-            return Err(self.thaw(&current, e).await);
+            return Err(self.undo_pause(&current, e).await);
         }
         let dir = draft.dir().to_str().map(str::to_owned).unwrap_or_default();
         let args = ["-leave-running", "-image-path", &dir, root];
         let saved = steps.time("checkpoint", current.call(&runsc::CHECKPOINT, &args));
         if let Err(e) = saved.await.and_then(|_| draft.finish()) {
-            return Err(self.thaw(&current, e).await);
+            return Err(self.undo_pause(&current, e).await);
         }
         match self.stop().await {
             Ok(more) => steps.extend(more),
@@ -237,6 +250,14 @@ impl Sandbox for Gvisor {
     async fn restore(&self, spec: &Spec, image_dir: &Path) -> Result<Steps, Error> {
         image::verify(image_dir)?;
         self.launch(spec, Some(image_dir)).await
+    }
+
+    async fn freeze(&self) -> Result<(), Error> {
+        self.switch(&runsc::PAUSE, "running", "paused").await
+    }
+
+    async fn thaw(&self) -> Result<(), Error> {
+        self.switch(&runsc::RESUME, "paused", "running").await
     }
 
     async fn stop(&self) -> Result<Steps, Error> {

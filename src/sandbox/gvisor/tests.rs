@@ -132,6 +132,47 @@ fn an_open_connection_does_not_prevent_a_checkpoint() {
 }
 
 #[test]
+fn a_frozen_sandbox_stands_still_and_goes_on_where_it_was() {
+    testing::inside(|orphans| async {
+        let slot = Slot::new(orphans);
+        let sandbox = &slot.gvisor;
+        assert!(sandbox.freeze().await.is_err() && sandbox.thaw().await.is_err());
+        let one = vec![container("one", 8080)];
+        let two = vec![container("one", 8080), container("two", 8082)];
+        for (epoch, containers) in [(1, one), (2, two)] {
+            let spec = Spec {
+                containers,
+                ..slot.spec("a", epoch)
+            };
+            sandbox.run(&spec).await.unwrap();
+            assert_eq!(count(8080).await.0, 1);
+            for _ in 0..2 {
+                sandbox.freeze().await.unwrap();
+                assert_eq!(sandbox.observe().await.unwrap(), Observed::Frozen);
+            }
+            let late = tokio::spawn(count(8080));
+            let still = tokio::time::timeout(Duration::from_millis(300), sandbox.exited());
+            assert!(still.await.is_err(), "to stand still is no end");
+            assert!(!late.is_finished(), "nobody answers");
+            let refused = sandbox.checkpoint(Path::new("/run/no")).await;
+            assert!(
+                matches!(refused, Err(Error::NotRunning { .. })),
+                "{refused:?}"
+            );
+            for _ in 0..2 {
+                sandbox.thaw().await.unwrap();
+                assert_eq!(sandbox.observe().await.unwrap(), Observed::Running);
+            }
+            assert_eq!(late.await.unwrap().0, 2);
+            sandbox.freeze().await.unwrap();
+            sandbox.stop().await.unwrap();
+            assert_eq!(sandbox.observe().await.unwrap(), Observed::Absent);
+            assert_eq!(others(), Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
 fn several_containers_share_a_sandbox_and_survive() {
     testing::inside(|orphans| async {
         let slot = Slot::new(orphans);

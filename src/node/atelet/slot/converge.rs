@@ -96,7 +96,9 @@ impl Slot {
                 Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
                 Phase::Starting | Phase::Serving | Phase::Ending => false,
             });
-        plan(&state.desired(saved), &state.sandbox)
+        self.give_up_start(&state);
+        let lease = self.node.lease.state();
+        plan(&state.desired(saved), lease, &state.sandbox)
     }
 
     /// Whether the step did what it should; if not it is tried again later.
@@ -115,6 +117,11 @@ impl Slot {
                 Ok(())
             }
             Step::Confirm => self.confirm(),
+            Step::Freeze => {
+                self.freeze().await;
+                Ok(())
+            }
+            Step::Thaw => self.thaw().await,
             Step::Save => {
                 self.checkpoint().await;
                 Ok(())
@@ -250,6 +257,7 @@ impl Slot {
         Some(match answer.state() {
             Wire::Clean => Sandbox::Clean,
             Wire::Running => Sandbox::Running { epoch },
+            Wire::Frozen => Sandbox::Frozen { epoch },
             Wire::Exited => Sandbox::Exited,
             Wire::Busy => Sandbox::Busy,
             Wire::Dirty | Wire::Unspecified => {

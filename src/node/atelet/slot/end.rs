@@ -70,6 +70,10 @@ impl Slot {
         if let Some(assignment) = self.assignment() {
             let dir = self.sandbox_dir(&assignment.generation);
             remove_in_background(dir).await?;
+            // An image that was to be delivered, and is not wanted any more.
+            for dir in self.node.snapshots.spooled(&assignment.actor)? {
+                remove_in_background(dir).await?;
+            }
         }
         let mut state = self.state();
         // What did not come up may be ordered again with the same epoch; anything else has ended for good.

@@ -1,10 +1,11 @@
 //! One slot: what is desired of it, what is known of it, and the loop that brings the two together.
 //!
 //! [`orders`] takes orders and writes down what they desire; [`converge`] is the loop; [`start`], [`save`] and [`end`]
-//! carry its steps out. There is one loop per slot, and only it acts.
+//! carry its steps out, [`freeze`] those that the node's lease asks for. There is one loop per slot, and only it acts.
 
 mod converge;
 mod end;
+mod freeze;
 mod op;
 mod orders;
 mod save;
@@ -16,6 +17,7 @@ use super::error::Error;
 use super::fences::Fences;
 use super::files::{self, Assignment, DesiredFile, Phase, SlotFile};
 use super::layout::Layout;
+use super::lease::Lease;
 use super::provider::{Executor, ExecutorRecord, Place, SlotProvider};
 use super::runtime::Runtimes;
 use super::snapshots::Snapshots;
@@ -42,6 +44,7 @@ pub(super) struct Node {
     pub runtimes: Runtimes,
     pub snapshots: Snapshots,
     pub fences: Fences,
+    pub lease: Lease,
     pub provider: Arc<dyn SlotProvider>,
     /// Told when a slot changed: there is something to report.
     pub changed: watch::Sender<()>,
@@ -251,7 +254,10 @@ impl State {
             (_, Observed::Known(Sandbox::Dirty)) => P::Dirty,
             (None, Observed::Known(Sandbox::Clean)) if self.retiring => P::Draining,
             (None, Observed::Known(Sandbox::Clean)) => P::Free,
-            (Some(true), Observed::Known(Sandbox::Running { .. })) => P::Running,
+            // One that is frozen is still there.
+            (Some(true), Observed::Known(Sandbox::Running { .. } | Sandbox::Frozen { .. })) => {
+                P::Running
+            }
             (Some(true), Observed::Known(Sandbox::Exited)) => P::Exited,
             (None | Some(_), Observed::Absent | Observed::Unknown | Observed::Known(_)) => P::Busy,
         }
