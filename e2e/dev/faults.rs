@@ -1,9 +1,10 @@
 //! kill -9 of one or all.
 
-use super::harness::{Dev, eventually, kill, signal};
+use super::harness::{Dev, eventually, image, kill, signal};
 use nix::sys::signal::Signal;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 #[test]
 fn everything_killed_comes_back_and_no_acknowledged_suspend_is_lost() {
@@ -131,4 +132,29 @@ fn an_actor_stands_still_while_the_api_server_is_silent() {
     }
     dev.plugin(&["suspend", "a"]);
     assert_eq!(dev.visit("a"), (visited.0 + 1, visited.1 + 1));
+}
+
+#[test]
+fn a_golden_actor_that_never_gets_ready_does_not_hold_up_the_end() {
+    /// Far less than readiness is waited for.
+    const PROMPT: Duration = Duration::from_secs(10);
+    let mut dev = Dev::start(&[]);
+    let env = "    env: [{name: READY_DELAY_MS, value: \"600000\"}]\n";
+    dev.apply(&format!(
+        "apiVersion: ate.dev/v1alpha1\nkind: WorkerPool\nmetadata: {{name: pool, namespace: default}}\nspec: {{replicas: 1}}\n---\n{}{env}",
+        dev.template("hanging", &image())
+    ));
+    eventually("its sandbox runs", || {
+        (!dev.processes("runsc-sandbox").is_empty()).then_some(())
+    });
+    let begun = Instant::now();
+    let said = dev.stop();
+    let took = begun.elapsed();
+    assert!(
+        said.lines().any(|line| line.starts_with("stopped ")),
+        "{said}"
+    );
+    assert!(took < PROMPT, "it took {took:?}: {said}");
+    assert!(!said.contains("killing"), "{said}");
+    assert_eq!(dev.processes(""), [0; 0]);
 }

@@ -71,6 +71,16 @@ pub async fn run(
         node: node.clone(),
         slots: slots.clone(),
     };
+    if options.stop_slots_on_exit {
+        // Readiness that does not come would keep the stop waiting for nothing.
+        let (stop, slots) = (stop.clone(), slots.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            for slot in slots.list() {
+                slot.cancel_start("the node agent stops");
+            }
+        });
+    }
     let served = serve(herder, options.listener, &tls, stop).await;
 
     loops.cancel();
