@@ -23,8 +23,8 @@ fn everything_killed_comes_back_and_no_acknowledged_suspend_is_lost() {
     dev.kill_everything();
 
     dev.restart();
-    let visited = dev.served("asleep");
-    assert_eq!(visited, (2, 2));
+    let visited = dev.visit("asleep");
+    assert_eq!(visited, (2, 2), "its wake waited for the slots");
     let visited = dev.served("awake");
     assert_eq!(visited, (2, 2), "it went on from its last snapshot");
     let why = dev.field(

@@ -1,7 +1,7 @@
 //! Which pools may run an actor, and which snapshot a resume starts from.
 
 use crate::api::names::{PoolKey, SnapshotId};
-use crate::api::record::ActorRecord;
+use crate::api::record::{ActorRecord, WorkerPhase, WorkerRecord};
 use crate::api::selector::{Selector, SelectorError};
 use crate::api::template::{GoldenPolicy, TemplatePhase};
 use crate::api::{ActorTemplate, Reason, WorkerPool};
@@ -118,19 +118,37 @@ pub fn pools<'a>(
             && pool.spec.sandbox_class == spec.sandbox_class
             && actor.spec.worker_selector.matches(&labels)
     };
-    let key = |pool: &WorkerPool| {
-        PoolKey::new(
-            pool.metadata.namespace.as_deref().unwrap_or_default(),
-            pool.metadata.name.as_deref().unwrap_or_default(),
-        )
-    };
     let mut keys: Vec<_> = all
         .into_iter()
         .filter(|pool| matches(pool))
-        .map(key)
+        .map(key_of)
         .collect();
     keys.sort();
     Ok(keys)
+}
+
+/// Whether `pool`, if it is one of `wanted`, has fewer workers that can take an actor or run one than it shall have: the
+/// others are on their way.
+pub fn is_short(pool: &WorkerPool, wanted: &[PoolKey], workers: &[WorkerRecord]) -> bool {
+    let key = key_of(pool);
+    let usable = |phase| match phase {
+        WorkerPhase::Free | WorkerPhase::Claimed => true,
+        WorkerPhase::Draining | WorkerPhase::Dirty | WorkerPhase::Lost => false,
+    };
+    let ready = || {
+        workers
+            .iter()
+            .filter(|w| w.pool == key && usable(w.phase))
+            .count()
+    };
+    wanted.contains(&key) && ready() < usize::try_from(pool.spec.replicas).unwrap_or(0)
+}
+
+fn key_of(pool: &WorkerPool) -> PoolKey {
+    PoolKey::new(
+        pool.metadata.namespace.as_deref().unwrap_or_default(),
+        pool.metadata.name.as_deref().unwrap_or_default(),
+    )
 }
 
 /// The port of the container that requests go to: the one named `http`, else the first declared, else 80.
@@ -257,6 +275,37 @@ mod tests {
             .labels
             .insert("tier".into(), "iron".into());
         assert!(names(&t, &picky).is_empty());
+    }
+
+    #[test]
+    fn a_pool_is_short_of_workers_that_are_on_their_way() {
+        use WorkerPhase::*;
+        let key = PoolKey::new("home", "p");
+        let worker = |phase, pool: &PoolKey| WorkerRecord {
+            phase,
+            pool: pool.clone(),
+            ..WorkerRecord::default()
+        };
+        for (replicas, phases, short) in [
+            (0, vec![], false),
+            (1, vec![], true),
+            (2, vec![Free, Claimed], false),
+            (2, vec![Claimed], true),
+            (1, vec![Claimed, Claimed], false),
+            (2, vec![Claimed, Draining], true),
+            (2, vec![Claimed, Dirty], true),
+            (2, vec![Claimed, Lost], true),
+            (-1, vec![], false),
+        ] {
+            let mut p = pool("home", "p", "gold");
+            p.spec.replicas = replicas;
+            let mut workers: Vec<_> = phases.iter().map(|f| worker(*f, &key)).collect();
+            // Workers of others do not count.
+            workers.push(worker(Free, &PoolKey::new("away", "p")));
+            let all = [key.clone()];
+            assert_eq!(is_short(&p, &all, &workers), short, "{replicas} {phases:?}");
+            assert!(!is_short(&p, &[PoolKey::new("home", "q")], &workers));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod worker;
 pub(in crate::engine) use node::sandbox_of;
 
 use super::{DriveError, Engine};
+use crate::api::names::ResourceVersion;
 use crate::api::record::{ActorRecord, Assignment};
 use crate::api::{ActorTemplate, Epoch, Reason, Timestamp};
 use crate::lifecycle::actor::{Outcome, Progress, Step, conclude};
@@ -29,6 +30,8 @@ const SHORT_LIMIT: Duration = Duration::from_secs(20);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long templates and pools may take to be known after a start.
 const CATALOG_LIMIT: Duration = Duration::from_secs(15);
+/// How long a wake waits for workers that are on their way: below the minute that callers wait.
+const WORKER_LIMIT: Duration = Duration::from_secs(10);
 /// How often an order is given whose outcome is not known.
 const MOST_ATTEMPTS: u32 = 5;
 /// The epoch of an actor's first sleep when nothing went wrong: there is nothing older to delete.
@@ -46,6 +49,10 @@ pub(super) struct Operation {
     pub(super) started_at: Timestamp,
     started: Instant,
     template: Option<Arc<ActorTemplate>>,
+    /// Until when a worker that is on its way is waited for, since none was free.
+    worker_until: Option<Instant>,
+    /// The workers were last listed at this version.
+    seen_workers: Option<ResourceVersion>,
     /// Orders whose outcome was not known.
     attempts: u32,
     /// Where local snapshots of the actor may lie that are superseded.
@@ -77,6 +84,8 @@ impl Operation {
             started_at: now,
             started: Instant::now(),
             template,
+            worker_until: None,
+            seen_workers: None,
             attempts: 0,
             timings: vec![],
             local_nodes,

@@ -1,12 +1,18 @@
 //! Steps about workers: claim, release, abandon.
 
-use super::{ASK_AGAIN, CATALOG_LIMIT, Operation};
-use crate::api::record::{Assignment, Claim, WorkerRecord};
+use super::{ASK_AGAIN, CATALOG_LIMIT, Operation, WORKER_LIMIT};
+use crate::api::names::ResourceVersion;
+use crate::api::record::{Assignment, Claim, WorkerPhase, WorkerRecord};
 use crate::api::{PoolKey, Reason};
 use crate::engine::DriveError;
 use crate::lifecycle::Observed;
 use crate::lifecycle::placement::{self, Source};
-use crate::store::{ClaimRequest, StoreError};
+use crate::store::{Change, ClaimRequest, Image, Kind, StoreError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Changes of workers looked at together while one is waited for.
+const CHANGES: usize = 100;
 
 impl Operation {
     pub(super) async fn find_claim(&mut self) -> Result<(), DriveError> {
@@ -73,12 +79,81 @@ impl Operation {
                 self.progress.sandbox = Observed::Absent;
             }
             Ok(None) if holder.is_some() => self.publish().await?,
-            Ok(None) => self.fail(Reason::NoFreeWorkers, "no free workers available"),
+            Ok(None) => self.await_worker(&pools).await?,
             // An earlier operation has not released its worker yet.
             Err(StoreError::Conflict(_)) => self.progress.claim = Observed::Unknown,
             Err(e) => return Err(e.into()),
         }
         Ok(())
+    }
+
+    /// No worker is free. Where some are on their way, after a start or a loss, the claim is tried again when one has
+    /// come; pools that are complete refuse at once.
+    async fn await_worker(&mut self, pools: &[PoolKey]) -> Result<(), DriveError> {
+        let until = *self
+            .worker_until
+            .get_or_insert_with(|| Instant::now() + WORKER_LIMIT);
+        let left = until.saturating_duration_since(Instant::now());
+        let goes_on = match self.seen_workers.take() {
+            // What has come before this list was read is found by the claim that follows.
+            None => {
+                self.seen_workers = self.short_since(pools).await?;
+                self.seen_workers.is_some() && !left.is_zero()
+            }
+            Some(seen) => self.worker_came(pools, seen, left).await?,
+        };
+        if !goes_on {
+            self.fail(Reason::NoFreeWorkers, "no free workers available");
+        }
+        Ok(())
+    }
+
+    /// If a pool has fewer workers than it shall have: the version of the list that says so.
+    async fn short_since(&self, pools: &[PoolKey]) -> Result<Option<ResourceVersion>, DriveError> {
+        let only = match pools {
+            [pool] => Some(pool),
+            _ => None,
+        };
+        let workers = self.engine.store.list_workers(only).await?;
+        let all = self.engine.catalog.pools();
+        let short = all
+            .iter()
+            .any(|pool| placement::is_short(pool, pools, &workers.items));
+        Ok(short.then_some(workers.version))
+    }
+
+    /// Waits until a worker of the pools becomes free; `false` when none did in time.
+    async fn worker_came(
+        &self,
+        pools: &[PoolKey],
+        mut seen: ResourceVersion,
+        left: Duration,
+    ) -> Result<bool, DriveError> {
+        let until = Instant::now() + left;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let store = &self.engine.store;
+            let changes = store.changes(Kind::Worker, seen, CHANGES, left).await;
+            let changes = match changes {
+                Ok(changes) => changes,
+                // The log does not reach back so far: look at everything again.
+                Err(StoreError::Expired(_)) => return Ok(true),
+                Err(e) => return Err(e.into()),
+            };
+            let freed = |change: &Change| match &change.after {
+                Some(Image::Worker(w)) => {
+                    w.phase == WorkerPhase::Free && w.claim.is_none() && pools.contains(&w.pool)
+                }
+                Some(Image::Actor(_)) | None => false,
+            };
+            if changes.iter().any(freed) {
+                return Ok(true);
+            }
+            match changes.last() {
+                Some(last) if Instant::now() < until => seen = last.version,
+                Some(_) | None => return Ok(false),
+            }
+        }
     }
 
     /// Looks the template up; after a start the cache may have to fill first.
@@ -89,7 +164,9 @@ impl Operation {
                 tokio::time::sleep(ASK_AGAIN / 5).await;
             }
         };
-        if self.template.is_none() && tokio::time::timeout(CATALOG_LIMIT, filled).await.is_ok() {
+        // Pools are cached beside templates: one that is known does not say that they are.
+        let filled = tokio::time::timeout(CATALOG_LIMIT, filled).await.is_ok();
+        if self.template.is_none() && filled {
             self.template = catalog.template(&self.record.spec.template);
         }
     }

@@ -9,10 +9,12 @@
 mod audit;
 mod calls;
 mod guards;
+mod kit;
 mod node;
 mod round_trips;
 mod schedule;
 mod store;
+mod waiting;
 mod world;
 
 use schedule::{Failure, Tally, run};

@@ -103,7 +103,7 @@ impl Tally {
 }
 
 /// One template that boots from its image, one pool.
-pub struct Fixed;
+struct Fixed;
 
 impl Catalog for Fixed {
     fn is_synced(&self) -> bool {
@@ -118,6 +118,7 @@ impl Catalog for Fixed {
     fn pools(&self) -> Vec<Arc<WorkerPool>> {
         let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
         pool.metadata.namespace = Some("ns".into());
+        pool.spec.replicas = 2;
         vec![Arc::new(pool)]
     }
 }

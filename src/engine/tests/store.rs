@@ -127,7 +127,8 @@ fn unavailable<T>() -> Result<T, StoreError> {
 }
 
 /// Calls that change nothing that is audited.
-const QUIET: [&str; 8] = [
+const QUIET: [&str; 9] = [
+    "changes",
     "renew",
     "expired_leases",
     "list_workers",

@@ -1,0 +1,149 @@
+//! One replica on calm nodes, for tests of one thing at a time.
+
+use super::calls::Calls;
+use super::schedule::options;
+use super::store::{Life, Mortal};
+use super::world::{Guards, World};
+use crate::api::record::{ActorRecord, SpecRecord, StatusRecord};
+use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
+use crate::api::{ActorKey, ActorTemplate, TemplateKey, WorkerPool, WorkerPoolSpec};
+use crate::engine::{Call, Engine};
+use crate::kube::Catalog;
+use crate::proto::atenode::ReportRequest;
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A catalog of one template in namespace `ns`, which boots from its image, and one pool.
+pub struct One {
+    pub replicas: i32,
+    pub allowed: Vec<String>,
+}
+
+impl Catalog for One {
+    fn is_synced(&self) -> bool {
+        true
+    }
+    fn template(&self, _: &TemplateKey) -> Option<Arc<ActorTemplate>> {
+        let mut template = ActorTemplate::new("t", ActorTemplateSpec::default());
+        template.metadata.namespace = Some("ns".into());
+        template.spec.golden.policy = GoldenPolicy::Disabled;
+        template.spec.allowed_namespaces = self.allowed.clone();
+        Some(Arc::new(template))
+    }
+    fn pools(&self) -> Vec<Arc<WorkerPool>> {
+        let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
+        pool.metadata.namespace = Some("ns".into());
+        pool.spec.replicas = self.replicas;
+        vec![Arc::new(pool)]
+    }
+}
+
+pub struct Kit {
+    pub world: World,
+    pub store: Arc<MemoryStore>,
+    pub life: Life,
+    pub engine: Arc<Engine>,
+}
+
+impl Kit {
+    pub fn new(replicas: i32) -> Kit {
+        let world = World::new(1, Guards::All);
+        world.lock().calm = true;
+        let store = Arc::new(MemoryStore::by(world.clock()));
+        let (life, engine) = replica("r", &world, &store, One::of(replicas));
+        Kit {
+            world,
+            store,
+            life,
+            engine,
+        }
+    }
+
+    /// A second replica over the same store and nodes.
+    pub fn another(&self) -> Arc<Engine> {
+        replica("s", &self.world, &self.store, One::of(1)).1
+    }
+
+    /// An actor of template `ns/t`.
+    pub async fn actor(&self, namespace: &str, name: &str) -> ActorKey {
+        let key = ActorKey::new(namespace, name);
+        let record = ActorRecord {
+            key: key.clone(),
+            spec: SpecRecord {
+                template: TemplateKey::new("ns", "t"),
+                ..SpecRecord::default()
+            },
+            status: StatusRecord {
+                uid: Uuid::new_v4(),
+                ..StatusRecord::default()
+            },
+            ..ActorRecord::default()
+        };
+        self.store.create_actor(record, 10).await.unwrap();
+        key
+    }
+
+    /// The first node says what its one slot is.
+    pub async fn report(&self) {
+        let report = {
+            let mut state = self.world.lock();
+            let until = state.now() + Duration::from_secs(60);
+            state.renewed(0, until, &[], &[]);
+            ReportRequest {
+                node: "n0".into(),
+                address: "n0:1".into(),
+                slots: state.slots_of(0),
+                ..ReportRequest::default()
+            }
+        };
+        self.engine.report(&report).await.unwrap();
+    }
+
+    /// The calls of the store since the last look.
+    pub fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.life.calls.lock().unwrap())
+    }
+}
+
+impl One {
+    pub fn of(replicas: i32) -> One {
+        One {
+            replicas,
+            allowed: vec![],
+        }
+    }
+}
+
+/// A replica with its life.
+pub fn replica(
+    name: &str,
+    world: &World,
+    store: &Arc<MemoryStore>,
+    catalog: One,
+) -> (Life, Arc<Engine>) {
+    let life = Life::new(name.into(), world.clone());
+    let (mortal, nodes) = (
+        Mortal {
+            inner: store.clone(),
+            life: life.clone(),
+        },
+        Calls {
+            world: world.clone(),
+            life: life.clone(),
+        },
+    );
+    let engine = Engine::new(
+        Arc::new(mortal),
+        Arc::new(nodes),
+        Arc::new(catalog),
+        options(),
+    );
+    (life, engine)
+}
+
+pub fn call() -> Call {
+    Call::within(Duration::from_secs(30))
+}

@@ -1,0 +1,73 @@
+//! A wake that finds no free worker: it waits for those that are on their way, and only for those.
+
+use super::kit::{Kit, call};
+use crate::api::Reason;
+use crate::api::record::{ActorRecord, Phase};
+use crate::engine::DriveError;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+fn is_full(answer: Result<ActorRecord, DriveError>) -> bool {
+    match answer {
+        Err(DriveError::Failed { reason, message }) => {
+            (reason, message.as_str()) == (Reason::NoFreeWorkers, "no free workers available")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_are_on_their_way_are_waited_for() {
+    let kit = Kit::new(1);
+    let key = kit.actor("ns", "a").await;
+    let (start, engine) = (Instant::now(), kit.engine.clone());
+    let wake = tokio::spawn(async move { engine.resume(&key, call()).await });
+    sleep(Duration::from_secs(3)).await;
+    assert!(!wake.is_finished());
+    let asked = kit.calls().len();
+    assert!(asked < 10, "{asked} calls while nothing happened");
+    kit.report().await;
+    let record = wake.await.unwrap().unwrap();
+    assert_eq!(record.header.phase, Phase::Running);
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_complete_pool_refuses_at_once() {
+    let kit = Kit::new(1);
+    let (first, second) = (kit.actor("ns", "a").await, kit.actor("ns", "b").await);
+    kit.report().await;
+    kit.engine.resume(&first, call()).await.unwrap();
+    let start = Instant::now();
+    assert!(is_full(kit.engine.resume(&second, call()).await));
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_never_come_are_waited_for_so_long() {
+    let kit = Kit::new(2);
+    let (first, second) = (kit.actor("ns", "a").await, kit.actor("ns", "b").await);
+    kit.report().await;
+    kit.engine.resume(&first, call()).await.unwrap();
+    let start = Instant::now();
+    assert!(is_full(kit.engine.resume(&second, call()).await));
+    let waited = start.elapsed();
+    assert!(
+        waited > Duration::from_secs(9) && waited < Duration::from_secs(12),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_released_meanwhile_is_taken() {
+    let kit = Kit::new(2);
+    let (first, second) = (kit.actor("ns", "a").await, kit.actor("ns", "b").await);
+    kit.report().await;
+    kit.engine.resume(&first, call()).await.unwrap();
+    let engine = kit.engine.clone();
+    let wake = tokio::spawn(async move { engine.resume(&second, call()).await });
+    sleep(Duration::from_secs(2)).await;
+    assert!(!wake.is_finished());
+    kit.engine.suspend(&first, call()).await.unwrap();
+    assert_eq!(wake.await.unwrap().unwrap().header.phase, Phase::Running);
+}
