@@ -124,6 +124,8 @@ pub struct Header {
     pub epoch: Epoch,
     /// The epoch at which the current transition began: takeovers raise `epoch` but leave this. Names the snapshot in progress.
     pub operation: Epoch,
+    /// The current transition starts from the image, without any snapshot; gone when it ends.
+    pub boot: bool,
     /// Who owns the transition; `None` outside one.
     pub lease: Option<Lease>,
     /// Stamp of the last write. Set by the store.
@@ -256,8 +258,6 @@ pub struct StatusRecord {
     pub durable: Option<SnapshotRecord>,
     /// Newer snapshot on one node only.
     pub local: Option<LocalSnapshotRecord>,
-    /// Next resume starts from the image (asked by `boot`).
-    pub boot: bool,
     /// When a request or an operation last touched it.
     pub last_activity: Timestamp,
     /// When the phase last changed to where it is.

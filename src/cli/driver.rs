@@ -1,7 +1,7 @@
 //! The engine as the REST API's driver of actors.
 
-use crate::api::ActorKey;
 use crate::api::record::{ActorRecord, Desired};
+use crate::api::{ActorKey, Reason};
 use crate::apiserver::driver::{ActorDriver, DriveError, LogOptions};
 use crate::engine::{Call, DriveError as EngineError, Engine};
 use crate::proto::atenode::LogsRequest;
@@ -85,11 +85,14 @@ impl ActorDriver for EngineDriver {
     }
 
     async fn delete(&self, key: &ActorKey) -> Result<(), DriveError> {
-        let record = self.engine.store().get_actor(key).await;
-        if record.is_ok_and(|r| !r.meta.finalizers.is_empty()) {
-            return Ok(());
+        let mut call = Call::within(DELETE_LIMIT);
+        if let Ok(record) = self.engine.store().get_actor(key).await {
+            if !record.meta.finalizers.is_empty() {
+                return Ok(());
+            }
+            call = call.only(record.status.uid);
         }
-        match self.engine.delete(key, Call::within(DELETE_LIMIT)).await {
+        match self.engine.delete(key, call).await {
             Ok(()) | Err(EngineError::DeadlineExceeded) => Ok(()),
             Err(e) => Err(of_engine(e)),
         }
@@ -136,6 +139,10 @@ fn of_engine(error: EngineError) -> DriveError {
         EngineError::NotFound(_) => DriveError::NotFound(message),
         EngineError::InProgress => DriveError::Conflict(message),
         EngineError::WrongPhase { .. } => DriveError::Precondition(message),
+        EngineError::Failed {
+            reason: Reason::NamespaceNotAllowed,
+            ..
+        } => DriveError::Forbidden(message),
         EngineError::Failed { reason, .. } if reason.is_transient() => {
             DriveError::Unavailable(message)
         }

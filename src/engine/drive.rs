@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 /// How often the store is asked about an operation that runs in another process.
 const JOIN_POLL: Duration = Duration::from_millis(50);
@@ -37,7 +38,11 @@ impl Engine {
         call: Call,
     ) -> Result<ActorRecord, DriveError> {
         loop {
-            match self.store.begin(self.begin(key, intent)).await {
+            match self
+                .store
+                .begin(self.begin(key, intent, call.boot, call.only))
+                .await
+            {
                 Err(StoreError::NotFound(_)) => return Err(DriveError::NotFound(key.clone())),
                 Err(e) => return Err(e.into()),
                 Ok(Begun::Refused { record, .. }) => return refused(intent, record),
@@ -55,8 +60,7 @@ impl Engine {
                     before,
                     now,
                 }) => {
-                    let operation =
-                        Operation::begin(self.clone(), record, before, intent, call.boot, now);
+                    let operation = Operation::begin(self.clone(), record, before, intent, now);
                     let ended = tokio::spawn(operation.run());
                     let ended = timeout_at(call.deadline, ended)
                         .await
@@ -77,7 +81,7 @@ impl Engine {
         intent: Intent,
         boot: bool,
     ) -> Result<ActorRecord, DriveError> {
-        match self.store.begin(self.begin(key, intent)).await {
+        match self.store.begin(self.begin(key, intent, boot, None)).await {
             Err(StoreError::NotFound(_)) => Err(DriveError::NotFound(key.clone())),
             Err(e) => Err(e.into()),
             Ok(Begun::Refused { record, .. }) => refused(intent, record),
@@ -92,21 +96,22 @@ impl Engine {
                 before,
                 now,
             }) => {
-                let operation =
-                    Operation::begin(self.clone(), record.clone(), before, intent, boot, now);
+                let operation = Operation::begin(self.clone(), record.clone(), before, intent, now);
                 tokio::spawn(operation.run());
                 Ok(record)
             }
         }
     }
 
-    fn begin(&self, key: &ActorKey, intent: Intent) -> Begin {
+    fn begin(&self, key: &ActorKey, intent: Intent, boot: bool, only: Option<Uuid>) -> Begin {
         Begin {
             key: key.clone(),
             edges: intent.edges(),
             desired: intent.desired(),
             owner: self.owner,
             lease: self.options.operation_lease,
+            boot,
+            uid: only,
         }
     }
 
@@ -180,7 +185,6 @@ impl Operation {
         record: ActorRecord,
         before: Phase,
         intent: Intent,
-        boot: bool,
         now: crate::api::Timestamp,
     ) -> Self {
         let fresh = record.header.operation == record.header.epoch;
@@ -194,7 +198,7 @@ impl Operation {
         }
         progress.superseded =
             record.header.desired == Desired::Deleted && record.header.epoch.0 > 1;
-        let mut operation = Operation::new(engine, record, progress, boot, now);
+        let mut operation = Operation::new(engine, record, progress, now);
         operation.hold_back(fresh);
         operation
     }
@@ -213,7 +217,7 @@ impl Operation {
             .status
             .failure
             .as_ref()
-            .filter(|f| f.retry_at > self.started_at && !self.boot)
+            .filter(|f| f.retry_at > self.started_at && !self.record.header.boot)
         {
             self.progress.failure = Some((
                 f.reason,

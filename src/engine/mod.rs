@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// Settings of an engine.
 #[derive(Clone, Debug)]
@@ -59,6 +60,8 @@ pub struct Call {
     pub deadline: Instant,
     /// A resume starts from the image, without any snapshot.
     pub boot: bool,
+    /// Only the actor with this uid, not another of its name.
+    pub only: Option<Uuid>,
 }
 
 impl Call {
@@ -67,6 +70,15 @@ impl Call {
         Call {
             deadline: Instant::now() + limit,
             boot: false,
+            only: None,
+        }
+    }
+
+    /// The same, about the actor with this uid only.
+    pub fn only(self, uid: Uuid) -> Self {
+        Call {
+            only: Some(uid),
+            ..self
         }
     }
 

@@ -1,4 +1,5 @@
-//! What every replica does all the time: finish operations whose owner died, settle claims, notice lost nodes.
+//! What every replica does all the time: finish operations whose owner died, begin deletions that were only marked,
+//! settle claims, notice lost nodes.
 
 use super::{Call, DriveError, Engine};
 use crate::api::{ActorKey, Timestamp};
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How often expired leases are looked for.
 const LEASE_TICK: Duration = Duration::from_millis(500);
-/// Every so many ticks workers and nodes are looked at as well.
+/// Every so many ticks workers, nodes and marked deletions are looked at as well.
 const WORKERS_EVERY: u32 = 8;
 /// Operations recovered at the same time.
 const AT_ONCE: usize = 16;
@@ -44,6 +45,7 @@ impl Engine {
     ) -> Result<(), DriveError> {
         self.take_over_expired(places).await?;
         if count.is_multiple_of(WORKERS_EVERY) {
+            self.begin_deletions(places).await?;
             self.forget_incarnation();
             self.incarnation().await?;
             let (nodes, now) = self.directory.refresh(&*self.store).await?;
@@ -86,6 +88,39 @@ impl Engine {
         {
             Ok(_) | Err(DriveError::NotFound(_) | DriveError::InProgress) => {}
             Err(e) => tracing::warn!(actor = %key, error = %e, "recovery did not end well"),
+        }
+    }
+
+    async fn begin_deletions(self: &Arc<Self>, places: &Arc<Semaphore>) -> Result<(), DriveError> {
+        let due = self.store.deletions_due(places.available_permits()).await?;
+        for key in due {
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                return Ok(());
+            };
+            let engine = self.clone();
+            tokio::spawn(async move {
+                if let Err(e) = engine.carry_out_deletion(&key).await {
+                    tracing::warn!(actor = %key, error = %e, "a deletion did not end well");
+                }
+                drop(place);
+            });
+        }
+        Ok(())
+    }
+
+    /// Deletes an actor that is marked so: who marked it died before it began, or could not begin.
+    async fn carry_out_deletion(self: &Arc<Self>, key: &ActorKey) -> Result<(), DriveError> {
+        let Some(actor) = self.find(key).await? else {
+            return Ok(());
+        };
+        if actor.spec.deleted.is_none() || !actor.meta.finalizers.is_empty() {
+            return Ok(());
+        }
+        // The name may be another actor's by now.
+        let call = Call::within(RECOVERY_LIMIT).only(actor.status.uid);
+        match self.delete(key, call).await {
+            Err(DriveError::InProgress) => Ok(()),
+            other => other,
         }
     }
 

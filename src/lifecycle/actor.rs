@@ -293,13 +293,13 @@ pub fn conclude(
 ) -> ActorRecord {
     let mut next = actor.clone();
     next.header.lease = None;
+    next.header.boot = false;
     next.status.last_transition = now;
     match outcome {
         Outcome::Running => {
             next.header.phase = Phase::Running;
             next.header.desired = Desired::Running;
             next.status.failure = None;
-            next.status.boot = false;
             next.status.last_activity = now;
         }
         Outcome::Suspended(snapshot) => {
@@ -410,6 +410,7 @@ fn failure(
     let pause = match reason {
         // Only a wake is held back, and this says nothing against one.
         Reason::NoFreeWorkers | Reason::CheckpointFailed => 0,
+        reason if reason.is_of_template() => 0,
         _ => (BACKOFF_FIRST_MS << count.saturating_sub(1).min(10)).min(BACKOFF_MOST_MS),
     };
     let retry_at = now + std::time::Duration::from_millis(pause);

@@ -23,6 +23,7 @@ use crate::api::record::{
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// What a caller can do about it: `Unavailable` retry; `Conflict`, `Fenced` read again; `Exists`, `NotFound`,
 /// `CapReached` tell the user; `Expired` list again; `Corrupt` is a bug or a foreign hand.
@@ -81,6 +82,10 @@ pub struct Begin {
     pub owner: u64,
     /// How long the caller owns the actor.
     pub lease: Duration,
+    /// The transition that starts, or is taken over, starts from the image. A takeover does not unsay it.
+    pub boot: bool,
+    /// Only the actor with this uid: another one of the same name is `NotFound`.
+    pub uid: Option<Uuid>,
 }
 
 /// What `begin` found or did. All carry the record as it is now.
@@ -191,7 +196,7 @@ pub trait Store: Send + Sync + 'static {
     /// Fences and reads in one step.
     async fn begin(&self, begin: Begin) -> Result<Begun, StoreError>;
     /// The owner writes phase, desired, assignment and status; spec and meta stay as they are in the store. With a
-    /// phase that is not transitional the lease ends. `Fenced` when epoch or owner differ. The same commit again, with
+    /// phase that is not transitional the lease and `boot` end. `Fenced` when epoch or owner differ. The same commit again, with
     /// nothing in between, succeeds without a new version.
     async fn commit(
         &self,
@@ -233,6 +238,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Page<ActorRecord>, StoreError>;
     /// Actors whose lease has expired, at most `limit`.
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError>;
+    /// Actors, at most `limit`, that are marked deleted, that no finalizer holds and that no operation owns: whoever was
+    /// to begin the deletion may have died.
+    async fn deletions_due(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError>;
     /// A request touched the actor; no new resource version.
     async fn touch(&self, key: &ActorKey, at: Timestamp) -> Result<(), StoreError>;
 

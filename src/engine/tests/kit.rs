@@ -33,6 +33,11 @@ impl Catalog for One {
         template.spec.allowed_namespaces = self.allowed.clone();
         Some(Arc::new(template))
     }
+    fn templates(&self) -> Vec<Arc<ActorTemplate>> {
+        self.template(&TemplateKey::new("ns", "t"))
+            .into_iter()
+            .collect()
+    }
     fn pools(&self) -> Vec<Arc<WorkerPool>> {
         let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
         pool.metadata.namespace = Some("ns".into());
@@ -100,6 +105,12 @@ impl Kit {
             }
         };
         self.engine.report(&report).await.unwrap();
+    }
+
+    /// A request for an actor that runs: what it counts.
+    pub fn visit(&self, actor: &ActorRecord) -> Option<u64> {
+        let address = &actor.status.assignment.as_ref()?.address;
+        self.world.lock().deliver(actor, address)
     }
 
     /// The calls of the store since the last look.

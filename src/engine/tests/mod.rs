@@ -11,6 +11,7 @@ mod calls;
 mod guards;
 mod kit;
 mod node;
+mod recovery;
 mod round_trips;
 mod schedule;
 mod store;

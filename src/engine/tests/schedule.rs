@@ -115,6 +115,11 @@ impl Catalog for Fixed {
         template.spec.golden.policy = GoldenPolicy::Disabled;
         Some(Arc::new(template))
     }
+    fn templates(&self) -> Vec<Arc<ActorTemplate>> {
+        self.template(&TemplateKey::new("ns", "t"))
+            .into_iter()
+            .collect()
+    }
     fn pools(&self) -> Vec<Arc<WorkerPool>> {
         let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
         pool.metadata.namespace = Some("ns".into());

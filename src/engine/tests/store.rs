@@ -53,6 +53,12 @@ impl Life {
         self.fuse.store(state.rng.random_range(0..10), Relaxed);
     }
 
+    /// Dies at the call that comes after so many others.
+    pub fn end_after(&self, calls: i64) {
+        self.after.store(false, Relaxed);
+        self.fuse.store(calls, Relaxed);
+    }
+
     /// Dies.
     pub fn end(&self) {
         self.dead.store(true, Relaxed);
@@ -127,7 +133,8 @@ fn unavailable<T>() -> Result<T, StoreError> {
 }
 
 /// Calls that change nothing that is audited.
-const QUIET: [&str; 9] = [
+const QUIET: [&str; 10] = [
+    "deletions_due",
     "changes",
     "renew",
     "expired_leases",
@@ -242,6 +249,7 @@ forward! {
     update_spec(key: &ActorKey, expected: ResourceVersion, spec: &SpecRecord, meta: &MetaRecord) -> ActorRecord;
     remove_actor(key: &ActorKey, epoch: Epoch, owner: u64) -> ();
     list_actors(namespace: Option<&str>, after: Option<&ActorKey>, limit: usize) -> Page<ActorRecord>;
+    deletions_due(limit: usize) -> Vec<ActorKey>;
     touch(key: &ActorKey, at: Timestamp) -> ();
     report_worker(worker: &WorkerRecord) -> WorkerRecord;
     claim(request: &ClaimRequest) -> Option<WorkerRecord>;

@@ -1,6 +1,6 @@
 //! A wake that finds no free worker: it waits for those that are on their way, and only for those.
 
-use super::kit::{Kit, call};
+use super::kit::{Kit, One, call, replica};
 use crate::api::Reason;
 use crate::api::record::{ActorRecord, Phase};
 use crate::engine::DriveError;
@@ -56,6 +56,30 @@ async fn workers_that_never_come_are_waited_for_so_long() {
         waited > Duration::from_secs(9) && waited < Duration::from_secs(12),
         "{waited:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_its_template_does_not_let_in_claims_nothing() {
+    let kit = Kit::new(1);
+    kit.report().await;
+    let key = kit.actor("team", "a").await;
+    kit.calls();
+    match kit.engine.resume(&key, call()).await {
+        Err(DriveError::Failed { reason, message }) => {
+            assert_eq!(reason, Reason::NamespaceNotAllowed);
+            assert!(message.contains("spec.allowedNamespaces"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(kit.calls(), ["begin", "commit"]);
+    let allowed = vec!["team".to_owned()];
+    let catalog = One {
+        replicas: 1,
+        allowed,
+    };
+    let (_, engine) = replica("s", &kit.world, &kit.store, catalog);
+    let woken = engine.resume(&key, call()).await.unwrap();
+    assert_eq!(woken.header.phase, Phase::Running);
 }
 
 #[tokio::test(start_paused = true)]

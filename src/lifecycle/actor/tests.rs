@@ -421,7 +421,7 @@ fn a_success_forgets_the_failure() {
         ..Progress::taken_over(&record)
     };
     record = conclude(&record, &progress, &Outcome::AsBefore, NOW);
-    record.status.boot = true;
+    record.header.boot = true;
     for outcome in [
         Outcome::Running,
         Outcome::Suspended(snapshot(7)),
@@ -429,9 +429,9 @@ fn a_success_forgets_the_failure() {
     ] {
         let next = conclude(&record, &progress, &outcome, NOW);
         assert_eq!(next.status.failure, None);
+        assert!(!next.header.boot);
     }
     let next = conclude(&record, &progress, &Outcome::Running, NOW);
-    assert!(!next.status.boot);
     assert_eq!(
         (next.status.last_activity, next.status.last_transition),
         (NOW, NOW)

@@ -104,6 +104,80 @@ pub async fn a_refused_begin_changes_nothing(store: &dyn Store) {
     assert!(matches!(begun, Begun::Refused { record, .. } if record == stored));
 }
 
+pub async fn a_begin_can_name_the_uid(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let of = |uid| Begin {
+        uid: Some(uid),
+        ..waking(&stored.key, ME, LONG)
+    };
+    let e = store.begin(of(Uuid::new_v4())).await;
+    assert!(matches!(e, Err(StoreError::NotFound(_))), "{e:?}");
+    assert_eq!(store.get_actor(&stored.key).await.unwrap(), stored);
+    owned(store, of(stored.status.uid)).await;
+    // Nor does it learn who owns another.
+    let e = store.begin(of(Uuid::new_v4())).await;
+    assert!(matches!(e, Err(StoreError::NotFound(_))), "{e:?}");
+}
+
+pub async fn a_deletion_is_due_until_it_has_begun(store: &dyn Store) {
+    let due = || async { store.deletions_due(10).await.unwrap() };
+    let mark = |mut record: ActorRecord| async move {
+        record.spec.deleted = Some(Timestamp(1_790_000_000_000));
+        let version = record.header.resource_version;
+        let written = store.update_spec(&record.key, version, &record.spec, &record.meta);
+        written.await.unwrap()
+    };
+    let marked = mark(created(store, "team", "a").await).await;
+    let mut held = actor("team", "held");
+    held.meta.finalizers = vec!["example.org/hold".into()];
+    let held = mark(store.create_actor(held, CAP).await.unwrap()).await;
+    assert_eq!(due().await, std::slice::from_ref(&marked.key));
+    assert!(store.deletions_due(0).await.unwrap().is_empty());
+
+    // One that is at something else becomes due when that has ended.
+    let mut busy = owned(store, waking(&marked.key, ME, LONG)).await;
+    assert!(due().await.is_empty());
+    busy.header.phase = Phase::Running;
+    committed(store, &busy).await;
+    assert_eq!(due().await, std::slice::from_ref(&marked.key));
+
+    let version = held.header.resource_version;
+    let free = MetaRecord::default();
+    let written = store.update_spec(&held.key, version, &held.spec, &free);
+    written.await.unwrap();
+    assert_eq!(due().await.len(), 2);
+    for key in [&marked.key, &held.key] {
+        let mine = owned_for_removal(store, key).await;
+        let removed = store.remove_actor(key, mine.header.epoch, ME).await;
+        removed.unwrap();
+    }
+    assert!(due().await.is_empty());
+}
+
+pub async fn a_boot_lasts_as_long_as_its_transition(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let short = Duration::from_millis(30);
+    let booting = Begin {
+        boot: true,
+        ..waking(&stored.key, ME, short)
+    };
+    let mine = owned(store, booting).await;
+    assert!(mine.header.boot);
+    let mut theirs = super::leases::eventually("the lease ends", || async {
+        match store.begin(waking(&stored.key, OTHER, LONG)).await.unwrap() {
+            Begun::Owned { record, .. } => Some(record),
+            Begun::Held { .. } | Begun::Refused { .. } => None,
+        }
+    })
+    .await;
+    assert!(theirs.header.boot, "who takes over boots as well");
+    theirs.header.phase = Phase::Suspended;
+    let done = store.commit(&theirs, OTHER, Durability::Memory).await;
+    assert!(!done.unwrap().header.boot);
+    let again = owned(store, waking(&stored.key, ME, LONG)).await;
+    assert!(!again.header.boot);
+}
+
 pub async fn a_commit_keeps_what_users_own(store: &dyn Store) {
     let stored = created(store, "team", "a").await;
     let mine = owned(store, waking(&stored.key, ME, LONG)).await;
@@ -134,7 +208,7 @@ pub async fn a_commit_whose_reply_was_lost_succeeds_again(store: &dyn Store) {
     mine.header.phase = Phase::Running;
     let first = committed(store, &mine).await;
     assert_eq!(committed(store, &mine).await, first);
-    mine.status.boot = true;
+    mine.status.last_duration_micros = 1;
     let other = store.commit(&mine, ME, Durability::Memory).await;
     assert!(matches!(other, Err(StoreError::Fenced(_))));
 }

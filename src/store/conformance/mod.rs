@@ -78,6 +78,8 @@ pub fn waking(key: &ActorKey, owner: u64, lease: Duration) -> Begin {
         desired: Some(Desired::Running),
         owner,
         lease,
+        boot: false,
+        uid: None,
     }
 }
 
@@ -168,6 +170,9 @@ macro_rules! suite {
                     a_cap_holds_against_many_at_once,
                     a_begin_takes_the_edge_of_the_phase,
                     a_refused_begin_changes_nothing,
+                    a_begin_can_name_the_uid,
+                    a_deletion_is_due_until_it_has_begun,
+                    a_boot_lasts_as_long_as_its_transition,
                     a_commit_keeps_what_users_own,
                     a_commit_whose_reply_was_lost_succeeds_again,
                     a_commit_of_an_older_operation_is_fenced,

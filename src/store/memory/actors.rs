@@ -79,6 +79,9 @@ impl State {
     pub(super) fn begin(&mut self, begin: &Begin) -> Result<Begun, StoreError> {
         let now = self.now();
         let mut record = self.actor(&begin.key)?.clone();
+        if begin.uid.is_some_and(|uid| uid != record.status.uid) {
+            return Err(StoreError::NotFound(begin.key.to_string()));
+        }
         let header = &mut record.header;
         if header.lease.is_some_and(|lease| lease.deadline > now) {
             return Ok(Begun::Held { record, now });
@@ -88,8 +91,9 @@ impl State {
             Edge::Start(phase) => {
                 header.phase = phase;
                 header.operation = header.epoch.next();
+                header.boot = begin.boot;
             }
-            Edge::TakeOver if before.is_transitional() => {}
+            Edge::TakeOver if before.is_transitional() => header.boot |= begin.boot,
             Edge::TakeOver | Edge::Refuse => return Ok(Begun::Refused { record, now }),
         }
         header.epoch = header.epoch.next();
@@ -135,6 +139,7 @@ impl State {
         stored.header.phase = record.header.phase;
         stored.header.desired = record.header.desired;
         stored.header.lease = Some(lease).filter(|_| record.header.phase.is_transitional());
+        stored.header.boot &= record.header.phase.is_transitional();
         stored.status = status;
         Ok(self.write_actor(stored))
     }
@@ -210,6 +215,14 @@ impl State {
             items,
             version: self.version(),
         }
+    }
+
+    pub(super) fn deletions_due(&self, limit: usize) -> Vec<ActorKey> {
+        let due = |r: &&ActorRecord| {
+            r.spec.deleted.is_some() && r.meta.finalizers.is_empty() && r.header.lease.is_none()
+        };
+        let records = self.actors.values().filter(due);
+        records.map(|r| r.key.clone()).take(limit).collect()
     }
 
     pub(super) fn expired_leases(&self, limit: usize) -> Vec<ActorKey> {

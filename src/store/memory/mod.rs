@@ -233,6 +233,10 @@ impl Store for MemoryStore {
         Ok(self.state().expired_leases(limit))
     }
 
+    async fn deletions_due(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
+        Ok(self.state().deletions_due(limit))
+    }
+
     async fn touch(&self, key: &ActorKey, at: Timestamp) -> Result<(), StoreError> {
         self.state().touch(key, at)
     }

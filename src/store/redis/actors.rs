@@ -35,6 +35,11 @@ fn leases(client: &Client, key: &ActorKey) -> String {
     client.keys.of(shard, "leases")
 }
 
+fn deletions(client: &Client, key: &ActorKey) -> String {
+    let shard = client.keys.actor_shard(&key.name);
+    client.keys.of(shard, "deletions")
+}
+
 fn count(client: &Client, key: &ActorKey) -> String {
     let shard = client.keys.actor_shard(&key.name);
     client.keys.of(shard, "count")
@@ -141,7 +146,13 @@ pub async fn begin(client: &Client, begin: Begin) -> Result<Begun, StoreError> {
         .arg(edges(&begin.edges))
         .arg(desired.unwrap_or_default())
         .arg(begin.owner.to_be_bytes())
-        .number(millis(begin.lease));
+        .number(millis(begin.lease))
+        .arg(if begin.boot { "1" } else { "" })
+        .arg(
+            begin
+                .uid
+                .map_or_else(Vec::new, |uid| uid.as_bytes().to_vec()),
+        );
     let mut reply = client.call(call).await?;
     let now = reply.now;
     match reply.code.as_str() {
@@ -228,10 +239,13 @@ pub async fn update_spec(
     spec: &SpecRecord,
     meta: &MetaRecord,
 ) -> Result<ActorRecord, StoreError> {
+    let due = spec.deleted.is_some() && meta.finalizers.is_empty();
     let call = call(client, &scripts::UPDATE_SPEC, key)
+        .key(deletions(client, key))
         .number(expected.tick())
         .arg(encode_spec(key, spec)?)
         .arg(encode_meta(key, meta)?)
+        .arg(if due { "1" } else { "" })
         .durability(Durability::Fsync);
     let mut reply = client.call(call).await?.ok(key)?;
     client.wrote.notify_waiters();
@@ -248,6 +262,7 @@ pub async fn remove(
         .key(leases(client, key))
         .key(count(client, key))
         .key(client.keys.flat(&key.name))
+        .key(deletions(client, key))
         .arg(key.namespace.as_str())
         .arg(key.name.as_str())
         .number(epoch.0)
@@ -267,6 +282,24 @@ pub async fn expired_leases(client: &Client, limit: usize) -> Result<Vec<ActorKe
                 .repeatable()
         })
         .await?;
+    keys(replies, limit)
+}
+
+pub async fn deletions_due(client: &Client, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
+    let replies = client
+        .call_all(|shard| {
+            Call::new(client, &scripts::DELETIONS, shard)
+                .key(client.keys.of(shard, "deletions"))
+                .key(client.keys.of(shard, "leases"))
+                .number(limit as u64)
+                .repeatable()
+        })
+        .await?;
+    keys(replies, limit)
+}
+
+/// The keys that each reply holds, at most `limit`.
+fn keys(replies: Vec<Reply>, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
     let mut keys = Vec::new();
     for mut reply in replies {
         for key in reply::array(reply.next()?)? {

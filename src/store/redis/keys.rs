@@ -10,6 +10,7 @@
 //! | `{ate:S}:actors` | sorted set | score 0, `namespace \0 name \0 record`: the record and the ordered index in one |
 //! | `{ate:S}:actormeta` | hash | `namespace \0 name` -> JSON, only where there is any |
 //! | `{ate:S}:leases` | sorted set | deadline in ms -> `namespace \0 name`, only transitional actors |
+//! | `{ate:S}:deletions` | sorted set | when it was marked, in ms -> `namespace \0 name`, only actors marked deleted that no finalizer holds |
 //! | `{ate:S}:count` | hash | namespace -> number of actors in this shard |
 //! | `{ate:S}:flat:B` | hash | flat id -> namespace, spread so that each stays in the compact encoding |
 //! | `{ate:S}:pools` | set | `namespace/name` of pools with workers |

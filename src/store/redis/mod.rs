@@ -178,6 +178,10 @@ impl Store for RedisStore {
         actors::expired_leases(&self.client, limit).await
     }
 
+    async fn deletions_due(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
+        actors::deletions_due(&self.client, limit).await
+    }
+
     async fn touch(&self, key: &ActorKey, at: Timestamp) -> Result<(), StoreError> {
         actors::touch(&self.client, key, at).await
     }

@@ -57,6 +57,7 @@ scripts! {
     REMOVE = "remove.lua", "actor.lua";
     LIST = "list.lua";
     EXPIRED = "expired.lua";
+    DELETIONS = "deletions.lua";
     REPORT_WORKER = "report_worker.lua", "worker.lua";
     CLAIM = "claim.lua", "worker.lua";
     RELEASE = "release.lua", "worker.lua";

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 1 | version |
 //! | 1, 1 | phase, desired |
-//! | 1 | flags: 1 flat id, 2 leased |
+//! | 1 | flags: 1 flat id, 2 leased, 4 boots |
 //! | 5 | epoch |
 //! | 3 | epoch less operation: takeovers of the current transition |
 //! | 7 | stamp of the last write |
@@ -15,7 +15,7 @@
 //! | 2 + n | spec, postcard |
 //! | rest | status, postcard, without what stands above |
 
-use super::{Reader, VERSION, corrupt, exactly, push};
+use super::{Reader, corrupt, exactly, push};
 use crate::api::names::{ActorKey, Epoch, ResourceVersion};
 use crate::api::record::{
     ActorRecord, Assignment, Desired, Failure, Header, Lease, LocalSnapshotRecord, MetaRecord,
@@ -28,6 +28,10 @@ use uuid::Uuid;
 
 const FLAT: u8 = 1;
 const LEASED: u8 = 2;
+const BOOTS: u8 = 4;
+
+/// The version byte of actors. 1 kept among the status what the third flag says.
+const VERSION: u8 = 2;
 
 /// Stands for the actor's own namespace.
 const SAME: &str = "=";
@@ -40,7 +44,6 @@ struct Body {
     assignment: Option<Assignment>,
     durable: Option<Snapshot>,
     local: Option<(Snapshot, String)>,
-    boot: bool,
     last_transition: i64,
     last_duration_micros: u64,
     failure: Option<Failure>,
@@ -103,7 +106,6 @@ pub fn encode_status(key: &ActorKey, status: &StatusRecord) -> Result<Vec<u8>, S
         assignment,
         durable,
         local,
-        boot,
         last_activity: _,
         last_transition,
         last_duration_micros,
@@ -117,7 +119,6 @@ pub fn encode_status(key: &ActorKey, status: &StatusRecord) -> Result<Vec<u8>, S
         local: local
             .as_ref()
             .map(|l| (Snapshot::of(&l.snapshot, *last_transition), l.node.clone())),
-        boot: *boot,
         last_transition: after(*last_transition, *created),
         last_duration_micros: *last_duration_micros,
         failure: failure.clone(),
@@ -144,13 +145,15 @@ fn header(out: &mut Vec<u8>, record: &ActorRecord) -> Result<(), &'static str> {
         desired,
         epoch,
         operation,
+        boot,
         lease,
         resource_version,
         writes,
     } = &record.header;
     let flat = if record.status.flat { FLAT } else { 0 };
     let leased = if lease.is_some() { LEASED } else { 0 };
-    out.extend_from_slice(&[VERSION, *phase as u8, *desired as u8, flat | leased]);
+    let boots = if *boot { BOOTS } else { 0 };
+    out.extend_from_slice(&[VERSION, *phase as u8, *desired as u8, flat | leased | boots]);
     push(out, epoch.0, 5)?;
     let takeovers = epoch.0.checked_sub(operation.0);
     push(
@@ -229,6 +232,7 @@ fn decode(
         desired,
         epoch,
         operation,
+        boot: flags & BOOTS != 0,
         lease,
         resource_version: ResourceVersion::from_tick(tick, shard),
         writes,
@@ -250,7 +254,6 @@ fn status(body: Body, uid: Uuid, flat: bool, last_activity: Timestamp) -> Status
             snapshot: s.into_record(last_transition),
             node,
         }),
-        boot: body.boot,
         last_activity,
         last_transition,
         last_duration_micros: body.last_duration_micros,

@@ -12,9 +12,6 @@ use crate::store::StoreError;
 /// The latest time that a record can hold, in milliseconds.
 pub const LATEST: u64 = (1 << 48) - 1;
 
-/// The version byte of what is written today.
-const VERSION: u8 = 1;
-
 fn corrupt(what: &impl std::fmt::Display, why: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt {
         what: what.to_string(),

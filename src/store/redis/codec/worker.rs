@@ -10,12 +10,15 @@
 //! | 2 + n | node |
 //! | rest | what the node reports, postcard |
 
-use super::{Reader, VERSION, corrupt, exactly};
+use super::{Reader, corrupt, exactly};
 use crate::api::names::{Epoch, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{Claim, WorkerPhase, WorkerRecord};
 use crate::api::time::Timestamp;
 use crate::store::StoreError;
 use serde::{Deserialize, Serialize};
+
+/// The version byte of workers.
+const VERSION: u8 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Rest {

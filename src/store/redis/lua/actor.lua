@@ -1,7 +1,7 @@
 -- The bytes of an actor as codec/actor.rs writes them. Members of the sorted set are namespace \0 name \0 record.
 local ACTOR = '>BBBBI5I3I7I5I6c16'
 local LEASE = '>c8I6'
-local FLAT, LEASED = 1, 2
+local FLAT, LEASED, BOOTS = 1, 2, 4
 
 local function find(actors, key)
   local member = redis.call('ZRANGEBYLEX', actors, '[' .. key .. '\0', '(' .. key .. '\1', 'LIMIT', 0, 1)[1]
@@ -11,13 +11,14 @@ local function find(actors, key)
 end
 
 local function decode(bytes)
-  if string.byte(bytes, 1) ~= 1 then
+  if string.byte(bytes, 1) ~= 2 then
     return nil
   end
   local a, at = {}, nil
   local version
   version, a.phase, a.desired, a.flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid, at =
     struct.unpack(ACTOR, bytes)
+  a.boot = bit.band(a.flags, BOOTS) ~= 0
   if bit.band(a.flags, LEASED) ~= 0 then
     a.owner, a.deadline, at = struct.unpack(LEASE, bytes, at)
   end
@@ -27,13 +28,16 @@ local function decode(bytes)
 end
 
 local function encode(a)
-  local flags = bit.band(a.flags, bit.bnot(LEASED))
+  local flags = bit.band(a.flags, bit.bnot(LEASED + BOOTS))
+  if a.boot then
+    flags = bit.bor(flags, BOOTS)
+  end
   local lease = ''
   if a.owner then
     flags = bit.bor(flags, LEASED)
     lease = struct.pack(LEASE, a.owner, a.deadline)
   end
-  return struct.pack(ACTOR, 1, a.phase, a.desired, flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid)
+  return struct.pack(ACTOR, 2, a.phase, a.desired, flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid)
     .. lease .. struct.pack('>Hc0', #a.spec, a.spec) .. a.status
 end
 

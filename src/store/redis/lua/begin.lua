@@ -1,4 +1,4 @@
--- KEYS: clock, log, actors, meta, leases. ARGV: .., .., key, edges, desired or '', owner, lease in ms
+-- KEYS: clock, log, actors, meta, leases. ARGV: .., .., key, edges, desired or '', owner, lease in ms, boot or '', uid or ''
 -- edges: a digit for each phase: 0 refuse, 1 take over, 2 + phase start.
 -- Deletion is final.
 local DELETED = 3
@@ -12,6 +12,10 @@ local a = decode(before)
 if not a then
   return reply('VERSION')
 end
+-- Another actor of the same name is not the one that is meant.
+if ARGV[9] ~= '' and a.uid ~= ARGV[9] then
+  return reply('NOTFOUND')
+end
 if a.owner and a.deadline > now then
   return reply('HELD', before, meta)
 end
@@ -24,8 +28,10 @@ a.epoch = a.epoch + 1
 if edge > 1 then
   a.phase = edge - 2
   a.takeovers = 0
+  a.boot = ARGV[8] ~= ''
 else
   a.takeovers = a.takeovers + 1
+  a.boot = a.boot or ARGV[8] ~= ''
 end
 if ARGV[5] ~= '' and a.desired ~= DELETED then
   a.desired = tonumber(ARGV[5])

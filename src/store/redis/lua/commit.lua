@@ -25,7 +25,7 @@ end
 a.phase, a.desired, a.status = phase, desired, status
 a.activity = math.max(a.activity, tonumber(ARGV[8]))
 if not transitional(phase) then
-  a.owner, a.deadline = nil, nil
+  a.owner, a.deadline, a.boot = nil, nil, false
   redis.call('ZREM', KEYS[5], key)
 end
 return reply('OK', write(KEYS[3], key, before, a, meta, meta), meta)

@@ -1,4 +1,4 @@
--- KEYS: clock, log, actors, meta, leases, count, flat. ARGV: .., .., key, namespace, name, epoch, owner
+-- KEYS: clock, log, actors, meta, leases, count, flat, deletions. ARGV: .., .., key, namespace, name, epoch, owner
 local key, namespace, name = ARGV[3], ARGV[4], ARGV[5]
 local before = find(KEYS[3], key)
 if not before then
@@ -15,6 +15,7 @@ local meta = redis.call('HGET', KEYS[4], key) or ''
 redis.call('ZREM', KEYS[3], key .. '\0' .. before)
 redis.call('HDEL', KEYS[4], key)
 redis.call('ZREM', KEYS[5], key)
+redis.call('ZREM', KEYS[8], key)
 if redis.call('HINCRBY', KEYS[6], namespace, -1) <= 0 then
   redis.call('HDEL', KEYS[6], namespace)
 end

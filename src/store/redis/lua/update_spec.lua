@@ -1,4 +1,4 @@
--- KEYS: clock, log, actors, meta. ARGV: .., .., key, expected tick, spec, meta or ''
+-- KEYS: clock, log, actors, meta, deletions. ARGV: .., .., key, expected tick, spec, meta or '', '1' if it is to go
 local key, spec, meta = ARGV[3], ARGV[5], ARGV[6]
 local before = find(KEYS[3], key)
 if not before then
@@ -16,6 +16,11 @@ if a.spec == spec and meta_before == meta then
   return reply('OK', before, meta)
 end
 a.spec = spec
+if ARGV[7] ~= '' then
+  redis.call('ZADD', KEYS[5], 'NX', now, key)
+else
+  redis.call('ZREM', KEYS[5], key)
+end
 if meta == '' then
   redis.call('HDEL', KEYS[4], key)
 else

@@ -64,6 +64,8 @@ impl Mortal<'_> {
             desired: Some(desired),
             owner,
             lease: LEASE,
+            boot: false,
+            uid: None,
         }
     }
 

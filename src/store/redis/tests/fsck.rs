@@ -1,7 +1,7 @@
 //! Whether the indexes say what the records say.
 
 use super::super::RedisStore;
-use super::super::actors::decode_key;
+use super::super::actors::{decode_key, decode_meta};
 use super::super::codec::{decode_actor, decode_worker};
 use super::super::keys::actor_key;
 use super::super::log;
@@ -78,9 +78,22 @@ async fn actors(store: &RedisStore, shard: u16) -> Newest {
         let leased = record.header.lease.is_some();
         assert_eq!(leased, record.header.phase.is_transitional());
     }
-    for key in hash(store, &of("actormeta")).await.keys() {
+    let metas = hash(store, &of("actormeta")).await;
+    for key in metas.keys() {
         assert!(records.contains_key(&decode_key(key).unwrap()));
     }
+    let held = |key: &ActorKey| {
+        let meta = metas.get(actor_key(key).as_slice());
+        let meta = meta.map(|bytes| decode_meta(key, bytes).unwrap());
+        meta.is_some_and(|m| !m.finalizers.is_empty())
+    };
+    let due: BTreeSet<_> = records
+        .values()
+        .filter(|r| r.spec.deleted.is_some() && !held(&r.key))
+        .map(|r| actor_key(&r.key))
+        .collect();
+    let indexed = scores(store, &of("deletions")).await;
+    assert_eq!(indexed.into_keys().collect::<BTreeSet<_>>(), due);
     flat_ids(store, shard, &records).await;
     records
         .into_values()

@@ -16,13 +16,14 @@ prop_compose! {
 prop_compose! {
     fn header()(
         phase in 0u8..6, desired in 0u8..4, epoch in 0u64..1 << 40, takeovers in 0u64..1 << 24,
-        lease in option::of((any::<u64>(), 0u64..1 << 48)), tick in 0u64..1 << 53, writes in 0u64..1 << 40,
+        boot in any::<bool>(), lease in option::of((any::<u64>(), 0u64..1 << 48)), tick in 0u64..1 << 53, writes in 0u64..1 << 40,
     ) -> Header {
         Header {
             phase: Phase::from_number(phase).unwrap(),
             desired: Desired::from_number(desired).unwrap(),
             epoch: Epoch(epoch),
             operation: Epoch(epoch.saturating_sub(takeovers)),
+            boot,
             lease: lease.map(|(owner, deadline)| Lease { owner, deadline: Timestamp(deadline) }),
             resource_version: ResourceVersion::from_tick(tick, 7),
             writes,
@@ -51,7 +52,7 @@ prop_compose! {
 
 prop_compose! {
     fn any_status()(
-        uid in any::<u128>(), created in any::<u64>(), flags in any::<(bool, bool)>(), runs in any::<bool>(),
+        uid in any::<u128>(), created in any::<u64>(), flat in any::<bool>(), runs in any::<bool>(),
         durable in option::of(snapshot()), local in option::of((snapshot(), "[a-z]{1,9}")),
         last_activity in 0u64..1 << 48, last_transition in any::<u64>(), last_duration_micros in any::<u64>(),
         failed in option::of((any::<u64>(), ".{0,20}")), rolled_back in option::of(option::of(any::<u64>())),
@@ -59,7 +60,7 @@ prop_compose! {
         StatusRecord {
             uid: Uuid::from_u128(uid),
             created: Timestamp(created),
-            flat: flags.0,
+            flat,
             assignment: runs.then(|| Assignment {
                 worker: WorkerKey::new("team", "w-0"),
                 uid: "u".into(),
@@ -70,7 +71,6 @@ prop_compose! {
             }),
             durable,
             local: local.map(|(snapshot, node)| LocalSnapshotRecord { snapshot, node }),
-            boot: flags.1,
             last_activity: Timestamp(last_activity),
             last_transition: Timestamp(last_transition),
             last_duration_micros,
@@ -123,12 +123,12 @@ proptest! {
 #[test]
 fn another_format_is_refused_by_name() {
     let mut bytes = encode_actor(&ActorRecord::default()).unwrap();
-    bytes[0] = 2;
+    bytes[0] = 1;
     let e = decode_actor(ActorKey::new("team", "a"), &bytes, MetaRecord::default(), 0).unwrap_err();
     assert!(matches!(e, StoreError::Corrupt { .. }));
     assert_eq!(
         e.to_string(),
-        "team/a cannot be read: it has format 2, and this program reads format 1 only"
+        "team/a cannot be read: it has format 1, and this program reads format 2 only"
     );
 }
 

@@ -1,0 +1,101 @@
+//! What one replica leaves unfinished, and another finishes.
+
+use super::kit::{Kit, call};
+use crate::api::record::{ActorRecord, Phase};
+use crate::api::{ActorKey, Timestamp};
+use crate::store::Store;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Bound of every wait, by the clock of the simulation.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn until<T>(kit: &Kit, key: &ActorKey, look: impl Fn(Option<ActorRecord>) -> Option<T>) -> T {
+    let looked = async {
+        loop {
+            if let Some(found) = look(kit.store.get_actor(key).await.ok()) {
+                return found;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, looked).await.unwrap()
+}
+
+/// Another replica takes over a resume right after it began; what the actor counts then.
+async fn taken_over(boot: bool) -> Option<u64> {
+    let kit = Kit::new(1);
+    let key = kit.actor("ns", "a").await;
+    kit.report().await;
+    let first = kit.engine.resume(&key, call()).await.unwrap();
+    assert_eq!(kit.visit(&first), Some(1));
+    kit.engine.suspend(&key, call()).await.unwrap();
+
+    kit.life.end_after(1);
+    let (engine, of) = (kit.engine.clone(), key.clone());
+    let call = if boot { call().booting() } else { call() };
+    tokio::spawn(async move { engine.resume(&of, call).await });
+    until(&kit, &key, |_| kit.life.is_over().then_some(())).await;
+    let begun = kit.store.get_actor(&key).await.unwrap();
+    assert_eq!(
+        (begun.header.phase, begun.header.boot),
+        (Phase::Resuming, boot)
+    );
+
+    tokio::spawn(kit.another().recover(CancellationToken::new()));
+    let running = |a: Option<ActorRecord>| a.filter(|a| a.header.phase == Phase::Running);
+    let record = until(&kit, &key, running).await;
+    assert!(!record.header.boot, "the next wake is an ordinary one");
+    kit.visit(&record)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_a_boot_over_boots_as_well() {
+    assert_eq!(taken_over(true).await, Some(1), "from the image");
+    assert_eq!(taken_over(false).await, Some(2), "from its snapshot");
+}
+
+async fn mark(kit: &Kit, key: &ActorKey) {
+    let mut record = kit.store.get_actor(key).await.unwrap();
+    record.spec.deleted = Some(Timestamp(1));
+    let version = record.header.resource_version;
+    let written = kit
+        .store
+        .update_spec(key, version, &record.spec, &record.meta);
+    written.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_was_only_marked_is_carried_out() {
+    let kit = Kit::new(1);
+    kit.report().await;
+    let (asleep, awake, held) = (
+        kit.actor("ns", "asleep").await,
+        kit.actor("ns", "awake").await,
+        kit.actor("ns", "held").await,
+    );
+    kit.engine.resume(&awake, call()).await.unwrap();
+    let mut record = kit.store.get_actor(&held).await.unwrap();
+    record.meta.finalizers = vec!["example.org/hold".into()];
+    let version = record.header.resource_version;
+    let written = kit
+        .store
+        .update_spec(&held, version, &record.spec, &record.meta);
+    written.await.unwrap();
+
+    mark(&kit, &asleep).await;
+    tokio::spawn(kit.engine.clone().recover(CancellationToken::new()));
+    let gone = |a: Option<ActorRecord>| a.is_none().then_some(());
+    until(&kit, &asleep, gone).await;
+    // Also while recovery runs already.
+    mark(&kit, &awake).await;
+    mark(&kit, &held).await;
+    until(&kit, &awake, gone).await;
+    let workers = kit.store.list_workers(None).await.unwrap().items;
+    assert!(workers.iter().all(|w| w.claim.is_none()), "{workers:?}");
+    assert!(
+        kit.store.get_actor(&held).await.is_ok(),
+        "a finalizer holds it"
+    );
+}
