@@ -9,7 +9,7 @@ pub(in crate::engine) use node::sandbox_of;
 
 use super::{DriveError, Engine};
 use crate::api::names::ResourceVersion;
-use crate::api::record::{ActorRecord, Assignment};
+use crate::api::record::{ActorRecord, Assignment, Phase};
 use crate::api::{ActorTemplate, Epoch, Reason, Timestamp};
 use crate::lifecycle::actor::{Outcome, Progress, Step, conclude};
 use crate::proto::atenode::StepTiming;
@@ -36,15 +36,24 @@ const WORKER_LIMIT: Duration = Duration::from_secs(10);
 const MOST_ATTEMPTS: u32 = 5;
 /// The epoch of an actor's first sleep when nothing went wrong: there is nothing older to delete.
 const FIRST_SLEEP: Epoch = Epoch(2);
-/// A slot that stays busy for so long is stopped.
-const BUSY_LIMIT: Duration = Duration::from_secs(45);
+
+/// A slot that stays busy for longer is stopped: it may take as long as the order that keeps it busy may, and a short one.
+fn busy_limit(phase: Phase, boots: bool) -> Duration {
+    let order = match phase {
+        Phase::Resuming if boots => RUN_LIMIT,
+        Phase::Resuming => RESTORE_LIMIT,
+        Phase::Suspending | Phase::Pausing | Phase::Suspended | Phase::Running | Phase::Paused => {
+            CHECKPOINT_LIMIT
+        }
+    };
+    order + SHORT_LIMIT
+}
 
 /// An operation that this process owns.
 pub(super) struct Operation {
     pub(super) engine: Arc<Engine>,
     pub(super) record: ActorRecord,
     pub(super) progress: Progress,
-    pub(super) boot: bool,
     /// The store's clock when it began.
     pub(super) started_at: Timestamp,
     started: Instant,
@@ -70,7 +79,6 @@ impl Operation {
         engine: Arc<Engine>,
         record: ActorRecord,
         progress: Progress,
-        boot: bool,
         now: Timestamp,
     ) -> Self {
         let template = engine.catalog.template(&record.spec.template);
@@ -80,7 +88,6 @@ impl Operation {
             engine,
             record,
             progress,
-            boot,
             started_at: now,
             started: Instant::now(),
             template,
@@ -179,5 +186,22 @@ impl Operation {
             .await?;
         tracing::info!(actor = %self.record.key, "deleted");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_may_be_busy_for_as_long_as_its_order_takes() {
+        for (phase, boots, order) in [
+            (Phase::Resuming, true, RUN_LIMIT),
+            (Phase::Resuming, false, RESTORE_LIMIT),
+            (Phase::Suspending, false, CHECKPOINT_LIMIT),
+            (Phase::Pausing, true, CHECKPOINT_LIMIT),
+        ] {
+            assert!(busy_limit(phase, boots) > order, "{phase}");
+        }
     }
 }

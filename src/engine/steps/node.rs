@@ -1,11 +1,11 @@
 //! Steps that a node does: start, observe, stop.
 
 use super::{
-    ASK_AGAIN, BUSY_LIMIT, MOST_ATTEMPTS, Operation, RESTORE_LIMIT, RUN_LIMIT, SHORT_LIMIT,
+    ASK_AGAIN, MOST_ATTEMPTS, Operation, RESTORE_LIMIT, RUN_LIMIT, SHORT_LIMIT, busy_limit,
 };
 use crate::api::names::SnapshotId;
 use crate::api::record::Assignment;
-use crate::api::{ActorTemplate, Epoch, Reason};
+use crate::api::{Epoch, Reason};
 use crate::engine::DriveError;
 use crate::engine::workload::{identity, workload};
 use crate::lifecycle::Observed;
@@ -17,14 +17,6 @@ use crate::store::StoreError;
 use tonic::Status;
 
 impl Operation {
-    pub(super) fn source(&self, template: &ActorTemplate) -> Result<Source, (Reason, String)> {
-        if self.boot {
-            Ok(Source::Boot)
-        } else {
-            placement::source(&self.record, template)
-        }
-    }
-
     pub(super) async fn fence(&self) -> Result<wire::Fence, StoreError> {
         Ok(wire::Fence {
             epoch: self.epoch().0,
@@ -113,7 +105,12 @@ impl Operation {
     }
 
     pub(super) async fn await_node(&mut self) -> Result<(), DriveError> {
-        if self.started.elapsed() > BUSY_LIMIT {
+        let source = self
+            .template
+            .as_ref()
+            .map(|t| placement::source(&self.record, t));
+        let boots = matches!(source, Some(Ok(Source::Boot)));
+        if self.started.elapsed() > busy_limit(self.record.header.phase, boots) {
             self.fail(
                 Reason::DeadlineExceeded,
                 "the slot stayed busy for too long",
@@ -128,7 +125,7 @@ impl Operation {
     pub(super) async fn start(&mut self) -> Result<(), DriveError> {
         let assignment = self.held()?;
         let (template, source) = match self.template.clone() {
-            Some(template) => (template.clone(), self.source(&template)),
+            Some(template) => (template.clone(), placement::source(&self.record, &template)),
             None => return Err(DriveError::InProgress),
         };
         let order = source.and_then(|source| Ok((source, workload(&template, arch())?)));
