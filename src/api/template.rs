@@ -10,6 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// Label of the actors of which golden snapshots are taken: `true`.
+pub const GOLDEN_LABEL: &str = "ate.dev/golden";
+
 /// What an actor is made of. Immutable: a changed image means a new template.
 #[derive(
     CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize, Validate,

@@ -2,8 +2,8 @@
 
 use super::{Context, Error};
 use crate::api::condition::{Status, condition, set};
-use crate::api::record::{ActorRecord, SpecRecord, StatusRecord};
-use crate::api::template::{GoldenSnapshot, TemplatePhase};
+use crate::api::record::{ActorRecord, MetaRecord, SpecRecord, StatusRecord};
+use crate::api::template::{GOLDEN_LABEL, GoldenSnapshot, TemplatePhase};
 use crate::api::{
     ActorKey, ActorTemplate, ActorTemplateStatus, Reason, TemplateKey, Timestamp, validate,
 };
@@ -193,6 +193,10 @@ impl Golden<'_> {
                 uid: Uuid::new_v4(),
                 created: self.now,
                 ..StatusRecord::default()
+            },
+            meta: MetaRecord {
+                labels: [(GOLDEN_LABEL.to_owned(), "true".to_owned())].into(),
+                ..MetaRecord::default()
             },
             ..ActorRecord::default()
         };
