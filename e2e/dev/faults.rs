@@ -1,6 +1,6 @@
 //! kill -9 of one or all.
 
-use super::harness::{Dev, eventually, image, kill, signal};
+use super::harness::{Dev, PATIENCE, eventually, image, kill, signal};
 use nix::sys::signal::Signal;
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -157,4 +157,22 @@ fn a_golden_actor_that_never_gets_ready_does_not_hold_up_the_end() {
     assert!(took < PROMPT, "it took {took:?}: {said}");
     assert!(!said.contains("killing"), "{said}");
     assert_eq!(dev.processes(""), [0; 0]);
+}
+
+#[test]
+fn an_actor_that_is_older_than_its_template_is_waited_for() {
+    let dev = Dev::start(&[]);
+    dev.actor("early", "counter");
+    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    let wait = ["wait", "--for=condition=Ready", "actor/early", &limit];
+    let early = std::thread::scope(|threads| {
+        let waiting = threads.spawn(|| dev.try_kubectl(&wait));
+        dev.with_counter(1);
+        waiting.join().unwrap()
+    });
+    assert!(early.is_ok(), "{early:?}");
+    assert_eq!(dev.visit("early"), (1, 1));
+    let golden = dev.kubectl(&["get", "actors", "-l", "ate.dev/golden=true", "-o", "name"]);
+    assert!(golden.contains("counter-golden"), "{golden}");
+    assert_eq!(golden.lines().count(), 1, "{golden}");
 }

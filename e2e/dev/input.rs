@@ -103,6 +103,8 @@ fn bad_templates_and_actors_say_what_to_change() {
     assert!(said.contains("metadata.name"), "{said}");
 
     dev.actor("lost", "nowhere");
+    let why = dev.field("lost", ".status.conditions[?(@.type==\"Ready\")].reason");
+    assert_eq!(why, "TemplateNotFound", "before anybody tried to wake it");
     let (status, body) = dev.try_get("lost", "/").unwrap();
     assert_eq!(
         (status, body.trim()),
@@ -149,5 +151,12 @@ fn bad_templates_and_actors_say_what_to_change() {
         let told = words.iter().all(|word| said.contains(word));
         assert!(told, "{template}: {said}");
     }
+    let said = refused(
+        "apiVersion: runtime.ate.dev/v1alpha1\nkind: Actor\nmetadata: {name: foreign, namespace: team}\nspec: {templateRef: {name: no-image, namespace: default}}\n",
+    );
+    assert!(
+        said.contains("Forbidden") && said.contains("spec.allowedNamespaces"),
+        "{said}"
+    );
     assert_eq!(dev.try_get("nobody", "/").unwrap().0, 404);
 }

@@ -39,6 +39,8 @@ pub enum Reason {
     DeadlineExceeded,
     /// The actor's policy says that it does not wake.
     OperatingModeSuspended,
+    /// The template is another namespace's and does not let actors of this one in.
+    NamespaceNotAllowed,
 }
 
 impl Reason {
@@ -60,6 +62,31 @@ impl Reason {
             | Reason::SnapshotUnreadable
             | Reason::RuntimeUnavailable
             | Reason::SandboxExited
+            | Reason::OperatingModeSuspended
+            | Reason::NamespaceNotAllowed => false,
+        }
+    }
+
+    /// Whether it is about the actor's template alone, as it is now: nothing was tried, and the next look may find it
+    /// otherwise.
+    pub fn is_of_template(self) -> bool {
+        match self {
+            Reason::TemplateNotFound | Reason::TemplateNotReady | Reason::NamespaceNotAllowed => {
+                true
+            }
+            Reason::NoFreeWorkers
+            | Reason::PoolNotFound
+            | Reason::BootFailed
+            | Reason::RestoreFailed
+            | Reason::CheckpointFailed
+            | Reason::SnapshotUnreadable
+            | Reason::ImageUnavailable
+            | Reason::RuntimeUnavailable
+            | Reason::SandboxExited
+            | Reason::SandboxLost
+            | Reason::NodeLost
+            | Reason::NodeUnreachable
+            | Reason::DeadlineExceeded
             | Reason::OperatingModeSuspended => false,
         }
     }
@@ -115,7 +142,8 @@ mod tests {
             NodeLost => NodeUnreachable,
             NodeUnreachable => DeadlineExceeded,
             DeadlineExceeded => OperatingModeSuspended,
-            OperatingModeSuspended => return None,
+            OperatingModeSuspended => NamespaceNotAllowed,
+            NamespaceNotAllowed => return None,
         })
     }
 
@@ -127,7 +155,7 @@ mod tests {
             assert_eq!(reason.to_string().parse(), Ok(reason));
             seen += 1;
         }
-        assert_eq!(seen, Reason::OperatingModeSuspended as usize + 1);
+        assert_eq!(seen, Reason::NamespaceNotAllowed as usize + 1);
     }
 
     #[test]

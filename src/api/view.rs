@@ -20,12 +20,15 @@ pub const ACTOR_ZONE: &str = "actors.resources.substrate.ate.dev";
 /// After so many failures of one snapshot in a row the actor says CrashLoop.
 pub const CRASH_LOOP_AFTER: u32 = 3;
 
-/// The object that clients see.
-pub fn actor(record: &ActorRecord) -> Actor {
+/// Why the next wake could not begin, in one word and for a person.
+pub type Obstacle = (Reason, String);
+
+/// The object that clients see. `obstacle` is what the actor's template, as it is now, puts in the way of a wake.
+pub fn actor(record: &ActorRecord, obstacle: Option<&Obstacle>) -> Actor {
     Actor {
         metadata: metadata(record),
         spec: spec(record),
-        status: Some(status(record)),
+        status: Some(status(record, obstacle)),
     }
 }
 
@@ -94,12 +97,12 @@ fn spec(record: &ActorRecord) -> ActorSpec {
     }
 }
 
-fn status(record: &ActorRecord) -> ActorStatus {
+fn status(record: &ActorRecord, obstacle: Option<&Obstacle>) -> ActorStatus {
     let s = &record.status;
     ActorStatus {
         observed_generation: Some(i64::from(record.spec.generation)),
         phase: record.header.phase.to_string(),
-        conditions: conditions(record),
+        conditions: conditions(record, obstacle),
         id: record.flat_id(),
         epoch: i64::try_from(record.header.epoch.0).unwrap_or(i64::MAX),
         address: host(record),
@@ -163,7 +166,7 @@ fn transition(record: &ActorRecord) -> Option<Transition> {
     })
 }
 
-fn conditions(record: &ActorRecord) -> Vec<Condition> {
+fn conditions(record: &ActorRecord, obstacle: Option<&Obstacle>) -> Vec<Condition> {
     let s = &record.status;
     let generation = i64::from(record.spec.generation);
     let since = if s.last_transition.0 > 0 {
@@ -172,7 +175,7 @@ fn conditions(record: &ActorRecord) -> Vec<Condition> {
         s.created
     };
     let mut all = vec![
-        ready(record, generation, since),
+        ready(record, obstacle, generation, since),
         awake(record, generation, since),
     ];
     if let Some(r) = &s.rolled_back {
@@ -193,7 +196,8 @@ fn conditions(record: &ActorRecord) -> Vec<Condition> {
     if let Some(f) = s
         .failure
         .as_ref()
-        .filter(|f| f.count >= CRASH_LOOP_AFTER && !f.reason.is_transient())
+        .filter(|f| f.count >= CRASH_LOOP_AFTER)
+        .filter(|f| !f.reason.is_transient() && !f.reason.is_of_template())
     {
         let message = format!(
             "{} attempts failed: {}. Roll back or boot from the image: kubectl ate boot {}",
@@ -211,7 +215,12 @@ fn conditions(record: &ActorRecord) -> Vec<Condition> {
     all
 }
 
-fn ready(record: &ActorRecord, generation: i64, since: Timestamp) -> Condition {
+fn ready(
+    record: &ActorRecord,
+    obstacle: Option<&Obstacle>,
+    generation: i64,
+    since: Timestamp,
+) -> Condition {
     let of = |status: Status, reason: &str, message: String, at| {
         condition("Ready", status, reason, message, generation, at)
     };
@@ -231,7 +240,16 @@ fn ready(record: &ActorRecord, generation: i64, since: Timestamp) -> Condition {
             since,
         );
     }
-    match (&record.status.failure, record.header.phase) {
+    let asleep = matches!(record.header.phase, Phase::Suspended | Phase::Paused);
+    if let Some((reason, message)) = obstacle.filter(|_| asleep) {
+        return of(Status::False, &reason.to_string(), message.clone(), since);
+    }
+    // What was in a template's way at the last wake may not be any more.
+    let failure = record.status.failure.as_ref();
+    match (
+        failure.filter(|f| !f.reason.is_of_template()),
+        record.header.phase,
+    ) {
         (Some(f), phase) if f.reason != Reason::NoFreeWorkers && phase != Phase::Running => of(
             Status::False,
             &f.reason.to_string(),
@@ -336,4 +354,66 @@ pub fn meta_record(meta: &ObjectMeta) -> MetaRecord {
 
 fn to_json<T: serde::Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::record::Failure;
+
+    fn ready_of(record: &ActorRecord, obstacle: Option<&Obstacle>) -> (String, String) {
+        let all = conditions(record, obstacle);
+        let found = all.iter().find(|c| c.type_ == "Ready").unwrap();
+        (found.status.clone(), found.reason.clone())
+    }
+
+    #[test]
+    fn ready_says_what_the_next_request_would_meet() {
+        let of = |phase, failed: Option<Reason>| {
+            let mut record = ActorRecord::default();
+            record.header.phase = phase;
+            record.status.failure = failed.map(|reason| Failure {
+                reason,
+                message: "why".into(),
+                count: CRASH_LOOP_AFTER,
+                time: Timestamp(1),
+                retry_at: Timestamp(1),
+            });
+            record
+        };
+        let missing = (Reason::TemplateNotFound, "no such template".to_owned());
+        use Phase::*;
+        for (phase, failed, obstacle, status, reason) in [
+            (Suspended, None, None, "True", "Asleep"),
+            (Suspended, None, Some(&missing), "False", "TemplateNotFound"),
+            (Paused, None, Some(&missing), "False", "TemplateNotFound"),
+            (Running, None, Some(&missing), "True", "Running"),
+            (Resuming, None, Some(&missing), "True", "Resuming"),
+            (
+                Suspended,
+                Some(Reason::TemplateNotReady),
+                None,
+                "True",
+                "Asleep",
+            ),
+            (
+                Suspended,
+                Some(Reason::BootFailed),
+                None,
+                "False",
+                "BootFailed",
+            ),
+        ] {
+            let record = of(phase, failed);
+            let (is, why) = ready_of(&record, obstacle);
+            assert_eq!((is.as_str(), why.as_str()), (status, reason), "{phase}");
+        }
+        let looping = |reason| {
+            conditions(&of(Suspended, Some(reason)), None)
+                .iter()
+                .any(|c| c.type_ == "CrashLoop")
+        };
+        assert!(looping(Reason::BootFailed));
+        assert!(!looping(Reason::TemplateNotFound), "nothing crashed");
+    }
 }

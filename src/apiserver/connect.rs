@@ -3,7 +3,7 @@
 use super::Context;
 use super::driver::{ActorDriver, DriveError, LogOptions};
 use super::status::ApiError;
-use super::storage::actor;
+use super::storage::actor::{self, Look};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -41,6 +41,8 @@ pub enum Motion {
 pub struct Move {
     /// Who moves actors.
     pub driver: Arc<dyn ActorDriver>,
+    /// What its answers look like.
+    pub look: Look,
     /// Where to.
     pub motion: Motion,
 }
@@ -52,6 +54,7 @@ fn drive_error(error: DriveError, ctx: &Context) -> ApiError {
         DriveError::Conflict(why) | DriveError::Precondition(why) => {
             ApiError::Conflict { target, why }
         }
+        DriveError::Forbidden(why) => ApiError::Forbidden(why),
         DriveError::Unavailable(why) => ApiError::Unavailable(why),
         DriveError::Timeout(why) => ApiError::Timeout(why),
         DriveError::Internal(why) => ApiError::Internal(why),
@@ -88,7 +91,7 @@ impl Connect for Move {
             Motion::Pause => self.driver.pause(&key, wait).await,
         };
         let record = moved.map_err(|e| drive_error(e, ctx))?;
-        let object = actor::object(&record).map_err(fail)?;
+        let object = self.look.object(&record).map_err(fail)?;
         let reply = ctx.reply();
         Ok(reply.respond(StatusCode::OK, &reply.shape(object)))
     }

@@ -19,6 +19,9 @@ pub enum DriveError {
     /// It cannot be done as things are; the message says what to change.
     #[error("{0}")]
     Precondition(String),
+    /// Somebody has to allow it first; the message says who.
+    #[error("{0}")]
+    Forbidden(String),
     /// Not now: try again.
     #[error("{0}")]
     Unavailable(String),

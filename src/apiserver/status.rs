@@ -206,7 +206,7 @@ impl ApiError {
                 why,
             },
             StorageError::Expired => Self::Expired,
-            StorageError::Full(why) => Self::Forbidden(why),
+            StorageError::Full(why) | StorageError::Forbidden(why) => Self::Forbidden(why),
             StorageError::Unavailable(why) => Self::Unavailable(why),
             StorageError::ReadOnly => Self::MethodNotAllowed,
             StorageError::Invalid(causes) => Self::Invalid {

@@ -3,18 +3,21 @@
 use super::Context;
 use super::body::Reply;
 use super::list::{self, collect};
+use super::meta;
 use super::negotiate::{Shape, Wanted};
 use super::registration::Registration;
 use super::selector::Filter;
 use super::status::ApiError;
-use super::storage::{ObjectChange, StorageError};
+use super::storage::{Backdrop, ObjectChange, StorageError};
 use super::table::{self, Include};
 use crate::api::names::ResourceVersion;
+use crate::api::time::Timestamp;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_secs(1);
 /// Events that wait for a slow client; then the watch waits with it.
 const QUEUE: usize = 64;
+/// What the backdrop turned to so shortly before a watch began may have been missed by the list before it.
+const RECENT: Duration = Duration::from_secs(5);
 /// A client that takes nothing for so long is cut off.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -46,6 +51,8 @@ struct Watch {
     head_sent: bool,
     /// The last version that was sent or passed over.
     at: ResourceVersion,
+    /// What objects were shown by when it was last looked at.
+    backdrop: Option<Backdrop>,
     out: mpsc::Sender<Bytes>,
 }
 
@@ -105,6 +112,7 @@ pub async fn watch(ctx: &Context, shutdown: CancellationToken) -> Result<Respons
         bookmarks: ctx.query.is_true("allowWatchBookmarks"),
         head_sent: false,
         at: ResourceVersion::default(),
+        backdrop: ctx.registration.storage.backdrop(),
         out,
     };
     let initial = watch.begin(start, ctx).await?;
@@ -139,6 +147,10 @@ impl Watch {
         match start {
             Start::After(version) => {
                 self.at = version;
+                let now = Timestamp::now();
+                if let Some(backdrop) = &mut self.backdrop {
+                    backdrop.retain(|_, (_, since)| now.since(*since) > RECENT);
+                }
                 // An expired version is answered at once, not in the stream.
                 let read = self
                     .registration
@@ -208,6 +220,7 @@ impl Watch {
                     return Ok(());
                 }
             }
+            self.repaint().await?;
             let registration = self.registration.clone();
             let changes = tokio::select! {
                 changes = registration.storage.changes(self.at, left.min(POLL)) => changes,
@@ -220,6 +233,38 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Shows again what looks different although nobody wrote it. An object that is newer than this watch is left to its own
+    /// change, which shows it as it looks then.
+    async fn repaint(&mut self) -> Result<(), End> {
+        let Some(now) = self.registration.storage.backdrop() else {
+            return Ok(());
+        };
+        let Some(before) = self.backdrop.replace(now.clone()) else {
+            return Ok(());
+        };
+        let state = |of: &Backdrop, part: &String| of.get(part).map(|(fine, _)| *fine);
+        let parts = before.keys().chain(now.keys());
+        let changed: HashSet<String> = parts
+            .filter(|part| state(&before, part) != state(&now, part))
+            .cloned()
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let shown = collect(&self.registration, &self.filter, None, usize::MAX).await;
+        let shown = shown.map_err(|e| End::Storage(StorageError::Unavailable(e.to_string())))?;
+        for object in shown.items {
+            let version = meta::text(&object, "resourceVersion").parse::<u64>();
+            let seen = version.is_ok_and(|v| ResourceVersion(v) <= self.at);
+            let part = self.registration.storage.part_of(&object);
+            if seen && part.is_some_and(|part| changed.contains(&part)) {
+                let event = self.event("MODIFIED", object);
+                self.send(event).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn send(&self, event: Value) -> Result<(), End> {

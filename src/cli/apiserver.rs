@@ -9,7 +9,7 @@ use crate::control::{self, DEFAULT_ACTOR_CAP};
 use crate::engine::Engine;
 use crate::identity::Leaf;
 use crate::identity::tls::{ClientAuth, server_config};
-use crate::kube::ReflectedCatalog;
+use crate::kube::{Catalog, ReflectedCatalog};
 use crate::rpc::TonicNodes;
 use crate::store::Store;
 use crate::telemetry::{self, Format};
@@ -52,13 +52,14 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let tls = args.tls.load()?;
     let nodes = Arc::new(TonicNodes::new(args.tls.load()?));
     let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;
-    let catalog = ReflectedCatalog::start(&client, &stop);
-    let engine = Engine::new(store.clone(), nodes.clone(), catalog, args.engine.options());
+    let catalog: Arc<dyn Catalog> = ReflectedCatalog::start(&client, &stop);
+    let options = args.engine.options();
+    let engine = Engine::new(store.clone(), nodes.clone(), catalog.clone(), options);
     let driver: Arc<dyn ActorDriver> = Arc::new(EngineDriver {
         engine: engine.clone(),
         nodes,
     });
-    let kinds = kinds::dev(&store, &driver, args.actors_per_namespace)?;
+    let kinds = kinds::dev(&store, &driver, &catalog, args.actors_per_namespace)?;
     let app = App::builder()
         .register_all(kinds)
         .shutdown(stop.clone())

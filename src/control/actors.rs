@@ -6,6 +6,7 @@ use crate::api::record::{ActorRecord, Phase, SpecRecord, StatusRecord};
 use crate::api::selector::Selector;
 use crate::api::{ActorKey, TemplateKey, Timestamp, validate, view};
 use crate::engine::Call;
+use crate::lifecycle::placement;
 use crate::proto::ateapi::control_server::Control;
 use crate::proto::ateapi::*;
 use crate::rpc::deadline;
@@ -40,18 +41,17 @@ impl Doors {
         Some(convert::actor(record, &self.engine.snapshots_of(record)))
     }
 
-    fn check_template(&self, template: &TemplateKey) -> Result<(), Status> {
+    fn check_template(&self, template: &TemplateKey, namespace: &str) -> Result<(), Status> {
         if !self.engine.catalog().is_synced() {
             return Err(Status::unavailable(
                 "templates are not known yet; try again",
             ));
         }
         let missing = || Status::failed_precondition(format!("ActorTemplate {template} not found"));
-        self.engine
-            .catalog()
-            .template(template)
-            .map(|_| ())
-            .ok_or_else(missing)
+        let known = self.engine.catalog().template(template);
+        let spec = &known.ok_or_else(missing)?.spec;
+        placement::admit(template, spec, namespace)
+            .map_err(|(_, why)| Status::permission_denied(why))
     }
 }
 
@@ -67,7 +67,7 @@ fn bad_id(id: &str) -> Status {
 
 /// The rules that every edge applies.
 fn check(record: &ActorRecord) -> Result<(), Status> {
-    let (key, spec) = (&record.key, view::actor(record).spec);
+    let (key, spec) = (&record.key, view::actor(record, None).spec);
     let wrong = validate::object(&key.name, &key.namespace, &spec);
     match wrong.first() {
         None => Ok(()),
@@ -128,7 +128,7 @@ impl Control for Doors {
             selector(request.worker_selector),
         );
         check(&record)?;
-        self.check_template(&template)?;
+        self.check_template(&template, &record.key.namespace)?;
         let created = self
             .engine
             .store()

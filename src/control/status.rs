@@ -30,6 +30,7 @@ fn code_of(reason: Reason) -> Code {
         | Reason::SnapshotUnreadable
         | Reason::RuntimeUnavailable
         | Reason::OperatingModeSuspended => Code::FailedPrecondition,
+        Reason::NamespaceNotAllowed => Code::PermissionDenied,
         Reason::CheckpointFailed
         | Reason::ImageUnavailable
         | Reason::SandboxExited
@@ -71,6 +72,11 @@ mod tests {
             of(&full),
             (Code::FailedPrecondition, "no free workers available".into())
         );
+        let foreign = DriveError::Failed {
+            reason: Reason::NamespaceNotAllowed,
+            message: "why".into(),
+        };
+        assert_eq!(of(&foreign), (Code::PermissionDenied, "why".into()));
         let gone = DriveError::NotFound(ActorKey::new("ns", "a"));
         assert_eq!(of(&gone), (Code::NotFound, "Actor a not found".into()));
         let busy = "another operation is in progress for this actor";

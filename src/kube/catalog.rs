@@ -9,6 +9,8 @@ pub trait Catalog: Send + Sync + 'static {
     fn is_synced(&self) -> bool;
     /// A template.
     fn template(&self, key: &TemplateKey) -> Option<Arc<ActorTemplate>>;
+    /// All templates. They are few.
+    fn templates(&self) -> Vec<Arc<ActorTemplate>>;
     /// All pools.
     fn pools(&self) -> Vec<Arc<WorkerPool>>;
 }

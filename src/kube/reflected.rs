@@ -73,6 +73,10 @@ impl Catalog for ReflectedCatalog {
             .get(&ObjectRef::new(&key.name).within(&key.namespace))
     }
 
+    fn templates(&self) -> Vec<Arc<ActorTemplate>> {
+        self.templates.state()
+    }
+
     fn pools(&self) -> Vec<Arc<WorkerPool>> {
         self.pools.state()
     }

@@ -1,9 +1,9 @@
 //! Which pools may run an actor, and which snapshot a resume starts from.
 
-use crate::api::names::{PoolKey, SnapshotId};
+use crate::api::names::{PoolKey, SnapshotId, TemplateKey};
 use crate::api::record::{ActorRecord, WorkerPhase, WorkerRecord};
 use crate::api::selector::{Selector, SelectorError};
-use crate::api::template::{GoldenPolicy, TemplatePhase};
+use crate::api::template::{ActorTemplateSpec, GoldenPolicy, TemplatePhase};
 use crate::api::{ActorTemplate, Reason, WorkerPool};
 
 /// The state that a resume starts from.
@@ -32,9 +32,50 @@ pub enum Source {
     Boot,
 }
 
+/// Whether actors of `namespace` may be made of `template`, which lets in its own namespace and those of its
+/// `spec.allowedNamespaces`.
+pub fn admit(
+    template: &TemplateKey,
+    spec: &ActorTemplateSpec,
+    namespace: &str,
+) -> Result<(), (Reason, String)> {
+    if template.namespace == namespace || spec.allowed_namespaces.iter().any(|a| a == namespace) {
+        return Ok(());
+    }
+    Err((
+        Reason::NamespaceNotAllowed,
+        format!(
+            "ActorTemplate {template} does not let in actors of namespace {namespace}: name one in spec.templateRef whose \
+             spec.allowedNamespaces lists {namespace}, or one of {namespace} itself"
+        ),
+    ))
+}
+
+/// What the next resume of `actor` starts from, or why its template, as it is now, forbids one. No template: there is
+/// none of that name.
+pub fn start(
+    actor: &ActorRecord,
+    template: Option<&ActorTemplate>,
+) -> Result<Source, (Reason, String)> {
+    let key = &actor.spec.template;
+    let Some(template) = template else {
+        return Err((
+            Reason::TemplateNotFound,
+            format!("ActorTemplate {key} not found"),
+        ));
+    };
+    admit(key, &template.spec, &actor.key.namespace)?;
+    source(actor, template)
+}
+
+/// Whether an actor without a snapshot of its own can start from `template`.
+pub fn has_start(template: &ActorTemplate) -> bool {
+    golden(template).is_ok()
+}
+
 /// What the next resume of `actor` starts from: the newest state, never an older one in silence.
 pub fn source(actor: &ActorRecord, template: &ActorTemplate) -> Result<Source, (Reason, String)> {
-    if actor.status.boot {
+    if actor.header.boot {
         return Ok(Source::Boot);
     }
     if let Some(local) = &actor.status.local {
@@ -181,9 +222,7 @@ mod tests {
     use super::*;
     use crate::api::Epoch;
     use crate::api::record::{LocalSnapshotRecord, SnapshotRecord};
-    use crate::api::template::{
-        ActorTemplateSpec, ActorTemplateStatus, Container, ContainerPort, GoldenSnapshot,
-    };
+    use crate::api::template::{ActorTemplateStatus, Container, ContainerPort, GoldenSnapshot};
     use crate::api::{ActorKey, Timestamp, WorkerPoolSpec};
     use k8s_openapi::api::core::v1::ObjectReference;
 
@@ -231,8 +270,50 @@ mod tests {
             node: "n".into(),
         });
         assert!(matches!(source(&actor, &t).unwrap(), Source::Local { .. }));
-        actor.status.boot = true;
+        actor.header.boot = true;
         assert_eq!(source(&actor, &t).unwrap(), Source::Boot);
+    }
+
+    #[test]
+    fn a_template_lets_in_its_own_namespace_and_those_it_lists() {
+        let key = TemplateKey::new("home", "t");
+        for (namespace, allowed, admitted) in [
+            ("home", &[][..], true),
+            ("home", &["team"], true),
+            ("team", &["team", "other"], true),
+            ("team", &[], false),
+            ("team", &["teams", "home"], false),
+        ] {
+            let spec = ActorTemplateSpec {
+                allowed_namespaces: allowed.iter().map(|a| (*a).to_owned()).collect(),
+                ..ActorTemplateSpec::default()
+            };
+            let answer = admit(&key, &spec, namespace);
+            assert_eq!(answer.is_ok(), admitted, "{namespace} {allowed:?}");
+            if let Err((reason, message)) = answer {
+                assert_eq!(reason, Reason::NamespaceNotAllowed);
+                assert!(message.contains("spec.allowedNamespaces"), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_template_that_is_ready_nothing_starts() {
+        let mut actor = ActorRecord {
+            key: ActorKey::new("home", "a"),
+            ..ActorRecord::default()
+        };
+        actor.spec.template = TemplateKey::new("home", "t");
+        let mut t = template();
+        let why = |a: &ActorRecord, t: Option<&ActorTemplate>| start(a, t).unwrap_err().0;
+        assert_eq!(why(&actor, None), Reason::TemplateNotFound);
+        assert_eq!(why(&actor, Some(&t)), Reason::TemplateNotReady);
+        assert!(!has_start(&t));
+        t.spec.golden.policy = GoldenPolicy::Disabled;
+        assert_eq!(start(&actor, Some(&t)), Ok(Source::Boot));
+        assert!(has_start(&t));
+        actor.key.namespace = "away".into();
+        assert_eq!(why(&actor, Some(&t)), Reason::NamespaceNotAllowed);
     }
 
     #[test]

@@ -14,7 +14,9 @@ use crate::apiserver::registration::{
     Registration, RegistrationError, Rules, Selectable, StatusSupport,
 };
 use crate::apiserver::storage::ActorStorage;
+use crate::apiserver::storage::actor::Look;
 use crate::apiserver::table::{self, Column};
+use crate::kube::Catalog;
 use crate::store::Store;
 use serde_json::Value;
 use std::sync::Arc;
@@ -43,9 +45,11 @@ const SELECTABLE: [Selectable; 4] = [
 pub fn actor(
     store: Arc<dyn Store>,
     driver: Arc<dyn ActorDriver>,
+    catalog: Arc<dyn Catalog>,
     cap: u64,
 ) -> Result<Registration, RegistrationError> {
-    let storage = Arc::new(ActorStorage::new(store, driver.clone(), cap));
+    let look = Look(catalog);
+    let storage = Arc::new(ActorStorage::new(store, driver.clone(), look.clone(), cap));
     let mut actor = Registration::of::<Actor>(
         storage,
         Rules {
@@ -56,6 +60,7 @@ pub fn actor(
     let motion = |motion| {
         Arc::new(Move {
             driver: driver.clone(),
+            look: look.clone(),
             motion,
         }) as Arc<dyn Connect>
     };
@@ -165,7 +170,7 @@ fn normalize(object: &mut Value) {
         spec,
         ..ActorRecord::default()
     };
-    if let Ok(spec) = serde_json::to_value(view::actor(&record).spec) {
+    if let Ok(spec) = serde_json::to_value(view::actor(&record, None).spec) {
         object["spec"] = spec;
     }
 }

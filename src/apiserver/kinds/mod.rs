@@ -18,6 +18,7 @@ use super::meta;
 use super::registration::{Registration, RegistrationError};
 use crate::api::time::Timestamp;
 use crate::api::validate::{Cause, Violation};
+use crate::kube::Catalog;
 use crate::store::Store;
 use serde_json::Value;
 use std::sync::Arc;
@@ -26,10 +27,11 @@ use std::sync::Arc;
 pub fn dev(
     store: &Arc<dyn Store>,
     driver: &Arc<dyn ActorDriver>,
+    catalog: &Arc<dyn Catalog>,
     cap: u64,
 ) -> Result<Vec<Registration>, RegistrationError> {
     let mut all = vec![
-        actor(store.clone(), driver.clone(), cap)?,
+        actor(store.clone(), driver.clone(), catalog.clone(), cap)?,
         worker(store.clone())?,
         worker_pool(store.clone())?,
         actor_template(store.clone())?,

@@ -1,13 +1,18 @@
 //! Actors: objects are views of the store's records; deletion goes through whoever moves actors.
 
-use super::{ObjectChange, ObjectKey, ObjectPage, Part, Storage, StorageError, Written, stamp};
+use super::{
+    Backdrop, ObjectChange, ObjectKey, ObjectPage, Part, Storage, StorageError, Written, stamp,
+};
 use crate::api::actor::Actor;
-use crate::api::names::{ActorKey, ResourceVersion};
+use crate::api::names::{ActorKey, ResourceVersion, TemplateKey};
 use crate::api::record::{ActorRecord, Header, MetaRecord, SpecRecord, StatusRecord};
+use crate::api::template::ActorTemplate;
 use crate::api::time::Timestamp;
 use crate::api::validate::{Cause, Violation};
 use crate::api::view;
 use crate::apiserver::driver::{ActorDriver, DriveError};
+use crate::kube::Catalog;
+use crate::lifecycle::placement;
 use crate::store::{Image, Kind, Store};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -21,17 +26,57 @@ const DELETE_PATIENCE: Duration = Duration::from_secs(1);
 /// Actors that a namespace may have unless the installation says otherwise.
 pub const DEFAULT_CAP: u64 = 100_000;
 
+/// Shows actors: as their records say, and their templates.
+#[derive(Clone)]
+pub struct Look(pub Arc<dyn Catalog>);
+
+impl Look {
+    /// The object that clients see.
+    pub fn object(&self, record: &ActorRecord) -> Result<Value, StorageError> {
+        let template = self.0.template(&record.spec.template);
+        let obstacle = self
+            .0
+            .is_synced()
+            .then(|| placement::start(record, template.as_deref()).err())
+            .flatten();
+        serde_json::to_value(view::actor(record, obstacle.as_ref()))
+            .map_err(|e| StorageError::Internal(e.to_string()))
+    }
+
+    /// Whether the actor may be made of its template. One that does not exist yet forbids nothing; a wake asks again.
+    fn admit(&self, key: &ActorKey, template: &TemplateKey) -> Result<(), StorageError> {
+        if template.namespace == key.namespace {
+            return Ok(());
+        }
+        if !self.0.is_synced() {
+            let why = "templates are not known yet; try again";
+            return Err(StorageError::Unavailable(why.into()));
+        }
+        let Some(known) = self.0.template(template) else {
+            return Ok(());
+        };
+        placement::admit(template, &known.spec, &key.namespace)
+            .map_err(|(_, why)| StorageError::Forbidden(why))
+    }
+}
+
 /// Shows and writes actors.
 pub struct ActorStorage {
     store: Arc<dyn Store>,
     driver: Arc<dyn ActorDriver>,
+    look: Look,
     cap: u64,
 }
 
 impl ActorStorage {
     /// Of a store; `cap` bounds the actors of a namespace.
-    pub fn new(store: Arc<dyn Store>, driver: Arc<dyn ActorDriver>, cap: u64) -> Self {
-        Self { store, driver, cap }
+    pub fn new(store: Arc<dyn Store>, driver: Arc<dyn ActorDriver>, look: Look, cap: u64) -> Self {
+        Self {
+            store,
+            driver,
+            look,
+            cap,
+        }
     }
 
     /// Lets the driver delete; waits a little for actors that go at once. The driver's own errors do not undo the wish, which is stored.
@@ -49,10 +94,23 @@ impl ActorStorage {
     /// After a deletion was driven.
     async fn after_deletion(&self, key: &ActorKey, last: Value) -> Result<Written, StorageError> {
         match self.store.get_actor(key).await {
-            Ok(record) => Ok(Written::Kept(object(&record)?)),
+            Ok(record) => Ok(Written::Kept(self.look.object(&record)?)),
             Err(crate::store::StoreError::NotFound(_)) => Ok(Written::Gone(last)),
             Err(other) => Err(other.into()),
         }
+    }
+
+    /// Only a change of the template asks whether it lets the actor in: a label can always be written.
+    async fn admit_change(&self, key: &ActorKey, object: &Value) -> Result<(), StorageError> {
+        let (spec, _, _) = record_parts(key, object.clone())?;
+        if spec.template.namespace == key.namespace {
+            return Ok(());
+        }
+        let before = self.store.get_actor(key).await?.spec.template;
+        if before == spec.template {
+            return Ok(());
+        }
+        self.look.admit(key, &spec.template)
     }
 
     async fn write(
@@ -64,11 +122,6 @@ impl ActorStorage {
         let (spec, meta, _) = record_parts(key, object)?;
         Ok(self.store.update_spec(key, expected, &spec, &meta).await?)
     }
-}
-
-/// The object that clients see.
-pub fn object(record: &ActorRecord) -> Result<Value, StorageError> {
-    serde_json::to_value(view::actor(record)).map_err(|e| StorageError::Internal(e.to_string()))
 }
 
 /// The key, if the names can be an actor's; what else is asked for does not exist.
@@ -106,7 +159,8 @@ fn record_parts(
 #[async_trait]
 impl Storage for ActorStorage {
     async fn get(&self, key: &ObjectKey) -> Result<Value, StorageError> {
-        object(&self.store.get_actor(&actor_key(key)?).await?)
+        let record = self.store.get_actor(&actor_key(key)?).await?;
+        self.look.object(&record)
     }
 
     async fn list(
@@ -121,7 +175,11 @@ impl Storage for ActorStorage {
             .list_actors(namespace, after.as_ref(), limit)
             .await?;
         Ok(ObjectPage {
-            items: page.items.iter().map(object).collect::<Result<_, _>>()?,
+            items: page
+                .items
+                .iter()
+                .map(|r| self.look.object(r))
+                .collect::<Result<_, _>>()?,
             version: page.version,
             next: page.next.map(|k| ObjectKey::new(k.namespace, k.name)),
         })
@@ -135,7 +193,7 @@ impl Storage for ActorStorage {
         let changes = self.store.changes(Kind::Actor, after, BATCH, wait).await?;
         let image = |image: Option<Image>, version| match image {
             Some(Image::Actor(record)) => {
-                let mut object = object(&record)?;
+                let mut object = self.look.object(&record)?;
                 stamp(&mut object, version);
                 Ok(Some(object))
             }
@@ -153,9 +211,36 @@ impl Storage for ActorStorage {
             .collect()
     }
 
+    fn backdrop(&self) -> Option<Backdrop> {
+        let catalog = &self.look.0;
+        let part = |t: Arc<ActorTemplate>| {
+            let meta = &t.metadata;
+            let name = format!("{}/{}", meta.namespace.as_ref()?, meta.name.as_ref()?);
+            let ready = t
+                .status
+                .iter()
+                .flat_map(|s| &s.conditions)
+                .find(|c| c.type_ == "Ready")
+                .map_or(0, |c| c.last_transition_time.0.as_millisecond());
+            let since = Timestamp(u64::try_from(ready).unwrap_or(0));
+            Some((name, (placement::has_start(&t), since)))
+        };
+        catalog
+            .is_synced()
+            .then(|| catalog.templates().into_iter().filter_map(part).collect())
+    }
+
+    fn part_of(&self, object: &Value) -> Option<String> {
+        let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+        let namespace =
+            text("/spec/templateRef/namespace").or_else(|| text("/metadata/namespace"))?;
+        Some(format!("{namespace}/{}", text("/spec/templateRef/name")?))
+    }
+
     async fn create(&self, key: &ObjectKey, object: Value) -> Result<Value, StorageError> {
         let key = actor_key(key)?;
         let (spec, meta, actor) = record_parts(&key, object)?;
+        self.look.admit(&key, &spec.template)?;
         let uid = actor.metadata.uid.as_deref().unwrap_or_default();
         let record = ActorRecord {
             status: StatusRecord {
@@ -168,7 +253,8 @@ impl Storage for ActorStorage {
             spec,
             meta,
         };
-        self::object(&self.store.create_actor(record, self.cap).await?)
+        let record = self.store.create_actor(record, self.cap).await?;
+        self.look.object(&record)
     }
 
     async fn update(
@@ -183,8 +269,9 @@ impl Storage for ActorStorage {
             Part::Status => return Err(StorageError::ReadOnly),
             Part::Spec => {}
         }
+        self.admit_change(&key, &object).await?;
         let record = self.write(&key, object, expected).await?;
-        let shown = self::object(&record)?;
+        let shown = self.look.object(&record)?;
         if record.spec.deleted.is_none() || !record.meta.finalizers.is_empty() {
             return Ok(Written::Kept(shown));
         }
@@ -200,7 +287,7 @@ impl Storage for ActorStorage {
     ) -> Result<Written, StorageError> {
         let key = actor_key(key)?;
         let record = self.write(&key, marked, expected).await?;
-        let shown = object(&record)?;
+        let shown = self.look.object(&record)?;
         self.drive_deletion(&key).await;
         self.after_deletion(&key, shown).await
     }

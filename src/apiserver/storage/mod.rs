@@ -14,10 +14,12 @@ pub use namespace::NamespaceStorage;
 pub use worker::WorkerStorage;
 
 use crate::api::names::ResourceVersion;
+use crate::api::time::Timestamp;
 use crate::api::validate::Violation;
 use crate::store::StoreError;
 use async_trait::async_trait;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Names an object; `namespace` is empty where there is none.
@@ -57,6 +59,9 @@ pub enum StorageError {
     /// The log no longer reaches back that far.
     #[error("too old a version")]
     Expired,
+    /// Somebody has to allow it first.
+    #[error("{0}")]
+    Forbidden(String),
     /// A cap is reached.
     #[error("{0}")]
     Full(String),
@@ -133,6 +138,10 @@ pub enum Part {
     Status,
 }
 
+/// What objects are shown by beside what is stored of them: parts by name, whether each is in order, and since when.
+/// When one changes, objects look different that nobody has written.
+pub type Backdrop = BTreeMap<String, (bool, Timestamp)>;
+
 /// Keeps the objects of a kind. Objects come with their metadata complete, except for `resourceVersion`, which the
 /// storage sets; they are valid.
 #[async_trait]
@@ -154,6 +163,16 @@ pub trait Storage: Send + Sync + 'static {
         after: ResourceVersion,
         wait: Duration,
     ) -> Result<Vec<ObjectChange>, StorageError>;
+
+    /// The backdrop of its objects; `None`: not known yet, or there is none.
+    fn backdrop(&self) -> Option<Backdrop> {
+        None
+    }
+
+    /// The part of the backdrop that an object is shown by.
+    fn part_of(&self, _object: &Value) -> Option<String> {
+        None
+    }
 
     /// Adds an object.
     async fn create(&self, _key: &ObjectKey, _object: Value) -> Result<Value, StorageError> {

@@ -7,14 +7,18 @@ mod discovery;
 mod kubectl;
 mod list;
 mod subresources;
+mod templates;
 mod tls;
 mod watch;
 
 use super::app::App;
 use super::driver::{ActorDriver, DriveError, LogOptions};
 use super::kinds;
-use crate::api::names::ActorKey;
+use crate::api::names::{ActorKey, TemplateKey};
 use crate::api::record::{ActorRecord, Phase};
+use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
+use crate::api::{ActorTemplate, WorkerPool};
+use crate::kube::Catalog;
 use crate::store::testing::TestServer;
 use crate::store::{Begin, Begun, Durability, Edge, Store};
 use async_trait::async_trait;
@@ -25,7 +29,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::{HeaderMap, Request, StatusCode, header};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -47,6 +51,8 @@ impl FakeDriver {
             desired: None,
             owner: 1,
             lease: PATIENCE,
+            boot: false,
+            uid: None,
         };
         match self.0.begin(begin).await {
             Ok(Begun::Owned { record, .. }) => Ok(record),
@@ -123,8 +129,44 @@ impl ActorDriver for FakeDriver {
     }
 }
 
+/// Templates as a test says; unless it says otherwise, each that is asked for is ready.
+#[derive(Default)]
+pub(super) struct FakeCatalog(pub(super) Mutex<Option<Vec<ActorTemplate>>>);
+
+impl Catalog for FakeCatalog {
+    fn is_synced(&self) -> bool {
+        true
+    }
+    fn template(&self, key: &TemplateKey) -> Option<Arc<ActorTemplate>> {
+        if self.0.lock().unwrap().is_none() {
+            return Some(Arc::new(ready_template(&key.namespace, &key.name)));
+        }
+        let wanted = |t: &Arc<ActorTemplate>| {
+            t.metadata.namespace.as_ref() == Some(&key.namespace)
+                && t.metadata.name.as_ref() == Some(&key.name)
+        };
+        self.templates().into_iter().find(wanted)
+    }
+    fn templates(&self) -> Vec<Arc<ActorTemplate>> {
+        let said = self.0.lock().unwrap().clone();
+        said.unwrap_or_default().into_iter().map(Arc::new).collect()
+    }
+    fn pools(&self) -> Vec<Arc<WorkerPool>> {
+        vec![]
+    }
+}
+
+/// A template whose actors boot.
+pub(super) fn ready_template(namespace: &str, name: &str) -> ActorTemplate {
+    let mut template = ActorTemplate::new(name, ActorTemplateSpec::default());
+    template.metadata.namespace = Some(namespace.to_owned());
+    template.spec.golden.policy = GoldenPolicy::Disabled;
+    template
+}
+
 /// The machinery with our kinds, on a store of its own.
 pub(super) struct Harness {
+    pub(super) catalog: Arc<FakeCatalog>,
     pub(super) router: Router,
     pub(super) store: Arc<dyn Store>,
     pub(super) shutdown: CancellationToken,
@@ -145,11 +187,14 @@ impl Harness {
         let store: Arc<dyn Store> = Arc::new(server.store().await);
         let driver: Arc<dyn ActorDriver> = Arc::new(FakeDriver(store.clone()));
         let shutdown = CancellationToken::new();
+        let catalog = Arc::new(FakeCatalog::default());
+        let known: Arc<dyn Catalog> = catalog.clone();
         let app = App::builder()
-            .register_all(kinds::dev(&store, &driver, 1000).unwrap())
+            .register_all(kinds::dev(&store, &driver, &known, 1000).unwrap())
             .shutdown(shutdown.clone())
             .build();
         Self {
+            catalog,
             router: app.router(),
             store,
             shutdown,

@@ -36,19 +36,14 @@ impl Operation {
 
     pub(super) async fn claim(&mut self) -> Result<(), DriveError> {
         self.know_template().await;
-        let Some(template) = self.template.clone() else {
-            self.fail(
-                Reason::TemplateNotFound,
-                format!("ActorTemplate {} not found", self.record.spec.template),
-            );
-            return Ok(());
-        };
-        let source = match self.source(&template) {
-            Ok(source) => source,
-            Err((reason, message)) => {
+        let source = placement::start(&self.record, self.template.as_deref());
+        let (template, source) = match (self.template.clone(), source) {
+            (Some(template), Ok(source)) => (template, source),
+            (_, Err((reason, message))) => {
                 self.fail(reason, message);
                 return Ok(());
             }
+            (None, Ok(_)) => return Err(DriveError::InProgress),
         };
         let catalog = self.engine.catalog.pools();
         let pools =

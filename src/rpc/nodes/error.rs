@@ -136,6 +136,7 @@ fn code(reason: Reason) -> Code {
         | Reason::RuntimeUnavailable
         | Reason::SnapshotUnreadable
         | Reason::OperatingModeSuspended => Code::FailedPrecondition,
+        Reason::NamespaceNotAllowed => Code::PermissionDenied,
         Reason::ImageUnavailable | Reason::NodeLost | Reason::NodeUnreachable => Code::Unavailable,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::BootFailed

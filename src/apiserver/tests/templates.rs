@@ -1,0 +1,89 @@
+//! Actors and their templates: who may use one, and what an actor looks like before its template is ready.
+
+use super::*;
+
+fn of_other(name: &str) -> Value {
+    let mut object = actor(name);
+    object["spec"]["templateRef"] = json!({"name": "shared", "namespace": "other"});
+    object
+}
+
+fn ready(object: &Value) -> (Value, Value) {
+    let all = object["status"]["conditions"].as_array().unwrap();
+    let found = all.iter().find(|c| c["type"] == "Ready").unwrap();
+    (found["status"].clone(), found["reason"].clone())
+}
+
+#[tokio::test]
+async fn a_template_of_another_namespace_must_let_the_actor_in() {
+    let h = Harness::new().await;
+    let says = |allowed: &[&str]| {
+        let mut template = ready_template("other", "shared");
+        template.spec.allowed_namespaces = allowed.iter().map(|a| (*a).to_owned()).collect();
+        let known = vec![template, ready_template("ns", "counter")];
+        *h.catalog.0.lock().unwrap() = Some(known);
+    };
+    says(&["team"]);
+    h.post(ACTORS, &of_other("a"))
+        .await
+        .fails(403, "Forbidden", "spec.allowedNamespaces");
+    h.make(ACTORS, &actor("b")).await;
+    let moved = json!({"spec": {"templateRef": {"name": "shared", "namespace": "other"}}});
+    h.merge(&format!("{ACTORS}/b"), &moved)
+        .await
+        .fails(403, "Forbidden", "spec.allowedNamespaces");
+
+    says(&["team", "ns"]);
+    let made = h.make(ACTORS, &of_other("a")).await;
+    assert_eq!(ready(&made), (json!("True"), json!("Asleep")));
+    h.merge(&format!("{ACTORS}/b"), &moved).await.ok();
+
+    // Taken back: it is said, and anything else can still be written and deleted.
+    says(&[]);
+    let uri = format!("{ACTORS}/a");
+    let shown = h.get(&uri).await.ok().clone();
+    assert_eq!(
+        ready(&shown),
+        (json!("False"), json!("NamespaceNotAllowed"))
+    );
+    let label = json!({"metadata": {"labels": {"x": "y"}}});
+    h.merge(&uri, &label).await.ok();
+    h.delete(&uri, None).await.ok();
+}
+
+#[tokio::test]
+async fn an_actor_is_ready_when_its_template_is() {
+    let h = Harness::new().await;
+    let says = |known: Vec<ActorTemplate>| *h.catalog.0.lock().unwrap() = Some(known);
+    says(vec![]);
+    let made = h.make(ACTORS, &actor("a")).await;
+    assert_eq!(ready(&made), (json!("False"), json!("TemplateNotFound")));
+    let request = Request::builder().uri(format!(
+        "{ACTORS}?watch=true&resourceVersion={}",
+        version(&made)
+    ));
+    let watch = h.open(request.body(Body::empty()).unwrap()).await;
+    let mut events = watch.into_body().into_data_stream();
+    let mut next = async || -> Value {
+        let line = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+        serde_json::from_slice(&line.unwrap().unwrap()).unwrap()
+    };
+
+    let mut golden = ready_template("ns", "counter");
+    golden.spec.golden.policy = GoldenPolicy::Required;
+    says(vec![golden]);
+    let event = next().await;
+    assert_eq!(event["type"], "MODIFIED");
+    assert_eq!(
+        ready(&event["object"]),
+        (json!("False"), json!("TemplateNotReady"))
+    );
+    says(vec![ready_template("ns", "counter")]);
+    let event = next().await;
+    assert_eq!(
+        ready(&event["object"]),
+        (json!("True"), json!("Asleep")),
+        "those who wait learn it although nobody wrote the actor"
+    );
+    assert_eq!(version(&event["object"]), version(&made));
+}
