@@ -206,10 +206,7 @@ impl SlotProvider for ProcessSlots {
     }
 
     async fn end(&self, place: &Place, record: &ExecutorRecord) -> Result<(), Error> {
-        let process = match record.pid {
-            0 => None,
-            pid => Process::adopt(pid, record.start_time)?,
-        };
+        let process = Process::adopt(record.pid, record.start_time)?;
         self.kill(&record.uid, process).await?;
         if record.pid == 0 {
             // We may have ended between its start and our note of it.

@@ -271,6 +271,23 @@ fn what_a_killed_agent_left_half_done_is_removed() {
 }
 
 #[test]
+fn a_slot_whose_executor_was_about_to_start_gets_one() {
+    with_node(1, |mut world| async move {
+        let old = world.settled(1).await.remove(0).uid;
+        world.stop().await;
+        let slots = world.node_dir().join("slots");
+        let name = files::names(&slots).unwrap().remove(0);
+        let path = slots.join(name).join("slot.json");
+        let mut file: files::SlotFile = files::read(&path).unwrap().unwrap();
+        let executor = file.executor.as_mut().unwrap();
+        (executor.pid, executor.start_time) = (0, 0);
+        files::write(&path, &file).unwrap();
+        world.start().await;
+        assert_ne!(world.settled(1).await[0].uid, old);
+    });
+}
+
+#[test]
 fn a_slot_whose_executor_dies_is_another_slot() {
     with_node(1, |mut world| async move {
         let old = world.settled(1).await[0].clone();

@@ -57,11 +57,14 @@ impl Process {
         })
     }
 
-    /// The executor that was started as `pid` at `start_time`, if it still runs.
+    /// The executor that was started as `pid` at `start_time`, if it still runs. Pid 0 is nobody: one that was about to be started.
     ///
     /// # Errors
     /// [`Error::Io`] when the kernel cannot be asked.
     pub fn adopt(pid: u32, start_time: u64) -> Result<Option<Process>, Error> {
+        if pid == 0 {
+            return Ok(None);
+        }
         let process = Process::open(pid)?;
         Ok(process.filter(|process| process.start_time == start_time && process.is_alive()))
     }
