@@ -106,7 +106,8 @@ pub fn set(object: &mut Value, field: &str, value: Value) {
     }
 }
 
-fn remove(object: &mut Value, field: &str) {
+/// Removes a field of the metadata.
+pub fn remove(object: &mut Value, field: &str) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove(field);
     }

@@ -2,16 +2,20 @@
 //! (discovery, OpenAPI, tables, lists, watches, patches, subresources) follows from it.
 //!
 //! [`kinds`] registers ours, [`storage`] keeps their objects, [`driver`] is what the API asks of whoever moves actors.
-//! A request goes `server` -> `authn` -> `app` -> `list | watch | write | patch | delete | scale | connect`. What an actor does
+//! A request goes `server` -> `authn` -> `app` -> `list | watch | write | patch | delete | scale | connect`; [`apply`] decides
+//! who owns which field of what is written. What an actor does
 //! next is decided elsewhere; here wishes are stored and records shown. Called by cli and dev, which put the parts together.
 
 pub mod app;
+pub mod apply;
 pub mod authn;
 pub mod body;
 pub mod connect;
 mod delete;
 mod discovery;
 pub mod driver;
+mod duplicates;
+mod fields;
 pub mod jsonpath;
 pub mod kinds;
 mod list;

@@ -2,6 +2,7 @@
 //! (kube-openapi/pkg/handler3, pkg/handler).
 
 use super::App;
+use super::apply;
 use super::patch::PATCH_TYPES;
 use super::registration::Registration;
 use super::status::json_response;
@@ -194,9 +195,28 @@ fn meta_schemas() -> Map<String, Value> {
                 schema.remove("$schema");
                 schema.remove("title");
             }
+            if name == "ObjectMeta" {
+                mark(&mut schema, &apply::object_meta());
+            }
             (format!("{META}.{name}"), schema)
         })
         .collect()
+}
+
+/// Adds how fields merge (`x-kubernetes-list-type` and its like), which the generated schema leaves out.
+fn mark(schema: &mut Value, by: &Value) {
+    let (Some(schema), Some(by)) = (schema.as_object_mut(), by.as_object()) else {
+        return;
+    };
+    for (name, value) in by {
+        match schema.get_mut(name) {
+            Some(own) => mark(own, value),
+            None if name.starts_with("x-kubernetes-") => {
+                schema.insert(name.clone(), value.clone());
+            }
+            None => {}
+        }
+    }
 }
 
 fn document(kinds: &[&Registration]) -> Value {
@@ -232,6 +252,9 @@ fn operation(r: &Registration, verb: &str, action: &str) -> Option<Value> {
         query = ["dryRun", "fieldManager", "fieldValidation"]
             .map(|name| parameter(name, "query", "string"))
             .to_vec();
+    }
+    if verb == "patch" {
+        query.push(parameter("force", "query", "boolean"));
     }
     let mut operation = json!({
         "operationId": format!("{action}{}{}", r.version, r.kind), "tags": [r.api_version()],

@@ -1,7 +1,9 @@
-//! PATCH: merge patches (RFC 7386) and JSON patches (RFC 6902). Strategic merge patches are for Kubernetes' own kinds.
+//! PATCH: merge patches (RFC 7386), JSON patches (RFC 6902) and server-side apply. Strategic merge patches are for
+//! Kubernetes' own kinds.
 
 use super::Context;
 use super::body;
+use super::fields::{self, Applied, Tracking};
 use super::status::ApiError;
 use super::storage::Part;
 use super::write::{self, WriteOptions};
@@ -9,10 +11,14 @@ use axum::response::Response;
 use http::HeaderMap;
 use serde_json::Value;
 
+/// How often an apply is tried on an object that comes and goes.
+const MAX_RACES: usize = 4;
 /// Operations that a JSON patch may have (Kubernetes' own limit).
 const MAX_OPERATIONS: usize = 10_000;
 /// The patches that we take.
-pub const PATCH_TYPES: &str = "application/json-patch+json, application/merge-patch+json";
+pub const PATCH_TYPES: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+const APPLY: &str = "application/apply-patch+yaml";
 
 /// A parsed patch.
 pub enum Patch {
@@ -64,6 +70,11 @@ impl Patch {
     }
 }
 
+/// Whether a request applies.
+pub fn applies(headers: &HeaderMap) -> bool {
+    body::media_type(headers) == APPLY
+}
+
 /// Answers PATCH of an object or its status.
 pub async fn patch(
     ctx: &Context,
@@ -71,8 +82,39 @@ pub async fn patch(
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let options = WriteOptions::of(ctx)?;
+    if applies(headers) {
+        return apply(ctx, part, headers, bytes).await;
+    }
     let patch = Patch::parse(headers, bytes)?;
-    let replaced = write::replace(ctx, part, options, |old| patch.apply(old)).await?;
+    fields::check_not_forced(ctx)?;
+    let options = WriteOptions::of(ctx, headers)?;
+    let make = |old: &Value| patch.apply(old);
+    let replaced = write::replace(ctx, part, &options, Tracking::Changes, make).await?;
     Ok(write::answer(ctx, replaced))
+}
+
+/// Applies; an object that is not there is made.
+async fn apply(
+    ctx: &Context,
+    part: Part,
+    headers: &HeaderMap,
+    bytes: &[u8],
+) -> Result<Response, ApiError> {
+    let options = WriteOptions::of(ctx, headers)?;
+    let applied = Applied::parse(ctx, bytes)?;
+    let make = |old: &Value| applied.put_over(ctx, &options, old);
+    for attempt in 1..=MAX_RACES {
+        match write::replace(ctx, part, &options, Tracking::Applied, make).await {
+            Ok(replaced) => return Ok(applied.warned(write::answer(ctx, replaced))),
+            Err(ApiError::NotFound(_)) if part == Part::Spec => {}
+            Err(other) => return Err(other),
+        }
+        let object = applied.made_anew(ctx, &options)?;
+        match write::add(ctx, &options, &ctx.key(), object, Tracking::Applied).await {
+            // Somebody else made it meanwhile.
+            Err(ApiError::AlreadyExists(_)) if attempt < MAX_RACES => continue,
+            other => return Ok(applied.warned(write::created(ctx, other?))),
+        }
+    }
+    Err(ApiError::modified(ctx.registration.target(&ctx.info.name)))
 }

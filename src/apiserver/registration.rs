@@ -1,5 +1,6 @@
 //! A kind is a registration: its names, what may be done with it, how it is shown, what its schema is, where it is kept.
 
+use super::apply::Type;
 use super::connect::Connect;
 use super::jsonpath::{JsonPath, JsonPathError};
 use super::schema::{Schema, SchemaError};
@@ -104,6 +105,8 @@ pub struct Registration {
     pub schema: Schema,
     /// The same as it is published.
     pub published: Value,
+    /// The same as server-side apply merges by it.
+    pub fields: Type,
     /// What `/status` offers.
     pub status: StatusSupport,
     /// What `/scale` offers.
@@ -169,6 +172,7 @@ impl Registration {
             columns: columns.iter().map(Column::of).collect::<Result<_, _>>()?,
             selectable: vec![NAME, NAMESPACE],
             schema: Schema::compile(&published)?,
+            fields: Type::of_kind(&published),
             published,
             status: if subresources.status.is_some() {
                 StatusSupport::Write

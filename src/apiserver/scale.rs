@@ -2,8 +2,9 @@
 
 use super::Context;
 use super::body;
+use super::fields::{self, Applied, Tracking};
 use super::meta;
-use super::patch::Patch;
+use super::patch::{self, Patch};
 use super::registration::Scale;
 use super::status::ApiError;
 use super::storage::Part;
@@ -36,26 +37,31 @@ fn shape(paths: &Scale, object: &Value) -> Value {
     })
 }
 
-/// Puts what a `Scale` wants into the object.
-fn merge(paths: &Scale, object: &Value, scale: &Value) -> Result<Value, ApiError> {
+/// What a `Scale` wants, as a part of the object.
+fn wanted(paths: &Scale, scale: &Value) -> Result<Value, ApiError> {
     let wanted = scale.pointer("/spec/replicas").and_then(Value::as_i64);
     let wanted = wanted.ok_or_else(|| {
         ApiError::BadRequest("spec.replicas of the Scale must be a number".into())
     })?;
     let fields = paths.spec.fields();
     let fields = fields.ok_or_else(|| ApiError::Internal("the scale path is not plain".into()))?;
-    let patch = fields
-        .iter()
-        .rev()
-        .fold(json!(wanted), |inner, field| json!({*field: inner}));
+    let fields = fields.iter().rev();
+    Ok(fields.fold(json!(wanted), |inner, field| json!({*field: inner})))
+}
+
+/// Puts what a `Scale` wants into the object.
+fn merge(paths: &Scale, object: &Value, scale: &Value) -> Result<Value, ApiError> {
     let mut new = object.clone();
-    json_patch::merge(&mut new, &patch);
+    json_patch::merge(&mut new, &wanted(paths, scale)?);
     let version = meta::text(scale, "resourceVersion");
     if !version.is_empty() {
         meta::set(&mut new, "resourceVersion", version.into());
     }
     Ok(new)
 }
+
+/// Makes the new object of the old one.
+type Make<'a> = Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync + 'a>;
 
 /// Answers GET, PUT and PATCH of a scale.
 pub async fn scale(
@@ -64,23 +70,33 @@ pub async fn scale(
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let object = match ctx.info.verb {
-        "get" => ctx.read(&ctx.key()).await?,
+    if ctx.info.verb == "get" {
+        let object = ctx.read(&ctx.key()).await?;
+        return Ok(ctx.reply().respond(StatusCode::OK, &shape(paths, &object)));
+    }
+    let options = WriteOptions::of(ctx, headers)?;
+    let (tracking, make): (_, Make<'_>) = match ctx.info.verb {
         "update" => {
             let sent = body::object(headers, bytes)?;
-            let make = |old: &Value| merge(paths, old, &sent);
-            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make)
-                .await?
-                .object
+            let make = move |old: &Value| merge(paths, old, &sent);
+            (Tracking::Changes, Box::new(make))
+        }
+        "patch" if patch::applies(headers) => {
+            let applied = Applied::parse_as(ctx, bytes, "autoscaling/v1", "Scale")?;
+            let applied = applied.with(wanted(paths, applied.config())?, ctx);
+            let options = &options;
+            let make = move |old: &Value| applied.put_over(ctx, options, old);
+            (Tracking::Applied, Box::new(make))
         }
         "patch" => {
             let patch = Patch::parse(headers, bytes)?;
-            let make = |old: &Value| merge(paths, old, &patch.apply(&shape(paths, old))?);
-            write::replace(ctx, Part::Spec, WriteOptions::of(ctx)?, make)
-                .await?
-                .object
+            fields::check_not_forced(ctx)?;
+            let make = move |old: &Value| merge(paths, old, &patch.apply(&shape(paths, old))?);
+            (Tracking::Changes, Box::new(make))
         }
         _ => return Err(ApiError::MethodNotAllowed),
     };
-    Ok(ctx.reply().respond(StatusCode::OK, &shape(paths, &object)))
+    let replaced = write::replace(ctx, Part::Spec, &options, tracking, make).await?;
+    let scale = shape(paths, &replaced.object);
+    Ok(ctx.reply().respond(StatusCode::OK, &scale))
 }

@@ -1,5 +1,6 @@
 //! Errors, as Kubernetes' `v1 Status` (apimachinery/pkg/apis/meta/v1/types.go, apimachinery/pkg/api/errors/errors.go).
 
+use super::apply::{Conflict, Conflicts};
 use super::storage::StorageError;
 use crate::api::names::ResourceVersion;
 use crate::api::validate::Violation;
@@ -73,6 +74,9 @@ pub enum ApiError {
         /// Why not.
         why: String,
     },
+    /// 409, an apply would change what others own.
+    #[error("{0}")]
+    Owned(Conflicts),
     /// 410.
     #[error("the requested resource version is too old: list again")]
     Expired,
@@ -139,7 +143,7 @@ impl ApiError {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
-            Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+            Self::Conflict { .. } | Self::Owned(_) => (StatusCode::CONFLICT, "Conflict"),
             Self::Expired => (StatusCode::GONE, "Expired"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             Self::UnsupportedMediaType { .. } => {
@@ -183,6 +187,11 @@ impl ApiError {
                 Some(
                     json!({"name": target.name, "group": target.group, "kind": target.kind, "causes": causes}),
                 )
+            }
+            Self::Owned(conflicts) => {
+                let cause = |c: &Conflict| json!({"reason": "FieldManagerConflict", "message": c.with(), "field": c.path.to_string()});
+                let causes: Vec<_> = conflicts.0.iter().map(cause).collect();
+                Some(json!({"causes": causes}))
             }
             Self::FutureVersion { .. } => Some(json!({
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],

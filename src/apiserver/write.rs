@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::body;
+use super::fields::{self, Tracking};
 use super::meta;
 use super::registration::Registration;
 use super::status::ApiError;
@@ -10,7 +11,7 @@ use crate::api::names::ResourceVersion;
 use crate::api::validate::{Cause, MAX_VIOLATIONS, Violation};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// How often a write that names no version is tried against the newest one.
 const MAX_RACES: usize = 8;
@@ -28,31 +29,38 @@ pub enum FieldValidation {
     Ignore,
 }
 
+impl FieldValidation {
+    /// From a query.
+    pub fn of(ctx: &Context) -> Result<Self, ApiError> {
+        match ctx.query.get("fieldValidation") {
+            Some("Strict") => Ok(Self::Strict),
+            Some("Warn") | None => Ok(Self::Warn),
+            Some("Ignore") => Ok(Self::Ignore),
+            Some(other) => Err(ApiError::BadRequest(format!(
+                "fieldValidation={other:?} is not supported: use Strict, Warn or Ignore"
+            ))),
+        }
+    }
+}
+
 /// What a write was asked to do beside writing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WriteOptions {
     /// Nothing is stored.
     pub dry_run: bool,
     /// What happens to unknown fields.
     pub fields: FieldValidation,
+    /// Who owns what it changes.
+    pub manager: String,
 }
 
 impl WriteOptions {
-    /// From a query.
-    pub fn of(ctx: &Context) -> Result<Self, ApiError> {
-        let fields = match ctx.query.get("fieldValidation") {
-            Some("Strict") => FieldValidation::Strict,
-            Some("Warn") | None => FieldValidation::Warn,
-            Some("Ignore") => FieldValidation::Ignore,
-            Some(other) => {
-                return Err(ApiError::BadRequest(format!(
-                    "fieldValidation={other:?} is not supported: use Strict, Warn or Ignore"
-                )));
-            }
-        };
+    /// From query and headers.
+    pub fn of(ctx: &Context, headers: &HeaderMap) -> Result<Self, ApiError> {
         Ok(Self {
             dry_run: ctx.query.dry_run()?,
-            fields,
+            fields: FieldValidation::of(ctx)?,
+            manager: fields::manager(ctx, headers)?,
         })
     }
 }
@@ -124,44 +132,51 @@ pub async fn create(
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let registration = &ctx.registration;
-    let options = WriteOptions::of(ctx)?;
-    let mut object = body::object(headers, bytes)?;
-    meta::check_kind(registration, &object)?;
-    if registration.namespaced {
-        meta::check_namespace(&mut object, &ctx.info.namespace)?;
-    }
+    let options = WriteOptions::of(ctx, headers)?;
+    let object = body::object(headers, bytes)?;
     if !meta::text(&object, "resourceVersion").is_empty() {
         return Err(ApiError::BadRequest(
             "resourceVersion should not be set on objects to be created".into(),
         ));
     }
-    let warnings = admit(registration, &mut object, options.fields)?;
     let generated = meta::text(&object, "name").is_empty();
     for attempt in 1..=MAX_NAMES {
-        let name = meta::new_name(&object).ok_or_else(|| name_required(registration))?;
+        let name = meta::new_name(&object).ok_or_else(|| name_required(&ctx.registration))?;
         let key = ObjectKey::new(&ctx.info.namespace, name);
-        let mut new = object.clone();
-        meta::begin(registration, &mut new, &key);
-        check(registration, &mut new, None)?;
-        let created = if options.dry_run {
-            dry_create(registration, &key, new).await
-        } else {
-            registration.storage.create(&key, new).await
-        };
-        match created {
-            Err(StorageError::Exists) if generated && attempt < MAX_NAMES => continue,
-            other => {
-                let created =
-                    other.map_err(|e| ApiError::storage(e, || registration.target(&key.name)))?;
-                let reply = ctx.reply();
-                let mut response = reply.respond(StatusCode::CREATED, &reply.shape(created));
-                body::warn(&mut response, &warnings);
-                return Ok(response);
-            }
+        match add(ctx, &options, &key, object.clone(), Tracking::Changes).await {
+            Err(ApiError::AlreadyExists(_)) if generated && attempt < MAX_NAMES => continue,
+            other => return Ok(created(ctx, other?)),
         }
     }
     Err(ApiError::Internal("no generated name was free".into()))
+}
+
+/// Adds an object that is not there yet.
+pub async fn add(
+    ctx: &Context,
+    options: &WriteOptions,
+    key: &ObjectKey,
+    mut object: Value,
+    tracking: Tracking,
+) -> Result<Replaced, ApiError> {
+    let registration = &ctx.registration;
+    meta::check_kind(registration, &object)?;
+    if registration.namespaced {
+        meta::check_namespace(&mut object, &ctx.info.namespace)?;
+    }
+    let asked = fields::asked(&object);
+    let warnings = admit(registration, &mut object, options.fields)?;
+    meta::begin(registration, &mut object, key);
+    check(registration, &mut object, None)?;
+    let nothing = Value::Object(Map::new());
+    let object = fields::track(ctx, options, &nothing, object, asked, tracking);
+    let created = if options.dry_run {
+        dry_create(registration, key, object).await
+    } else {
+        registration.storage.create(key, object).await
+    };
+    let object = created.map_err(|e| ApiError::storage(e, || registration.target(&key.name)))?;
+    Ok(Replaced { object, warnings })
 }
 
 async fn dry_create(
@@ -200,7 +215,8 @@ pub struct Replaced {
 pub async fn replace(
     ctx: &Context,
     part: Part,
-    options: WriteOptions,
+    options: &WriteOptions,
+    tracking: Tracking,
     make: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Replaced, ApiError> {
     let (registration, key) = (&ctx.registration, ctx.key());
@@ -215,7 +231,9 @@ pub async fn replace(
         if pinned || !same_uid(&old, &new) {
             return Err(ApiError::modified(target()));
         }
+        let managers = fields::asked(&new);
         let warnings = prepare(registration, &old, &mut new, part, options)?;
+        let new = fields::track(ctx, options, &old, new, managers, tracking);
         if new == old || options.dry_run {
             return Ok(Replaced {
                 object: new,
@@ -245,7 +263,7 @@ fn prepare(
     old: &Value,
     new: &mut Value,
     part: Part,
-    options: WriteOptions,
+    options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
     meta::check_kind(registration, new)?;
     if registration.namespaced {
@@ -267,7 +285,7 @@ pub async fn update(
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let options = WriteOptions::of(ctx)?;
+    let options = WriteOptions::of(ctx, headers)?;
     let sent = body::object(headers, bytes)?;
     if meta::text(&sent, "resourceVersion").is_empty() {
         return Err(ApiError::Invalid {
@@ -286,14 +304,24 @@ pub async fn update(
             ctx.info.name
         )));
     }
-    let replaced = replace(ctx, part, options, |_| Ok(sent.clone())).await?;
+    let make = |_: &Value| Ok(sent.clone());
+    let replaced = replace(ctx, part, &options, Tracking::Changes, make).await?;
     Ok(answer(ctx, replaced))
 }
 
 /// The object that a write led to, in the form asked for.
 pub fn answer(ctx: &Context, replaced: Replaced) -> Response {
+    respond(ctx, StatusCode::OK, replaced)
+}
+
+/// The object that a write made, in the form asked for.
+pub fn created(ctx: &Context, replaced: Replaced) -> Response {
+    respond(ctx, StatusCode::CREATED, replaced)
+}
+
+fn respond(ctx: &Context, code: StatusCode, replaced: Replaced) -> Response {
     let reply = ctx.reply();
-    let mut response = reply.respond(StatusCode::OK, &reply.shape(replaced.object));
+    let mut response = reply.respond(code, &reply.shape(replaced.object));
     body::warn(&mut response, &replaced.warnings);
     response
 }

@@ -29,10 +29,17 @@ pub enum Cause {
     Required,
     /// Another value is needed, or it is not supported yet.
     NotSupported,
+    /// The field must not be set here.
+    Forbidden,
 }
 
 impl Cause {
-    const ALL: [Cause; 3] = [Cause::Invalid, Cause::Required, Cause::NotSupported];
+    const ALL: [Cause; 4] = [
+        Cause::Invalid,
+        Cause::Required,
+        Cause::NotSupported,
+        Cause::Forbidden,
+    ];
 
     /// As Kubernetes writes it.
     pub fn as_str(self) -> &'static str {
@@ -40,6 +47,7 @@ impl Cause {
             Cause::Invalid => "FieldValueInvalid",
             Cause::Required => "FieldValueRequired",
             Cause::NotSupported => "FieldValueNotSupported",
+            Cause::Forbidden => "FieldValueForbidden",
         }
     }
 

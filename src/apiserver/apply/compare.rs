@@ -80,7 +80,8 @@ impl Walk {
             }
             Shape::List(of) => {
                 let (l, r) = (items(lhs), items(rhs));
-                if !of.atomic && !(l.is_empty() && r.is_empty()) {
+                let is_whole = of.atomic || (l.is_empty() && r.is_empty());
+                if !is_whole {
                     self.list(of, l, r);
                     return false;
                 }

@@ -1,6 +1,7 @@
 //! `v1 Namespace` of `ate dev`: made up, so that clients which look for namespaces find them.
 
 use super::{age, text};
+use crate::apiserver::apply::Type;
 use crate::apiserver::registration::{NAME, Registration, RegistrationError, Rules, StatusSupport};
 use crate::apiserver::schema::Schema;
 use crate::apiserver::storage::{NamespaceStorage, Storage};
@@ -33,6 +34,7 @@ pub fn namespaces(kinds: Vec<Arc<dyn Storage>>) -> Result<Registration, Registra
         ],
         selectable: vec![NAME],
         schema: Schema::compile(&published)?,
+        fields: Type::of_kind(&published),
         published,
         status: StatusSupport::None,
         scale: None,

@@ -50,9 +50,11 @@ async fn what_only_we_write_is_not_taken_from_clients() {
                 .unwrap()
                 .starts_with("2020")
         );
-        for gone in ["deletionTimestamp", "managedFields"] {
-            assert!(made["metadata"].get(gone).is_none(), "{made}");
-        }
+        assert!(
+            made["metadata"].get("deletionTimestamp").is_none(),
+            "{made}"
+        );
+        assert_eq!(made["metadata"]["managedFields"][0]["manager"], "unknown");
         assert_ne!(made["status"]["replicas"], 7);
         assert_ne!(made["status"]["phase"], "Running");
     }
@@ -248,14 +250,9 @@ async fn patches() {
     h.patch(&uri, json_patch, &json!([{"op": "x"}]))
         .await
         .fails(400, "BadRequest", "not a JSON patch");
-    for kind in [
-        "application/strategic-merge-patch+json",
-        "application/apply-patch+yaml",
-    ] {
-        h.patch(&uri, kind, &json!({}))
-            .await
-            .fails(415, "UnsupportedMediaType", "merge-patch");
-    }
+    h.patch(&uri, "application/strategic-merge-patch+json", &json!({}))
+        .await
+        .fails(415, "UnsupportedMediaType", "merge-patch");
     h.merge(&uri, &json!({"metadata": {"name": "q"}}))
         .await
         .fails(422, "Invalid", "immutable");

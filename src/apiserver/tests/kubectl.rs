@@ -316,3 +316,112 @@ async fn watches() {
     assert_eq!(next().await, "one counter Resuming");
     assert_eq!(next().await, "one counter Running");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applies_server_side() {
+    let k = Kubectl::new().await;
+    let manifest = k.file(MANIFEST);
+    let apply = format!("apply --server-side -f {manifest}");
+    let applied = [
+        "workerpool.ate.dev/small serverside-applied",
+        "actortemplate.ate.dev/counter serverside-applied",
+        "actor.runtime.ate.dev/one serverside-applied",
+    ];
+    assert_eq!(squeeze(&k.run(&apply).await), applied);
+    let versions =
+        "get wp,actortemplates,actors -n demo -o jsonpath={.items[*].metadata.resourceVersion}";
+    let before = k.run(versions).await;
+    assert_eq!(squeeze(&k.run(&apply).await), applied);
+    assert_eq!(k.run(versions).await, before);
+    assert_eq!(
+        k.run(&format!("diff --server-side -f {manifest}")).await,
+        ""
+    );
+
+    // Another manager has its own fields; what both want to decide is a conflict.
+    k.file(
+        &MANIFEST
+            .replace("replicas: 2", "replicas: 3")
+            .replace("tier: gold", "colour: red"),
+    );
+    let other = format!("{apply} --field-manager=other");
+    let args: Vec<_> = other.split(' ').collect();
+    let (good, said) = k.try_run(&args).await;
+    assert!(!good, "{said}");
+    for text in [
+        "Apply failed with 1 conflict: conflict with \"kubectl\": .spec.replicas",
+        "`--force-conflicts` flag",
+    ] {
+        assert!(said.contains(text), "{said}");
+    }
+    k.run(&format!("{other} --force-conflicts")).await;
+    let replicas = "get wp small -n demo -o jsonpath={.spec.replicas}";
+    assert_eq!(k.run(replicas).await, "3");
+    let labels = "get actor one -n demo -o jsonpath={.metadata.labels}";
+    assert_eq!(
+        k.run(labels).await,
+        "{\"colour\":\"red\",\"tier\":\"gold\"}"
+    );
+    let shown = k
+        .run("get actor one -n demo -o yaml --show-managed-fields")
+        .await;
+    assert!(
+        shown.contains("manager: other") && shown.contains("f:colour: {}"),
+        "{shown}"
+    );
+    assert!(
+        !k.run("get actor one -n demo -o yaml")
+            .await
+            .contains("managedFields")
+    );
+
+    // What a manager no longer says goes; what the other says stays.
+    k.file(&MANIFEST.replace(", labels: {tier: gold}", ""));
+    k.run(&format!("{apply} --force-conflicts")).await;
+    assert_eq!(k.run(labels).await, "{\"colour\":\"red\"}");
+    let dry = MANIFEST.replace("tier: gold", "tier: iron");
+    k.file(&dry);
+    let (same, said) = k.try_run(&["diff", "--server-side", "-f", &manifest]).await;
+    assert!(!same && said.contains("+    tier: iron"), "{said}");
+    k.run(&format!("{apply} --dry-run=server")).await;
+    assert_eq!(k.run(labels).await, "{\"colour\":\"red\"}");
+    k.file(&MANIFEST.replace("replicas: 2", "replicaz: 2"));
+    let args: Vec<_> = apply.split(' ').collect();
+    let (good, said) = k.try_run(&args).await;
+    assert!(
+        !good && said.contains(".spec.replicaz: field not declared in schema"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goes_over_from_client_side_apply() {
+    let k = Kubectl::new().await;
+    let manifest = k.file(MANIFEST);
+    k.run(&format!("apply -f {manifest}")).await;
+    let managers = "get wp small -n demo -o jsonpath={.metadata.managedFields[*].manager}/{.metadata.managedFields[*].operation}";
+    assert_eq!(k.run(managers).await, "kubectl-client-side-apply/Update");
+    k.file(&MANIFEST.replace("replicas: 2", "replicas: 3"));
+    let apply = format!("apply --server-side -f {manifest}");
+    k.run(&apply).await;
+    // kubectl itself turns what it owned into an apply, and the annotation into one of its own.
+    assert_eq!(
+        k.run(managers).await,
+        "kubectl-last-applied kubectl/Apply Apply"
+    );
+    let last = "get wp small -n demo -o jsonpath={.metadata.annotations}";
+    assert!(k.run(last).await.contains("replicas\\\":3"));
+    // And what client-side apply set is let go.
+    k.file(&MANIFEST.replace(", labels: {tier: gold}", ""));
+    k.run(&apply).await;
+    let labels = "get actor one -n demo -o jsonpath={.metadata.labels}";
+    assert_eq!(k.run(labels).await, "");
+    // There and back.
+    k.file(&MANIFEST.replace("replicas: 2", "replicas: 5"));
+    k.run(&format!("apply -f {manifest}")).await;
+    assert_eq!(
+        k.run("get wp small -n demo -o jsonpath={.spec.replicas}")
+            .await,
+        "5"
+    );
+}

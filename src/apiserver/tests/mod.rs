@@ -1,5 +1,6 @@
 //! The machinery as clients see it, on a real store: requests to the router, and real kubectl over HTTPS.
 
+mod apply;
 mod client;
 mod crud;
 mod delete;
