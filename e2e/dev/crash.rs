@@ -1,7 +1,9 @@
 //! A crash at every step and around every store call: the process that passes it is killed, and no actor is lost, runs
 //! twice or is stuck. The points come from the enums and the list of scripts, so that a new one cannot be forgotten.
 
-use super::harness::{Dev, eventually, kill};
+use super::harness::{Dev, eventually, kill, signal};
+use nix::sys::signal::Signal;
+use std::net::TcpStream;
 use std::path::Path;
 use strum::VariantNames;
 use substrate::lifecycle;
@@ -17,15 +19,15 @@ const AFTER_CRASH: &[(&str, &str)] = &[
 /// Something that happens beside an actor's life.
 type Beside = fn(&Dev);
 
-/// What must happen for a point to be passed.
-const BESIDE: &[(&str, Beside)] = &[
-    ("store.get_flat", ask_for_a_flat_id),
-    ("store.list", |dev| list(dev, "actors")),
-    ("store.get_document", |dev| list(dev, "workerpool/pool")),
-    ("store.put_document", scale),
-    ("store.documents", |dev| list(dev, "actortemplates")),
-    ("store.remove_worker", scale),
-    ("slot.rebuild", kill_executors),
+/// What must happen for points to be passed.
+const BESIDE: &[(&[&str], Beside)] = &[
+    (&["store.get_flat"], ask_for_a_flat_id),
+    (&["store.list"], |dev| list(dev, "actors")),
+    (&["store.get_document"], |dev| list(dev, "workerpool/pool")),
+    (&["store.documents"], |dev| list(dev, "actortemplates")),
+    (&["store.put_document", "store.remove_worker"], scale),
+    (&["slot.rebuild"], kill_executors),
+    (&["slot.freeze", "slot.thaw"], silence),
 ];
 
 /// Points that no test can lead to at will; what happens there is shown by simulated schedules and the store's own tests.
@@ -41,6 +43,7 @@ const BY_CHANCE: &[&str] = &[
     "store.remove_node",   // no node is removed
     "slot.ask",            // an executor is busy when it is looked at
     "slot.wait",           // not a step that is carried out
+    "slot.freeze.after",   // the executor stands still by itself when the agent has crashed
     "slot.give-up-saving", // a sandbox ends by itself while it is saved
 ];
 
@@ -75,12 +78,7 @@ fn live(dev: &Dev, actor: &str) {
     eventually("suspend", || dev.try_plugin(&["suspend", actor]).ok());
     // Deleted while it runs.
     visit();
-    eventually("delete", || {
-        let _ = dev.try_kubectl(&["delete", "actor", actor, "--wait=false"]);
-        dev.try_kubectl(&["get", "actor", actor])
-            .err()
-            .filter(|e| e.contains("NotFound"))
-    });
+    delete(dev, actor);
 }
 
 fn ask_for_a_flat_id(dev: &Dev) {
@@ -112,6 +110,29 @@ fn scale(dev: &Dev) {
 
 fn kill_executors(dev: &Dev) {
     dev.processes("/ate ateom").into_iter().for_each(kill);
+}
+
+/// The API server does not answer until the node's lease has lapsed.
+fn silence(dev: &Dev) {
+    let actor = "still";
+    eventually("create", || create(dev, actor));
+    dev.served(actor);
+    let address = dev.address(actor);
+    let silent = dev.processes("/ate apiserver");
+    silent.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    eventually("it stands still", || TcpStream::connect(&address).err());
+    silent.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
+    dev.served(actor);
+    delete(dev, actor);
+}
+
+fn delete(dev: &Dev, actor: &str) {
+    eventually("delete", || {
+        let _ = dev.try_kubectl(&["delete", "actor", actor, "--wait=false"]);
+        dev.try_kubectl(&["get", "actor", actor])
+            .err()
+            .filter(|e| e.contains("NotFound"))
+    });
 }
 
 fn create(dev: &Dev, actor: &str) -> Option<()> {
@@ -174,10 +195,11 @@ fn a_crash_at_any_step_or_store_call_loses_nothing() {
             }
             arm(armed.path(), point);
         }
-        for (_, beside) in BESIDE
-            .iter()
-            .filter(|(p, _)| points.iter().any(|q| q.starts_with(p)))
-        {
+        let armed_here = |names: &[&str]| {
+            let of = |name: &&str| points.iter().any(|point| point.starts_with(name));
+            names.iter().any(|name| of(name))
+        };
+        for (_, beside) in BESIDE.iter().filter(|(names, _)| armed_here(names)) {
             beside(&dev);
         }
         live(&dev, &format!("a{i}"));

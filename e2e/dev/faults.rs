@@ -93,14 +93,6 @@ fn a_sandbox_that_exits_by_itself_is_noticed() {
     assert_eq!(visited, (2, 2), "from its last snapshot");
 }
 
-/// Where the only actor is reached, past the router: its worker, and its port as the node keeps it.
-fn assignment_address(dev: &Dev) -> String {
-    let file = dev.path("lib/node/slots/default:pool-0/desired.json");
-    let desired: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    let ip = dev.field("a", ".status.worker.ip");
-    format!("{ip}:{}", desired["assignment"]["host_port"])
-}
-
 #[test]
 fn an_actor_stands_still_while_the_api_server_is_silent() {
     let dev = Dev::start(&["--operation-lease", "2", "--node-lease", "6"]);
@@ -109,7 +101,7 @@ fn an_actor_stands_still_while_the_api_server_is_silent() {
     dev.visit("a");
     dev.plugin(&["suspend", "a"]);
     assert_eq!(dev.visit("a"), (2, 2));
-    let address = assignment_address(&dev);
+    let address = dev.address("a");
     TcpStream::connect(&address).expect("the actor is reachable");
     let silent = dev.processes("/ate apiserver");
     assert_eq!(silent.len(), 1);

@@ -329,6 +329,20 @@ impl Dev {
             .unwrap_or_default()
     }
 
+    /// Where an actor that runs is reached, past the router: its worker, and its port as the node keeps it.
+    pub fn address(&self, actor: &str) -> String {
+        let ip = self.field(actor, ".status.worker.ip");
+        let slots = std::fs::read_dir(self.path("lib/node/slots")).unwrap();
+        let port = slots
+            .filter_map(|slot| {
+                let desired = std::fs::read(slot.ok()?.path().join("desired.json")).ok()?;
+                serde_json::from_slice::<serde_json::Value>(&desired).ok()
+            })
+            .find(|desired| desired["assignment"]["actor"]["name"] == actor)
+            .map(|desired| desired["assignment"]["host_port"].to_string());
+        format!("{ip}:{}", port.unwrap())
+    }
+
     /// Processes of this `ate dev` whose command line holds `word`.
     pub fn processes(&self, word: &str) -> Vec<i32> {
         let dir = self.dir.path().to_str().unwrap();
