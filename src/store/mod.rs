@@ -173,11 +173,28 @@ pub struct Change {
 pub struct Page<T> {
     /// In the order of namespace and name.
     pub items: Vec<T>,
-    /// The state is at least as new as this; a watch from here misses nothing. An item may be newer already: its
-    /// own version is higher then, and a watch from here shows the change that it already has.
+    /// The page is the state at this version, and a watch from here shows every change that is not in it, and no other.
+    /// (What changes without a new version, activity and leases, may be newer.)
     pub version: ResourceVersion,
     /// Where the next page starts; `None` at the end.
     pub next: Option<ActorKey>,
+    /// Items that follow this page at its version.
+    pub remaining: u64,
+}
+
+/// Which actors are listed, and as of when.
+#[derive(Clone, Copy, Debug)]
+pub struct ListRequest<'a> {
+    /// Only those of a namespace.
+    pub namespace: Option<&'a str>,
+    /// Only the one of this name; asks for a namespace.
+    pub name: Option<&'a str>,
+    /// Only those after a key.
+    pub after: Option<&'a ActorKey>,
+    /// At most so many, and never more than a thousand.
+    pub limit: usize,
+    /// The state at this version; `None`: the newest.
+    pub at: Option<ResourceVersion>,
 }
 
 /// The operations. Every method is cancel-safe in the sense that a dropped call either happened or did not.
@@ -235,7 +252,19 @@ pub trait Store: Send + Sync + 'static {
         namespace: Option<&str>,
         after: Option<&ActorKey>,
         limit: usize,
-    ) -> Result<Page<ActorRecord>, StoreError>;
+    ) -> Result<Page<ActorRecord>, StoreError> {
+        let name = None;
+        self.actors_at(&ListRequest {
+            namespace,
+            name,
+            after,
+            limit,
+            at: None,
+        })
+        .await
+    }
+    /// The same at a version. `Expired` when the log no longer reaches back to it, or the store never came to it.
+    async fn actors_at(&self, list: &ListRequest<'_>) -> Result<Page<ActorRecord>, StoreError>;
     /// Actors whose lease has expired, at most `limit`.
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError>;
     /// Actors, at most `limit`, that are marked deleted, that no finalizer holds and that no operation owns: whoever was
@@ -262,8 +291,13 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
     /// Removes a worker that nobody claims. One that is claimed stays: who holds it releases it first.
     async fn remove_worker(&self, pool: &PoolKey, worker: &WorkerKey) -> Result<(), StoreError>;
-    /// Workers of a pool, or all.
+    /// Workers of a pool, or all, as they are now: those of different pools may be of different moments.
     async fn list_workers(&self, pool: Option<&PoolKey>) -> Result<Page<WorkerRecord>, StoreError>;
+    /// All workers at a version (`None`: the newest), like [`Store::actors_at`].
+    async fn workers_at(
+        &self,
+        at: Option<ResourceVersion>,
+    ) -> Result<Page<WorkerRecord>, StoreError>;
     /// The worker that an actor holds in a pool.
     async fn claim_of(
         &self,
@@ -289,6 +323,8 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- the change log
 
+    /// The newest version: every write that begins from now on gets a later one.
+    async fn version(&self) -> Result<ResourceVersion, StoreError>;
     /// Changes of a kind after a version, in order, at most `limit`; waits up to `wait` for the first.
     /// `Expired` when the log was trimmed past `after`.
     async fn changes(
@@ -312,10 +348,11 @@ pub trait Store: Send + Sync + 'static {
         expected: Option<ResourceVersion>,
         body: Option<&str>,
     ) -> Result<ResourceVersion, StoreError>;
-    /// All documents of a kind in the order of their keys, and the version of the list.
+    /// All documents of a kind at a version (`None`: the newest) in the order of their keys, and that version.
     async fn list_documents(
         &self,
         kind: &str,
+        at: Option<ResourceVersion>,
     ) -> Result<(Vec<Document>, ResourceVersion), StoreError>;
     /// Changes of documents of a kind after a version, in order; waits up to `wait` for the first.
     async fn document_changes(

@@ -88,7 +88,7 @@ impl Storage for DocumentStorage {
         after: Option<&ObjectKey>,
         limit: usize,
     ) -> Result<ObjectPage, StorageError> {
-        let (documents, version) = self.store.list_documents(self.kind).await?;
+        let (documents, version) = self.store.list_documents(self.kind, None).await?;
         let mut wanted: Vec<_> = documents
             .iter()
             .map(|d| (key(&d.key), d))

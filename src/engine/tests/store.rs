@@ -250,18 +250,21 @@ forward! {
     remove_actor(key: &ActorKey, epoch: Epoch, owner: u64) -> ();
     list_actors(namespace: Option<&str>, after: Option<&ActorKey>, limit: usize) -> Page<ActorRecord>;
     deletions_due(limit: usize) -> Vec<ActorKey>;
+    actors_at(list: &ListRequest<'_>) -> Page<ActorRecord>;
     touch(key: &ActorKey, at: Timestamp) -> ();
     report_worker(worker: &WorkerRecord) -> WorkerRecord;
     claim(request: &ClaimRequest) -> Option<WorkerRecord>;
     remove_worker(pool: &PoolKey, worker: &WorkerKey) -> ();
     list_workers(pool: Option<&PoolKey>) -> Page<WorkerRecord>;
+    workers_at(at: Option<ResourceVersion>) -> Page<WorkerRecord>;
     claim_of(pool: &PoolKey, actor: &ActorKey) -> Option<WorkerRecord>;
     renew_node(node: &str, address: &str, lease: Duration) -> NodeRecord;
     remove_node(node: &str) -> ();
     incarnation() -> Incarnation;
+    version() -> ResourceVersion;
     changes(kind: Kind, after: ResourceVersion, limit: usize, wait: Duration) -> Vec<Change>;
     get_document(kind: &str, key: &str) -> Option<Document>;
     put_document(kind: &str, key: &str, expected: Option<ResourceVersion>, body: Option<&str>) -> ResourceVersion;
-    list_documents(kind: &str) -> (Vec<Document>, ResourceVersion);
+    list_documents(kind: &str, at: Option<ResourceVersion>) -> (Vec<Document>, ResourceVersion);
     document_changes(kind: &str, after: ResourceVersion, wait: Duration) -> Vec<DocumentChange>;
 }

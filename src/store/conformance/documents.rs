@@ -27,7 +27,7 @@ pub async fn a_document_is_written_against_its_version(store: &dyn Store) {
 }
 
 pub async fn documents_are_listed_and_watched(store: &dyn Store) {
-    let (none, start) = store.list_documents("pool").await.unwrap();
+    let (none, start) = store.list_documents("pool", None).await.unwrap();
     assert!(none.is_empty());
     let other = store.put_document("template", "team/t", None, Some("{}"));
     other.await.unwrap();
@@ -35,7 +35,7 @@ pub async fn documents_are_listed_and_watched(store: &dyn Store) {
         let put = store.put_document("pool", key, None, Some("{}"));
         put.await.unwrap();
     }
-    let (documents, version) = store.list_documents("pool").await.unwrap();
+    let (documents, version) = store.list_documents("pool", None).await.unwrap();
     let keys: Vec<_> = documents.iter().map(|d| d.key.as_str()).collect();
     assert_eq!(keys, ["team/a", "team/b"]);
     let seen = store.document_changes("pool", start, PATIENCE).await;

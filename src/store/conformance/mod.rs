@@ -4,6 +4,7 @@
 mod actors;
 mod documents;
 pub mod leases;
+mod list;
 mod log;
 mod workers;
 
@@ -211,6 +212,16 @@ macro_rules! suite {
                     a_removed_worker_is_gone,
                     many_claims_never_share_a_worker,
                     pools_are_apart,
+                }
+                list::{
+                    pages_are_the_state_at_one_version,
+                    a_page_undoes_create_delete_and_recreate,
+                    one_name_is_listed_at_a_version,
+                    what_remains_is_counted,
+                    no_write_goes_below_a_list,
+                    a_version_that_never_was_is_expired,
+                    workers_are_listed_at_a_version,
+                    documents_are_listed_at_a_version,
                 }
                 log::{
                     changes_carry_before_and_after,

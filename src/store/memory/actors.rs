@@ -4,7 +4,7 @@ use super::State;
 use crate::api::names::{ActorKey, Epoch, ResourceVersion};
 use crate::api::record::{ActorRecord, Desired, Lease, MetaRecord, SpecRecord};
 use crate::api::time::Timestamp;
-use crate::store::{Begin, Begun, Edge, Page, StoreError};
+use crate::store::{Begin, Begun, Edge, Image, Kind, ListRequest, Page, StoreError};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -196,25 +196,40 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn list_actors(
+    pub(super) fn actors_at(
         &self,
-        namespace: Option<&str>,
-        after: Option<&ActorKey>,
-        limit: usize,
-    ) -> Page<ActorRecord> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut found = self
-            .actors
+        list: &ListRequest<'_>,
+    ) -> Result<Page<ActorRecord>, StoreError> {
+        let at = self.version_of(list.at)?;
+        let mut actors = self.actors.clone();
+        for image in self.undone(Kind::Actor, at) {
+            match image {
+                (Some(Image::Actor(before)), _) => {
+                    actors.insert(before.key.clone(), *before);
+                }
+                (None, Some(Image::Actor(after))) => {
+                    actors.remove(&after.key);
+                }
+                _ => {}
+            }
+        }
+        let start = list.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = actors
             .range::<ActorKey, _>((start, Bound::Unbounded))
             .map(|(_, record)| record)
-            .filter(|r| namespace.is_none_or(|ns| r.key.namespace == ns));
-        let items: Vec<_> = found.by_ref().take(limit.max(1)).cloned().collect();
-        let more = found.next().is_some();
-        Page {
-            next: items.last().filter(|_| more).map(|r| r.key.clone()),
+            .filter(|r| list.namespace.is_none_or(|ns| r.key.namespace == ns))
+            .filter(|r| list.name.is_none_or(|name| r.key.name == name));
+        let items: Vec<_> = found.by_ref().take(list.limit.max(1)).cloned().collect();
+        let remaining = found.count() as u64;
+        Ok(Page {
+            next: items
+                .last()
+                .filter(|_| remaining > 0)
+                .map(|r| r.key.clone()),
             items,
-            version: self.version(),
-        }
+            version: at,
+            remaining,
+        })
     }
 
     pub(super) fn deletions_due(&self, limit: usize) -> Vec<ActorKey> {

@@ -4,6 +4,7 @@ use super::State;
 use crate::api::names::ResourceVersion;
 use crate::api::record::{ActorRecord, WorkerRecord};
 use crate::store::{Change, Document, DocumentChange, Image, Kind, StoreError};
+use std::collections::BTreeMap;
 
 impl State {
     fn stamped(&self) -> ResourceVersion {
@@ -28,6 +29,55 @@ impl State {
             after: after.map(image),
         };
         self.log.push((Kind::Worker, change));
+    }
+
+    /// The version of a list that is asked for at `at`.
+    pub(super) fn version_of(
+        &self,
+        at: Option<ResourceVersion>,
+    ) -> Result<ResourceVersion, StoreError> {
+        let Some(at) = at else {
+            return Ok(self.version());
+        };
+        self.check(at)?;
+        Ok(at)
+    }
+
+    /// What changed after a version, the newest first: what it was before, and after.
+    pub(super) fn undone(
+        &self,
+        kind: Kind,
+        at: ResourceVersion,
+    ) -> impl Iterator<Item = (Option<Image>, Option<Image>)> {
+        let newer = self
+            .log
+            .iter()
+            .rev()
+            .take_while(move |(_, c)| c.version > at);
+        newer
+            .filter(move |(k, _)| *k == kind)
+            .map(|(_, c)| (c.before.clone(), c.after.clone()))
+    }
+
+    pub(super) fn documents_at(
+        &self,
+        kind: &str,
+        at: Option<ResourceVersion>,
+    ) -> Result<(Vec<Document>, ResourceVersion), StoreError> {
+        let at = self.version_of(at)?;
+        // The log does not say a document's version: the one before is that of the change before.
+        let mut found: BTreeMap<String, Document> = BTreeMap::new();
+        let older = |(k, c): &&(String, DocumentChange)| k == kind && c.version <= at;
+        for (_, change) in self.document_log.iter().filter(older) {
+            match change.after.clone() {
+                Some(body) => {
+                    let (key, version) = (change.key.clone(), change.version);
+                    found.insert(key.clone(), Document { key, version, body });
+                }
+                None => drop(found.remove(&change.key)),
+            }
+        }
+        Ok((found.into_values().collect(), at))
     }
 
     fn check(&self, after: ResourceVersion) -> Result<(), StoreError> {

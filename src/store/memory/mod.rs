@@ -6,8 +6,8 @@ mod log;
 mod workers;
 
 use super::{
-    Begin, Begun, Change, ClaimRequest, Document, DocumentChange, Durability, Kind, Page, Store,
-    StoreError,
+    Begin, Begun, Change, ClaimRequest, Document, DocumentChange, Durability, Kind, ListRequest,
+    Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
@@ -220,13 +220,8 @@ impl Store for MemoryStore {
         self.write(|state| state.remove_actor(key, epoch, owner))
     }
 
-    async fn list_actors(
-        &self,
-        namespace: Option<&str>,
-        after: Option<&ActorKey>,
-        limit: usize,
-    ) -> Result<Page<ActorRecord>, StoreError> {
-        Ok(self.state().list_actors(namespace, after, limit))
+    async fn actors_at(&self, list: &ListRequest<'_>) -> Result<Page<ActorRecord>, StoreError> {
+        self.state().actors_at(list)
     }
 
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
@@ -269,6 +264,13 @@ impl Store for MemoryStore {
         Ok(self.state().list_workers(pool))
     }
 
+    async fn workers_at(
+        &self,
+        at: Option<ResourceVersion>,
+    ) -> Result<Page<WorkerRecord>, StoreError> {
+        self.state().workers_at(at)
+    }
+
     async fn claim_of(
         &self,
         pool: &PoolKey,
@@ -307,6 +309,10 @@ impl Store for MemoryStore {
         Ok(self.state().incarnation)
     }
 
+    async fn version(&self) -> Result<ResourceVersion, StoreError> {
+        Ok(self.state().version())
+    }
+
     async fn changes(
         &self,
         kind: Kind,
@@ -336,11 +342,9 @@ impl Store for MemoryStore {
     async fn list_documents(
         &self,
         kind: &str,
+        at: Option<ResourceVersion>,
     ) -> Result<(Vec<Document>, ResourceVersion), StoreError> {
-        let state = self.state();
-        let of_kind = state.documents.iter().filter(|((k, _), _)| k == kind);
-        let documents = of_kind.map(|(_, d)| d.clone()).collect();
-        Ok((documents, ResourceVersion::from_tick(state.last, 0)))
+        self.state().documents_at(kind, at)
     }
 
     async fn document_changes(

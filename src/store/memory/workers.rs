@@ -1,9 +1,9 @@
 //! Workers in memory.
 
 use super::State;
-use crate::api::names::{ActorKey, Epoch, PoolKey, WorkerKey};
+use crate::api::names::{ActorKey, Epoch, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{WorkerPhase, WorkerRecord};
-use crate::store::{ClaimRequest, Page, StoreError};
+use crate::store::{ClaimRequest, Image, Kind, Page, StoreError};
 
 impl State {
     fn write_worker(&mut self, mut worker: WorkerRecord) -> WorkerRecord {
@@ -117,12 +117,41 @@ impl State {
 
     pub(super) fn list_workers(&self, pool: Option<&PoolKey>) -> Page<WorkerRecord> {
         let of_pool = |w: &&WorkerRecord| pool.is_none_or(|p| w.pool == *p);
-        let mut items: Vec<_> = self.workers.values().filter(of_pool).cloned().collect();
+        let items = self.workers.values().filter(of_pool).cloned().collect();
+        self.page_of_workers(items, self.version())
+    }
+
+    pub(super) fn workers_at(
+        &self,
+        at: Option<ResourceVersion>,
+    ) -> Result<Page<WorkerRecord>, StoreError> {
+        let at = self.version_of(at)?;
+        let mut workers = self.workers.clone();
+        for image in self.undone(Kind::Worker, at) {
+            match image {
+                (Some(Image::Worker(before)), _) => {
+                    workers.insert((before.pool.clone(), before.key.clone()), *before);
+                }
+                (None, Some(Image::Worker(after))) => {
+                    workers.remove(&(after.pool, after.key));
+                }
+                _ => {}
+            }
+        }
+        Ok(self.page_of_workers(workers.into_values().collect(), at))
+    }
+
+    fn page_of_workers(
+        &self,
+        mut items: Vec<WorkerRecord>,
+        version: ResourceVersion,
+    ) -> Page<WorkerRecord> {
         items.sort_by(|a, b| a.key.cmp(&b.key));
         Page {
             items,
-            version: self.version(),
+            version,
             next: None,
+            remaining: 0,
         }
     }
 }

@@ -1,22 +1,16 @@
-//! Actors: create, fence, commit, list, remove.
+//! Actors: create, fence, commit, remove.
 
 use super::caps::Caps;
 use super::client::{Call, Client};
 use super::codec::{LATEST, decode_actor, encode_actor, encode_spec, encode_status};
 use super::keys::actor_key;
-use super::log;
 use super::reply::{self, Reply};
 use super::scripts::{self, Lua};
 use crate::api::names::{ActorKey, Epoch, ResourceVersion};
 use crate::api::record::{ActorRecord, MetaRecord, Phase, SpecRecord};
 use crate::api::time::Timestamp;
-use crate::store::{Begin, Begun, Durability, Edge, Page, StoreError};
+use crate::store::{Begin, Begun, Durability, Edge, StoreError};
 use std::time::Duration;
-
-/// The longest page of a list; a longer one is asked for page by page.
-const MAX_PAGE: usize = 1000;
-/// What a shard is asked for beyond its even share of a page.
-const PAGE_SLACK: usize = 16;
 
 /// A longer lease is cut: deadlines have six bytes.
 const LONGEST_LEASE: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -308,112 +302,4 @@ fn keys(replies: Vec<Reply>, limit: usize) -> Result<Vec<ActorKey>, StoreError> 
     }
     keys.truncate(limit);
     Ok(keys)
-}
-
-/// One shard's part of a page.
-struct Part {
-    items: Vec<ActorRecord>,
-    ended: bool,
-}
-
-pub async fn list(
-    client: &Client,
-    namespace: Option<&str>,
-    after: Option<&ActorKey>,
-    limit: usize,
-) -> Result<Page<ActorRecord>, StoreError> {
-    let limit = limit.clamp(1, MAX_PAGE);
-    let share = limit.min(limit / usize::from(client.keys.shards()) * 2 + PAGE_SLACK);
-    let (min, max) = range(namespace, after);
-    let floor = log::newest(client).await?;
-    let replies = client
-        .call_all(|shard| {
-            Call::new(client, &scripts::LIST, shard)
-                .key(client.keys.of(shard, "actors"))
-                .key(client.keys.of(shard, "actormeta"))
-                .number(floor)
-                .arg(min.clone())
-                .arg(max.clone())
-                .number(share as u64)
-                .repeatable()
-        })
-        .await?;
-    let mut parts = Vec::with_capacity(replies.len());
-    for (shard, mut reply) in (0u16..).zip(replies) {
-        parts.push(part(&mut reply, shard, share)?);
-    }
-    let (items, more) = merge(parts, limit);
-    let next = if more {
-        items.last().map(|r| r.key.clone())
-    } else {
-        None
-    };
-    Ok(Page {
-        items,
-        version: log::version_at(floor),
-        next,
-    })
-}
-
-/// The bounds of `ZRANGEBYLEX`.
-fn range(namespace: Option<&str>, after: Option<&ActorKey>) -> (Vec<u8>, Vec<u8>) {
-    let mut min = match namespace {
-        Some(ns) => format!("[{ns}\0").into_bytes(),
-        None => b"-".to_vec(),
-    };
-    if let Some(after) = after {
-        // Past every record of that key: what follows the name there is \0.
-        let past = format!("[{}\0{}\u{1}", after.namespace, after.name).into_bytes();
-        min = min.max(past);
-    }
-    let max = match namespace {
-        Some(ns) => format!("({ns}\u{1}").into_bytes(),
-        None => b"+".to_vec(),
-    };
-    (min, max)
-}
-
-fn part(reply: &mut Reply, shard: u16, share: usize) -> Result<Part, StoreError> {
-    let members = reply::array(reply.next()?)?;
-    let mut metas = reply::array(reply.next()?)?.into_iter();
-    let ended = members.len() < share;
-    let mut items = Vec::with_capacity(members.len());
-    for member in members {
-        let member = reply::bytes(member)?;
-        let mut fields = member.splitn(3, |b| *b == 0);
-        let (namespace, name) = (fields.next(), fields.next());
-        let text = |b: Option<&[u8]>| String::from_utf8_lossy(b.unwrap_or_default()).into_owned();
-        let key = ActorKey::new(text(namespace), text(name));
-        let meta = match metas.next() {
-            Some(meta) => decode_meta(&key, &reply::bytes(meta)?)?,
-            None => MetaRecord::default(),
-        };
-        items.push(decode_actor(
-            key,
-            fields.next().unwrap_or_default(),
-            meta,
-            shard,
-        )?);
-    }
-    Ok(Part { items, ended })
-}
-
-/// The first `limit` of all parts in order, and whether there is more. A part that was cut ends what is known to be
-/// complete, so a page may be shorter than `limit` and still have a next one.
-fn merge(parts: Vec<Part>, limit: usize) -> (Vec<ActorRecord>, bool) {
-    let known = parts
-        .iter()
-        .filter(|p| !p.ended)
-        .filter_map(|p| p.items.last())
-        .map(|r| r.key.clone())
-        .min();
-    let mut items: Vec<_> = parts.into_iter().flat_map(|p| p.items).collect();
-    items.sort_by(|a, b| a.key.cmp(&b.key));
-    let total = items.len();
-    if let Some(known) = &known {
-        items.retain(|r| r.key <= *known);
-    }
-    items.truncate(limit);
-    let more = known.is_some() || items.len() < total;
-    (items, more)
 }

@@ -6,8 +6,10 @@ use super::keys::HOME;
 use super::log;
 use super::reply;
 use super::scripts::{self, Lua};
+use super::undo::{Scope, Undo};
 use crate::api::names::ResourceVersion;
 use crate::store::{Document, DocumentChange, Durability, StoreError};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,8 +20,12 @@ const PIECE: usize = 500;
 
 fn call(client: &Client, script: &'static Lua, kind: &str) -> Call {
     Call::new(client, script, HOME)
-        .log(client.keys.of(HOME, &format!("doclog:{kind}")))
+        .log(log_key(client, kind))
         .key(client.keys.of(HOME, &format!("documents:{kind}")))
+}
+
+fn log_key(client: &Client, kind: &str) -> String {
+    client.keys.of(HOME, &format!("doclog:{kind}"))
 }
 
 /// The field of the clock that says how far the log of a kind was trimmed.
@@ -79,15 +85,54 @@ pub async fn put(
 pub async fn list(
     client: &Client,
     kind: &str,
+    at: Option<ResourceVersion>,
 ) -> Result<(Vec<Document>, ResourceVersion), StoreError> {
     let call = call(client, &scripts::DOCUMENTS, kind).repeatable();
     let mut reply = client.call(call).await?.ok(&kind)?;
-    let mut documents = reply::pairs(reply.next()?)?
-        .into_iter()
-        .map(|(key, stored)| decode(kind, &String::from_utf8_lossy(&key), &stored))
+    let newest = log::version_at(reply.last);
+    let at = at.unwrap_or(newest);
+    if at > newest {
+        return Err(StoreError::Expired(at));
+    }
+    let mut documents: BTreeMap<Vec<u8>, Vec<u8>> =
+        reply::pairs(reply.next()?)?.into_iter().collect();
+    if at < newest {
+        undo(client, kind, at, &mut documents).await?;
+    }
+    let documents = documents
+        .iter()
+        .map(|(key, stored)| decode(kind, &String::from_utf8_lossy(key), stored))
         .collect::<Result<Vec<_>, _>>()?;
-    documents.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok((documents, ResourceVersion::from_tick(reply.last, HOME)))
+    Ok((documents, at))
+}
+
+async fn undo(
+    client: &Client,
+    kind: &str,
+    at: ResourceVersion,
+    documents: &mut BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<(), StoreError> {
+    let scope = Scope {
+        kind: "d",
+        at,
+        shard: HOME,
+        log: Some((log_key(client, kind), trimmed(kind))),
+        prefix: &[],
+        after: &[],
+    };
+    for (key, first) in Undo::all(client, &scope).await?.first {
+        if first.record.is_empty() {
+            documents.remove(&key);
+            continue;
+        }
+        let tick = std::str::from_utf8(&first.meta).ok();
+        let tick: u64 = tick
+            .and_then(|t| t.parse().ok())
+            .ok_or(StoreError::Expired(at))?;
+        let stamp = &tick.to_be_bytes()[size_of::<u64>() - STAMP..];
+        documents.insert(key, [stamp, &first.record].concat());
+    }
+    Ok(())
 }
 
 pub async fn changes(

@@ -14,7 +14,7 @@ use crate::store::{Change, Image, Kind, StoreError};
 use ::redis::Value;
 
 /// The field of a shard's clock that says how far its log was trimmed.
-const TRIMMED: &str = "trimmed";
+pub const TRIMMED: &str = "trimmed";
 
 /// The newest stamp of any shard.
 pub async fn newest(client: &Client) -> Result<u64, StoreError> {
@@ -27,6 +27,32 @@ pub async fn newest(client: &Client) -> Result<u64, StoreError> {
 /// The version that covers a stamp in every shard.
 pub fn version_at(tick: u64) -> ResourceVersion {
     ResourceVersion::from_tick(tick, (1 << ResourceVersion::SHARD_BITS) - 1)
+}
+
+/// The newest stamp of any shard, and the version of a list that is asked for at `at`. `Expired` when the store never
+/// came to it: it lost writes since, or it never was.
+pub async fn version_of(
+    client: &Client,
+    at: Option<ResourceVersion>,
+) -> Result<(u64, ResourceVersion), StoreError> {
+    let floor = newest(client).await?;
+    match at {
+        Some(at) if at.tick() > floor => Err(StoreError::Expired(at)),
+        at => Ok((floor, at.unwrap_or(version_at(floor)))),
+    }
+}
+
+/// The newest version, once no shard gives out a stamp up to it any more.
+pub async fn raised(client: &Client) -> Result<ResourceVersion, StoreError> {
+    let floor = newest(client).await?;
+    client
+        .call_all(|shard| {
+            Call::new(client, &scripts::RAISE, shard)
+                .number(floor)
+                .repeatable()
+        })
+        .await?;
+    Ok(version_at(floor))
 }
 
 /// A piece of the log.

@@ -1,7 +1,7 @@
 //! The store on Redis or Valkey: one server or a cluster, any version since 7 (7.2 to wait for the disk).
 //!
 //! `keys` says what lies where, `codec` in which bytes; each operation is one script in `lua/`, called through
-//! `client`. `log` reads the change log and `feed` fans it out within the process. Nothing of this leaves the room but
+//! `client`. `list` and `undo` make pages of the state at a version, `log` reads the change log and `feed` fans it out within the process. Nothing of this leaves the room but
 //! [`RedisStore`] and [`StoreOptions`].
 
 mod actors;
@@ -13,11 +13,13 @@ mod durable;
 mod feed;
 mod keys;
 mod link;
+mod list;
 mod log;
 mod loss;
 mod nodes;
 mod reply;
 mod scripts;
+mod undo;
 mod workers;
 
 #[cfg(test)]
@@ -27,8 +29,8 @@ pub use keys::DEFAULT_SHARDS;
 pub use scripts::NAMES as SCRIPTS;
 
 use super::{
-    Begin, Begun, Change, ClaimRequest, Document, DocumentChange, Durability, Kind, Page, Store,
-    StoreError,
+    Begin, Begun, Change, ClaimRequest, Document, DocumentChange, Durability, Kind, ListRequest,
+    Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
@@ -165,13 +167,8 @@ impl Store for RedisStore {
         actors::remove(&self.client, key, epoch, owner).await
     }
 
-    async fn list_actors(
-        &self,
-        namespace: Option<&str>,
-        after: Option<&ActorKey>,
-        limit: usize,
-    ) -> Result<Page<ActorRecord>, StoreError> {
-        actors::list(&self.client, namespace, after, limit).await
+    async fn actors_at(&self, list: &ListRequest<'_>) -> Result<Page<ActorRecord>, StoreError> {
+        list::actors(&self.client, list).await
     }
 
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
@@ -212,6 +209,13 @@ impl Store for RedisStore {
         workers::list(&self.client, pool).await
     }
 
+    async fn workers_at(
+        &self,
+        at: Option<ResourceVersion>,
+    ) -> Result<Page<WorkerRecord>, StoreError> {
+        workers::list_at(&self.client, at).await
+    }
+
     async fn claim_of(
         &self,
         pool: &PoolKey,
@@ -241,6 +245,10 @@ impl Store for RedisStore {
         loss::read_incarnation(&self.client).await
     }
 
+    async fn version(&self) -> Result<ResourceVersion, StoreError> {
+        log::raised(&self.client).await
+    }
+
     async fn changes(
         &self,
         kind: Kind,
@@ -268,8 +276,9 @@ impl Store for RedisStore {
     async fn list_documents(
         &self,
         kind: &str,
+        at: Option<ResourceVersion>,
     ) -> Result<(Vec<Document>, ResourceVersion), StoreError> {
-        documents::list(&self.client, kind).await
+        documents::list(&self.client, kind, at).await
     }
 
     async fn document_changes(

@@ -43,6 +43,7 @@ macro_rules! scripts {
 
 scripts! {
     CLOCK = "clock.lua";
+    RAISE = "raise.lua";
     RECOVER = "recover.lua";
     CHANGES = "changes.lua";
     COUNT = "count.lua";
@@ -55,7 +56,8 @@ scripts! {
     TOUCH = "touch.lua", "actor.lua";
     UPDATE_SPEC = "update_spec.lua", "actor.lua";
     REMOVE = "remove.lua", "actor.lua";
-    LIST = "list.lua";
+    LIST = "list.lua", "undo.lua";
+    LOG_BEFORE = "log_before.lua", "undo.lua";
     EXPIRED = "expired.lua";
     DELETIONS = "deletions.lua";
     REPORT_WORKER = "report_worker.lua", "worker.lua";

@@ -5,9 +5,12 @@ use super::codec::{LATEST, decode_worker, encode_rest, phase_number};
 use super::log;
 use super::reply::{self, Reply};
 use super::scripts::{self, Lua};
-use crate::api::names::{ActorKey, Epoch, PoolKey, WorkerKey};
+use super::undo::{Scope, Undo};
+use crate::api::names::{ActorKey, Epoch, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::WorkerRecord;
 use crate::store::{ClaimRequest, Page, StoreError};
+use futures::future::try_join_all;
+use std::collections::BTreeMap;
 
 fn call(client: &Client, script: &'static Lua, pool: &PoolKey) -> Call {
     Call::new(client, script, client.keys.pool_shard(pool))
@@ -146,11 +149,65 @@ pub async fn holder(
     }
 }
 
+/// Workers as they are now; no shard gives out a stamp up to the version any more.
 pub async fn list(
     client: &Client,
     pool: Option<&PoolKey>,
 ) -> Result<Page<WorkerRecord>, StoreError> {
-    let floor = log::newest(client).await?;
+    let (floor, version) = log::version_of(client, None).await?;
+    let items = current(client, pool, floor).await?;
+    Ok(page(items, version))
+}
+
+/// All workers at a version.
+pub async fn list_at(
+    client: &Client,
+    at: Option<ResourceVersion>,
+) -> Result<Page<WorkerRecord>, StoreError> {
+    let (floor, version) = log::version_of(client, at).await?;
+    let name = |w: &WorkerRecord| (w.pool.clone(), w.key.clone());
+    let current = current(client, None, floor).await?;
+    let mut items: BTreeMap<_, _> = current.into_iter().map(|w| (name(&w), w)).collect();
+    let scopes = (0..client.keys.shards()).map(|shard| Scope {
+        kind: "w",
+        at: version,
+        shard,
+        log: None,
+        prefix: &[],
+        after: &[],
+    });
+    let scopes: Vec<_> = scopes.collect();
+    let undone = scopes.iter().map(|scope| Undo::all(client, scope));
+    for (scope, undo) in scopes.iter().zip(try_join_all(undone).await?) {
+        for (name, first) in undo.first {
+            let (pool, key) = decode_name(&name)?;
+            if first.record.is_empty() {
+                items.remove(&(pool, key));
+                continue;
+            }
+            let record = decode_worker(pool.clone(), key.clone(), &first.record, scope.shard)?;
+            items.insert((pool, key), record);
+        }
+    }
+    Ok(page(items.into_values().collect(), version))
+}
+
+fn page(mut items: Vec<WorkerRecord>, version: ResourceVersion) -> Page<WorkerRecord> {
+    items.sort_by(|a, b| a.key.cmp(&b.key));
+    Page {
+        items,
+        version,
+        next: None,
+        remaining: 0,
+    }
+}
+
+/// The workers of a pool, or all, once every shard's stamps are above `floor`.
+async fn current(
+    client: &Client,
+    pool: Option<&PoolKey>,
+    floor: u64,
+) -> Result<Vec<WorkerRecord>, StoreError> {
     let replies = client
         .call_all(|shard| {
             Call::new(client, &scripts::POOLS, shard)
@@ -169,17 +226,7 @@ pub async fn list(
         }
     }
     let parts = pools.iter().map(|pool| of_pool(client, pool));
-    let mut items: Vec<_> = futures::future::try_join_all(parts)
-        .await?
-        .into_iter()
-        .flatten()
-        .collect();
-    items.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(Page {
-        items,
-        version: log::version_at(floor),
-        next: None,
-    })
+    Ok(try_join_all(parts).await?.into_iter().flatten().collect())
 }
 
 async fn of_pool(client: &Client, pool: &PoolKey) -> Result<Vec<WorkerRecord>, StoreError> {

@@ -25,5 +25,6 @@ if remove then
 else
   redis.call('HSET', KEYS[3], key, struct.pack('>I7', stamp) .. body)
 end
-log('d', key, before, remove and '' or body)
+-- The image before does not say its own stamp.
+log('d', key, before, remove and '' or body, tick and integer(tick) or '')
 return reply('OK', stamp)
