@@ -25,6 +25,7 @@ pub struct App {
     kinds: Vec<Arc<Registration>>,
     openapi: OpenApi,
     shutdown: CancellationToken,
+    watches: watch::Limits,
 }
 
 /// Puts kinds together.
@@ -32,6 +33,7 @@ pub struct App {
 pub struct Builder {
     kinds: Vec<Arc<Registration>>,
     shutdown: CancellationToken,
+    watches: watch::Limits,
 }
 
 impl Builder {
@@ -52,12 +54,19 @@ impl Builder {
         self
     }
 
+    /// How patient watches are.
+    pub fn watches(mut self, limits: watch::Limits) -> Self {
+        self.watches = limits;
+        self
+    }
+
     /// Done.
     pub fn build(self) -> App {
         App {
             openapi: OpenApi::of(self.kinds.iter().map(Arc::as_ref)),
             kinds: self.kinds,
             shutdown: self.shutdown,
+            watches: self.watches,
         }
     }
 }
@@ -118,6 +127,11 @@ impl App {
     pub fn of_group(&self, group: &str, version: &str) -> impl Iterator<Item = &Registration> {
         self.registrations()
             .filter(move |r| r.group == group && r.version == version)
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared_kinds(&self) -> Arc<Vec<Arc<Registration>>> {
+        Arc::new(self.kinds.clone())
     }
 
     pub(super) fn openapi(&self) -> &OpenApi {
@@ -290,7 +304,7 @@ async fn dispatch(
     match verb {
         "get" => list::get(ctx).await,
         "list" => list::list(ctx).await,
-        "watch" => watch::watch(ctx, app.shutdown.clone()).await,
+        "watch" => watch::watch(ctx, app.watches, app.shutdown.clone()).await,
         _ => {
             let bytes = body::read(body).await?;
             match verb {

@@ -151,7 +151,7 @@ pub async fn delete_collection(
 ) -> Result<Response, ApiError> {
     let options = options(ctx, headers, bytes)?;
     let filter = list::filter(ctx)?;
-    let page = collect(&ctx.registration, &filter, None, usize::MAX).await?;
+    let page = collect(&ctx.registration, &filter, usize::MAX).await?;
     let mut deleted = vec![];
     for object in page.items {
         let key = ObjectKey::new(

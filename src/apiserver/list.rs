@@ -3,37 +3,66 @@
 use super::Context;
 use super::registration::Registration;
 use super::selector::{self, Filter};
-use super::status::ApiError;
-use super::storage::{ObjectKey, ObjectPage};
+use super::status::{ApiError, OptionError, OptionWhy};
+use super::storage::{ObjectKey, ObjectList, ObjectPage, StorageError};
 use crate::api::names::ResourceVersion;
 use axum::response::Response;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// Objects that are read from a storage at once.
-const PAGE: usize = 500;
+pub const PAGE: usize = 500;
+/// Bytes of a token's checksum.
+const CHECKSUM: usize = 8;
 
-/// Where the next page of a list begins; opaque to clients.
+/// Where the next page of a list begins; opaque to clients. A checksum tells what we gave out for the same collection
+/// from anything else. It keeps no secret: the namespace and the selectors are always those of the request.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Token {
-    /// The version of the first page: the list's.
+    /// The version of the list; 0: go on with the newest state.
+    #[serde(rename = "v")]
     version: u64,
+    #[serde(rename = "s")]
     namespace: String,
+    #[serde(rename = "n")]
     name: String,
 }
 
 impl Token {
-    fn encode(&self) -> String {
-        hex::encode(serde_json::to_vec(self).unwrap_or_default())
+    fn encode(&self, collection: &str) -> String {
+        let body = serde_json::to_vec(self).unwrap_or_default();
+        hex::encode([&checksum(collection, &body)[..], &body].concat())
     }
 
-    fn decode(text: &str) -> Result<Self, ApiError> {
-        let bytes = hex::decode(text).ok();
-        bytes
-            .and_then(|b| serde_json::from_slice(&b).ok())
+    fn decode(text: &str, collection: &str) -> Result<Self, ApiError> {
+        let bytes = hex::decode(text).unwrap_or_default();
+        let found = bytes.split_at_checked(CHECKSUM);
+        found
+            .filter(|(sum, body)| *sum == checksum(collection, body))
+            .and_then(|(_, body)| serde_json::from_slice(body).ok())
             .ok_or_else(|| ApiError::BadRequest("continue key is not valid: list again".into()))
     }
+
+    fn at(&self) -> Option<ResourceVersion> {
+        Some(ResourceVersion(self.version)).filter(|v| v.0 > 0)
+    }
+}
+
+fn checksum(collection: &str, body: &[u8]) -> [u8; CHECKSUM] {
+    let digest = Sha256::new()
+        .chain_update(collection)
+        .chain_update([0])
+        .chain_update(body)
+        .finalize();
+    std::array::from_fn(|i| digest[i])
+}
+
+/// What a token is good for.
+fn collection(ctx: &Context) -> String {
+    let kind = &ctx.registration;
+    format!("{}/{}/{}", kind.group, ctx.info.namespace, kind.plural)
 }
 
 /// What a list or watch is about.
@@ -69,7 +98,7 @@ pub fn version(text: Option<&str>) -> Result<Option<ResourceVersion>, ApiError> 
     }
 }
 
-/// The version at which a list is asked for, when it must be that one or a newer one.
+/// As of when a list is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Any,
@@ -77,41 +106,62 @@ enum Wanted {
     Exact(ResourceVersion),
 }
 
-fn wanted_version(ctx: &Context) -> Result<Wanted, ApiError> {
-    let query = &ctx.query;
-    let (text, token) = (query.get("resourceVersion"), query.get("continue"));
-    let unprocessable = |why: &str| Err(ApiError::Unprocessable(why.to_owned()));
-    if ctx.query.flag("sendInitialEvents").is_some() {
-        return unprocessable("sendInitialEvents is forbidden for list");
-    }
-    let version = version(text)?;
-    match (query.get("resourceVersionMatch"), version) {
-        (Some(_), _) if text.is_none() => {
-            unprocessable("resourceVersionMatch is forbidden unless resourceVersion is provided")
-        }
-        (Some(_), _) if token.is_some() => {
-            unprocessable("resourceVersionMatch is forbidden when continue is provided")
-        }
-        (_, Some(_)) if token.is_some() => Err(ApiError::BadRequest(
-            "specifying resource version is not allowed when using continue".into(),
-        )),
-        (Some("Exact"), None) => {
-            unprocessable("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
-        }
-        (Some("Exact"), Some(version)) => Ok(Wanted::Exact(version)),
-        (Some("NotOlderThan") | None, Some(version)) => Ok(Wanted::NotOlderThan(version)),
-        (Some("NotOlderThan") | None, None) => Ok(Wanted::Any),
-        (Some(_), _) => unprocessable("resourceVersionMatch must be Exact or NotOlderThan"),
+fn forbidden(field: &'static str, why: &'static str) -> OptionError {
+    OptionError {
+        field,
+        why: OptionWhy::Forbidden(why),
     }
 }
 
-fn check_version(wanted: Wanted, current: ResourceVersion) -> Result<(), ApiError> {
-    match wanted {
-        Wanted::Exact(asked) | Wanted::NotOlderThan(asked) if asked > current => {
-            Err(ApiError::FutureVersion { asked, current })
-        }
-        Wanted::Exact(asked) if asked < current => Err(ApiError::Expired),
-        Wanted::Any | Wanted::NotOlderThan(_) | Wanted::Exact(_) => Ok(()),
+/// As apimachinery's `ValidateListOptions`, and what the storage layer adds.
+fn wanted_version(ctx: &Context, limited: bool) -> Result<Wanted, ApiError> {
+    const MATCH: &str = "resourceVersionMatch";
+    let query = &ctx.query;
+    let (text, token) = (query.get("resourceVersion"), query.get("continue"));
+    let matching = query.get(MATCH);
+    let mut errors = vec![];
+    if matching.is_some() && text.is_none() {
+        errors.push(forbidden(
+            MATCH,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ));
+    }
+    if matching.is_some() && token.is_some() {
+        errors.push(forbidden(
+            MATCH,
+            "resourceVersionMatch is forbidden when continue is provided",
+        ));
+    }
+    if let Some(other) = matching.filter(|m| !["Exact", "NotOlderThan"].contains(m)) {
+        errors.push(OptionError {
+            field: MATCH,
+            why: OptionWhy::NotSupported(other.into(), &["Exact", "NotOlderThan", ""]),
+        });
+    }
+    if matching == Some("Exact") && text == Some("0") {
+        errors.push(forbidden(
+            MATCH,
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ));
+    }
+    if query.flag("sendInitialEvents").is_some() {
+        errors.push(forbidden(
+            "sendInitialEvents",
+            "sendInitialEvents is forbidden for list",
+        ));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::Options(errors));
+    }
+    match (matching, version(text)?) {
+        (_, Some(_)) if token.is_some() => Err(ApiError::BadRequest(
+            "specifying resource version is not allowed when using continue".into(),
+        )),
+        (_, None) => Ok(Wanted::Any),
+        (Some("Exact"), Some(version)) => Ok(Wanted::Exact(version)),
+        // What clients from before resourceVersionMatch mean.
+        (None, Some(version)) if limited => Ok(Wanted::Exact(version)),
+        (_, Some(version)) => Ok(Wanted::NotOlderThan(version)),
     }
 }
 
@@ -125,96 +175,165 @@ pub async fn get(ctx: &Context) -> Result<Response, ApiError> {
 /// Answers GET of a collection.
 pub async fn list(ctx: &Context) -> Result<Response, ApiError> {
     let filter = filter(ctx)?;
-    let wanted = wanted_version(ctx)?;
     let limit = match ctx.query.number("limit")? {
         None | Some(0) => usize::MAX,
         Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let token = ctx.query.get("continue").map(Token::decode).transpose()?;
-    let after = token
-        .as_ref()
-        .map(|t| ObjectKey::new(&t.namespace, &t.name));
-    let page = collect(&ctx.registration, &filter, after, limit).await?;
-    check_version(wanted, page.version)?;
-    let version = token.map_or(page.version, |t| ResourceVersion(t.version));
-    let mut metadata = json!({"resourceVersion": version.to_string()});
+    let wanted = wanted_version(ctx, limit < usize::MAX)?;
+    let collection = collection(ctx);
+    let token = ctx.query.get("continue");
+    let token = token.map(|t| Token::decode(t, &collection)).transpose()?;
+    let page = read(ctx, &filter, wanted, token, limit).await?;
+    let mut metadata = json!({"resourceVersion": page.version.to_string()});
     if let Some(next) = page.next {
         let token = Token {
-            version: version.0,
+            version: page.version.0,
             namespace: next.namespace,
             name: next.name,
         };
-        metadata["continue"] = token.encode().into();
+        metadata["continue"] = token.encode(&collection).into();
+        if filter.is_empty() {
+            metadata["remainingItemCount"] = page.remaining.into();
+        }
     }
     let body = ctx.reply().shape_list(page.items, metadata);
     Ok(ctx.reply().respond(StatusCode::OK, &body))
 }
 
-/// Reads what matches, page by page. The version is the first page's.
+async fn read(
+    ctx: &Context,
+    filter: &Filter,
+    wanted: Wanted,
+    token: Option<Token>,
+    limit: usize,
+) -> Result<ObjectPage, ApiError> {
+    let registration = &ctx.registration;
+    let fail = |e| ApiError::storage(e, || registration.target(""));
+    let mut cursor = Cursor::new(registration, filter);
+    match wanted {
+        Wanted::Any | Wanted::NotOlderThan(_) => {}
+        Wanted::Exact(asked) => {
+            let current = registration.storage.version().await.map_err(fail)?;
+            not_future(asked, current)?;
+            cursor.at = Some(asked);
+        }
+    }
+    if let Some(token) = &token {
+        cursor.at = token.at();
+        cursor.after = Some(ObjectKey::new(&token.namespace, &token.name));
+    }
+    let page = match (cursor.collect(limit).await, token) {
+        (Err(StorageError::Expired), Some(token)) => {
+            let inconsistent = Token {
+                version: 0,
+                ..token
+            };
+            let token = inconsistent.encode(&collection(ctx));
+            return Err(ApiError::ExpiredPage { token });
+        }
+        (result, _) => result.map_err(fail)?,
+    };
+    if let Wanted::NotOlderThan(asked) = wanted {
+        not_future(asked, page.version)?;
+    }
+    Ok(page)
+}
+
+/// An error when a version is asked for that the store has not come to.
+pub fn not_future(asked: ResourceVersion, current: ResourceVersion) -> Result<(), ApiError> {
+    if asked > current {
+        return Err(ApiError::FutureVersion { asked, current });
+    }
+    Ok(())
+}
+
+/// Goes through a list page by page; all pages are of the version of the first.
+pub struct Cursor<'a> {
+    registration: &'a Registration,
+    filter: &'a Filter,
+    after: Option<ObjectKey>,
+    /// The version; `None` until the first page is read.
+    pub at: Option<ResourceVersion>,
+    ended: bool,
+}
+
+impl<'a> Cursor<'a> {
+    /// At the first object, of the newest version.
+    pub fn new(registration: &'a Registration, filter: &'a Filter) -> Self {
+        Self {
+            registration,
+            filter,
+            after: None,
+            at: None,
+            ended: false,
+        }
+    }
+
+    /// Goes on after a page of another cursor on the same list.
+    pub fn after(mut self, page: &ObjectPage) -> Self {
+        self.move_to(page);
+        self
+    }
+
+    fn move_to(&mut self, page: &ObjectPage) {
+        self.at = Some(page.version);
+        self.ended = page.next.is_none();
+        self.after.clone_from(&page.next);
+    }
+
+    /// What matches of the next page of the storage, at most `size`; `None` at the end.
+    pub async fn page(&mut self, size: usize) -> Result<Option<ObjectPage>, StorageError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let list = ObjectList {
+            namespace: self.filter.namespace.as_deref(),
+            name: self.filter.name(),
+            after: self.after.as_ref(),
+            limit: size,
+            at: self.at,
+        };
+        let mut page = self.registration.storage.list(&list).await?;
+        self.move_to(&page);
+        page.items.retain(|object| self.filter.matches(object));
+        Ok(Some(page))
+    }
+
+    /// What matches, at most `limit`.
+    pub async fn collect(&mut self, limit: usize) -> Result<ObjectPage, StorageError> {
+        let mut out = ObjectPage::default();
+        while out.items.len() < limit {
+            let room = limit - out.items.len();
+            // With a selector most of a page may not match: read whole pages, and stop within one.
+            let size = if self.filter.is_empty() {
+                room.min(PAGE)
+            } else {
+                PAGE
+            };
+            let Some(page) = self.page(size).await? else {
+                break;
+            };
+            out.version = page.version;
+            out.next = page.next;
+            out.remaining = page.remaining;
+            let more = page.items.len() > room;
+            out.items.extend(page.items.into_iter().take(room));
+            if more {
+                out.next = out.items.last().map(key_of);
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// What matches, at most `limit`.
 pub async fn collect(
     registration: &Registration,
     filter: &Filter,
-    mut after: Option<ObjectKey>,
     limit: usize,
 ) -> Result<ObjectPage, ApiError> {
-    if let (Some(name), Some(namespace), None) = (filter.name(), &filter.namespace, &after) {
-        return one(registration, filter, &ObjectKey::new(namespace, name)).await;
-    }
-    let mut out = ObjectPage::default();
-    let mut version = None;
-    while out.items.len() < limit {
-        let room = (limit - out.items.len()).min(PAGE);
-        // With a selector most of a page may not match: read whole pages, and stop within one.
-        let size = if filter.is_empty() { room } else { PAGE };
-        let page = registration
-            .storage
-            .list(filter.namespace.as_deref(), after.as_ref(), size)
-            .await
-            .map_err(|e| ApiError::storage(e, || registration.target("")))?;
-        version.get_or_insert(page.version);
-        let count = page.items.len();
-        for (i, object) in page.items.into_iter().enumerate() {
-            let more = i + 1 < count || page.next.is_some();
-            if filter.matches(&object) {
-                let key = key_of(&object);
-                out.items.push(object);
-                if out.items.len() == limit && more {
-                    out.next = Some(key);
-                    break;
-                }
-            }
-        }
-        if page.next.is_none() {
-            break;
-        }
-        after = page.next;
-    }
-    out.version = version.unwrap_or_default();
-    Ok(out)
-}
-
-/// A list that can hold one object at most: its version comes from a page, read first, so that nothing is missed after it.
-async fn one(
-    registration: &Registration,
-    filter: &Filter,
-    key: &ObjectKey,
-) -> Result<ObjectPage, ApiError> {
-    let fail = |e| ApiError::storage(e, || registration.target(&key.name));
-    let page = registration
-        .storage
-        .list(filter.namespace.as_deref(), None, 1)
-        .await
-        .map_err(fail)?;
-    let items = match registration.storage.get(key).await {
-        Ok(object) => vec![object],
-        Err(super::storage::StorageError::NotFound) => vec![],
-        Err(other) => return Err(fail(other)),
-    };
-    Ok(ObjectPage {
-        items: items.into_iter().filter(|o| filter.matches(o)).collect(),
-        version: page.version,
-        next: None,
-    })
+    let all = Cursor::new(registration, filter).collect(limit).await;
+    all.map_err(|e| ApiError::storage(e, || registration.target("")))
 }
 
 fn key_of(object: &Value) -> ObjectKey {
@@ -243,9 +362,11 @@ mod tests {
             namespace: "a".into(),
             name: "b".into(),
         };
-        assert_eq!(Token::decode(&token.encode()).unwrap(), token);
-        for bad in ["", "zz", "7b7d"] {
-            assert!(Token::decode(bad).is_err(), "{bad}");
+        let text = token.encode("g/ns/actors");
+        assert_eq!(Token::decode(&text, "g/ns/actors").unwrap(), token);
+        assert!(Token::decode(&text, "g/other/actors").is_err());
+        for bad in ["", "zz", "7b7d", &text[2..], &text.replace("61", "62")] {
+            assert!(Token::decode(bad, "g/ns/actors").is_err(), "{bad}");
         }
     }
 }

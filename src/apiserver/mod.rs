@@ -3,7 +3,7 @@
 //!
 //! [`kinds`] registers ours, [`storage`] keeps their objects, [`driver`] is what the API asks of whoever moves actors.
 //! A request goes `server` -> `authn` -> `app` -> `list | watch | write | patch | delete | scale | connect`; [`apply`] decides
-//! who owns which field of what is written. What an actor does
+//! who owns which field of what is written, [`fanout`] shares a kind's changes among its watches. What an actor does
 //! next is decided elsewhere; here wishes are stored and records shown. Called by cli and dev, which put the parts together.
 
 pub mod app;
@@ -15,6 +15,7 @@ mod delete;
 mod discovery;
 pub mod driver;
 mod duplicates;
+pub mod fanout;
 mod fields;
 pub mod jsonpath;
 pub mod kinds;
@@ -42,3 +43,4 @@ pub use driver::{ActorDriver, DriveError, LogOptions};
 pub use registration::Registration;
 pub use server::serve;
 pub use status::ApiError;
+pub use watch::Limits as WatchLimits;

@@ -2,6 +2,7 @@
 
 use super::apply::Type;
 use super::connect::Connect;
+use super::fanout::Fanout;
 use super::jsonpath::{JsonPath, JsonPathError};
 use super::schema::{Schema, SchemaError};
 use super::status::Target;
@@ -117,6 +118,8 @@ pub struct Registration {
     pub rules: Rules,
     /// Where objects are kept.
     pub storage: Arc<dyn Storage>,
+    /// What shares their changes among watches.
+    pub fanout: Fanout,
 }
 
 /// A kind that cannot be served: a bug in its type.
@@ -182,6 +185,7 @@ impl Registration {
             scale: scale.transpose()?,
             connects: vec![],
             rules,
+            fanout: Fanout::new(storage.clone()),
             storage,
         })
     }

@@ -78,8 +78,16 @@ pub enum ApiError {
     #[error("{0}")]
     Owned(Conflicts),
     /// 410.
-    #[error("the requested resource version is too old: list again")]
+    #[error("The resourceVersion for the provided list or watch is too old: list again.")]
     Expired,
+    /// 410, with a token that continues with the newest state.
+    #[error(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."
+    )]
+    ExpiredPage {
+        /// The token.
+        token: String,
+    },
     /// 413.
     #[error("the request is larger than {0} bytes")]
     TooLarge(usize),
@@ -99,6 +107,9 @@ pub enum ApiError {
         /// What is wrong with it.
         causes: Vec<Violation>,
     },
+    /// 422, about the parameters of a list or watch.
+    #[error("ListOptions.meta.k8s.io \"\" is invalid: {}", options(.0))]
+    Options(Vec<OptionError>),
     /// 422, not about one object.
     #[error("{0}")]
     Unprocessable(String),
@@ -124,6 +135,57 @@ pub enum ApiError {
     Timeout(String),
 }
 
+/// What is wrong with a parameter of a list or watch (apimachinery/pkg/apis/meta/internalversion/validation).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionError {
+    /// Which one.
+    pub field: &'static str,
+    /// What is wrong.
+    pub why: OptionWhy,
+}
+
+/// See [`OptionError`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OptionWhy {
+    /// Not together with others.
+    Forbidden(&'static str),
+    /// Not this value but one of those.
+    NotSupported(String, &'static [&'static str]),
+}
+
+impl OptionError {
+    fn reason(&self) -> &'static str {
+        match self.why {
+            OptionWhy::Forbidden(_) => "FieldValueForbidden",
+            OptionWhy::NotSupported(..) => "FieldValueNotSupported",
+        }
+    }
+
+    fn message(&self) -> String {
+        match &self.why {
+            OptionWhy::Forbidden(why) => format!("Forbidden: {why}"),
+            OptionWhy::NotSupported(value, supported) => {
+                let all: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
+                format!(
+                    "Unsupported value: {value:?}: supported values: {}",
+                    all.join(", ")
+                )
+            }
+        }
+    }
+}
+
+fn options(errors: &[OptionError]) -> String {
+    let all: Vec<_> = errors
+        .iter()
+        .map(|e| format!("{}: {}", e.field, e.message()))
+        .collect();
+    match all.as_slice() {
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(", ")),
+    }
+}
+
 /// One on the same line, several on lines of their own, as kubectl lists causes.
 fn list(causes: &[Violation]) -> String {
     match causes {
@@ -144,12 +206,12 @@ impl ApiError {
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } | Self::Owned(_) => (StatusCode::CONFLICT, "Conflict"),
-            Self::Expired => (StatusCode::GONE, "Expired"),
+            Self::Expired | Self::ExpiredPage { .. } => (StatusCode::GONE, "Expired"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             Self::UnsupportedMediaType { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType")
             }
-            Self::Invalid { .. } | Self::Unprocessable(_) => {
+            Self::Invalid { .. } | Self::Options(_) | Self::Unprocessable(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
             }
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
@@ -170,6 +232,9 @@ impl ApiError {
         });
         if let Some(details) = self.details() {
             status["details"] = details;
+        }
+        if let Self::ExpiredPage { token } = self {
+            status["metadata"]["continue"] = token.as_str().into();
         }
         status
     }
@@ -192,6 +257,15 @@ impl ApiError {
                 let cause = |c: &Conflict| json!({"reason": "FieldManagerConflict", "message": c.with(), "field": c.path.to_string()});
                 let causes: Vec<_> = conflicts.0.iter().map(cause).collect();
                 Some(json!({"causes": causes}))
+            }
+            Self::Options(errors) => {
+                let causes: Vec<_> = errors
+                    .iter()
+                    .map(
+                        |e| json!({"reason": e.reason(), "message": e.message(), "field": e.field}),
+                    )
+                    .collect();
+                Some(json!({"group": "meta.k8s.io", "kind": "ListOptions", "causes": causes}))
             }
             Self::FutureVersion { .. } => Some(json!({
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],

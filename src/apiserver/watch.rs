@@ -1,15 +1,14 @@
 //! Watches: first the state where it is asked for, then every change, each once.
 
 use super::Context;
-use super::body::Reply;
-use super::list::{self, collect};
+use super::fanout::{self, Event, Form, Next, Progress, Seen, Watcher};
+use super::list::{self, Cursor, PAGE};
 use super::meta;
-use super::negotiate::{Shape, Wanted};
+use super::negotiate::Shape;
 use super::registration::Registration;
 use super::selector::Filter;
-use super::status::ApiError;
-use super::storage::{Backdrop, ObjectChange, StorageError};
-use super::table::{self, Include};
+use super::status::{ApiError, OptionError, OptionWhy};
+use super::storage::{ObjectPage, StorageError};
 use crate::api::names::ResourceVersion;
 use crate::api::time::Timestamp;
 use axum::body::Body;
@@ -22,6 +21,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,28 +31,47 @@ use tokio_util::sync::CancellationToken;
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How often a client that wants bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// One wait for changes; also how soon a watch notices that its time is over.
-const POLL: Duration = Duration::from_secs(1);
-/// Events that wait for a slow client; then the watch waits with it.
+/// Events that wait for a slow client.
 const QUEUE: usize = 64;
 /// What the backdrop turned to so shortly before a watch began may have been missed by the list before it.
 const RECENT: Duration = Duration::from_secs(5);
 /// A client that takes nothing for so long is cut off.
 const STALL: Duration = Duration::from_secs(30);
+/// Between two looks of a watch that has to catch up.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
+/// How patient watches are.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A client that takes nothing for so long is cut off.
+    pub stall: Duration,
+    /// How often a client that wants bookmarks gets one.
+    pub bookmark_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stall: STALL,
+            bookmark_every: BOOKMARK_EVERY,
+        }
+    }
+}
 
 /// What a watch is about.
 struct Watch {
     registration: Arc<Registration>,
     filter: Filter,
-    wanted: Wanted,
-    include: Include,
+    form: Form,
+    limits: Limits,
     bookmarks: bool,
-    /// The columns' definitions were sent.
+    /// A table's columns were named.
     head_sent: bool,
     /// The last version that was sent or passed over.
     at: ResourceVersion,
-    /// What objects were shown by when it was last looked at.
-    backdrop: Option<Backdrop>,
+    watcher: Watcher,
+    /// Parts of the backdrop by which objects look different than they were last shown.
+    repaint: HashSet<String>,
     out: mpsc::Sender<Bytes>,
 }
 
@@ -67,26 +86,36 @@ enum Start {
     Now,
 }
 
+/// As apimachinery's `ValidateListOptions` for a watch.
 fn start(ctx: &Context) -> Result<Start, ApiError> {
+    const MATCH: &str = "resourceVersionMatch";
     let query = &ctx.query;
-    let version = list::version(query.get("resourceVersion"))?;
-    let matching = query.get("resourceVersionMatch");
+    let matching = query.get(MATCH);
     let initial = query.flag("sendInitialEvents");
-    let unprocessable = |why: &str| Err(ApiError::Unprocessable(why.to_owned()));
-    match (initial, matching) {
-        (Some(_), Some("NotOlderThan")) => {}
-        (Some(_), _) => {
-            return unprocessable(
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            );
-        }
-        (None, Some(_)) => {
-            return unprocessable(
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            );
-        }
-        (None, None) => {}
+    let mut errors = vec![];
+    let mut forbidden = |why| {
+        let why = OptionWhy::Forbidden(why);
+        errors.push(OptionError { field: MATCH, why });
+    };
+    if initial.is_some() && matching != Some("NotOlderThan") {
+        forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
     }
+    if initial.is_none() && matching.is_some() {
+        forbidden(
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        );
+    }
+    if matching.is_some() && query.get("continue").is_some() {
+        forbidden("resourceVersionMatch is forbidden when continue is provided");
+    }
+    if let Some(other) = matching.filter(|m| *m != "NotOlderThan") {
+        let why = OptionWhy::NotSupported(other.into(), &["NotOlderThan"]);
+        errors.push(OptionError { field: MATCH, why });
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::Options(errors));
+    }
+    let version = list::version(query.get("resourceVersion"))?;
     Ok(match (initial, version) {
         (Some(true), _) => Start::State { mark: true },
         (Some(false), None) => Start::Now,
@@ -96,30 +125,38 @@ fn start(ctx: &Context) -> Result<Start, ApiError> {
 }
 
 /// Answers a watch.
-pub async fn watch(ctx: &Context, shutdown: CancellationToken) -> Result<Response, ApiError> {
+pub async fn watch(
+    ctx: &Context,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> Result<Response, ApiError> {
     let start = start(ctx)?;
-    let filter = list::filter(ctx)?;
     let timeout = match ctx.query.seconds("timeoutSeconds")? {
         Some(timeout) if !timeout.is_zero() => timeout,
         _ => MIN_TIMEOUT.mul_f64(1.0 + rand::random::<f64>()),
     };
     let (out, receiver) = mpsc::channel(QUEUE);
     let mut watch = Watch {
-        registration: ctx.registration.clone(),
-        filter,
-        wanted: ctx.wanted,
-        include: ctx.include,
+        filter: list::filter(ctx)?,
+        form: Form {
+            shape: ctx.wanted.shape,
+            include: ctx.include,
+        },
+        limits,
         bookmarks: ctx.query.is_true("allowWatchBookmarks"),
         head_sent: false,
         at: ResourceVersion::default(),
-        backdrop: ctx.registration.storage.backdrop(),
+        watcher: ctx.registration.fanout.join(),
+        repaint: HashSet::new(),
+        registration: ctx.registration.clone(),
         out,
     };
-    let initial = watch.begin(start, ctx).await?;
+    let first = watch.begin(start, ctx).await?;
+    let mark = start == Start::State { mark: true };
     let deadline = Instant::now() + timeout;
     tokio::spawn(async move {
         tokio::select! {
-            _ = watch.run(initial, deadline) => {}
+            () = watch.run(first, mark, deadline) => {}
             () = shutdown.cancelled() => {}
         }
     });
@@ -133,104 +170,161 @@ pub async fn watch(ctx: &Context, shutdown: CancellationToken) -> Result<Respons
 
 /// Why a watch ends before its time.
 enum End {
-    /// The client is gone or too slow.
-    Client,
+    /// The client is gone.
+    Gone,
+    /// The client takes nothing.
+    Slow,
     /// The storage says so.
     Storage(StorageError),
+    /// The storage says nothing any more.
+    Silent,
+}
+
+impl From<StorageError> for End {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Unavailable(_) => Self::Silent,
+            other => Self::Storage(other),
+        }
+    }
 }
 
 impl Watch {
-    /// Reads what a watch begins with; errors here are still answers with a code.
-    async fn begin(&mut self, start: Start, ctx: &Context) -> Result<Vec<Value>, ApiError> {
-        let asked = list::version(ctx.query.get("resourceVersion"))?;
-        let mut initial = vec![];
+    /// Finds where the watch begins, and reads the first page of the state where it is asked for; errors here are still
+    /// answers with a code.
+    async fn begin(&mut self, start: Start, ctx: &Context) -> Result<Option<ObjectPage>, ApiError> {
+        let registration = &self.registration;
+        let storage = &registration.storage;
+        let fail = |e| ApiError::storage(e, || registration.target(""));
         match start {
             Start::After(version) => {
                 self.at = version;
                 let now = Timestamp::now();
-                if let Some(backdrop) = &mut self.backdrop {
-                    backdrop.retain(|_, (_, since)| now.since(*since) > RECENT);
+                let backdrop = storage.backdrop().unwrap_or_default().into_iter();
+                let recent = backdrop.filter(|(_, (_, since))| now.since(*since) <= RECENT);
+                self.repaint = recent.map(|(part, _)| part).collect();
+                if !registration.fanout.reaches(version) {
+                    // An expired version is answered at once, not in the stream.
+                    let read = storage.changes(version, Duration::ZERO).await;
+                    read.map_err(fail)?;
                 }
-                // An expired version is answered at once, not in the stream.
-                let read = self
-                    .registration
-                    .storage
-                    .changes(version, Duration::ZERO)
-                    .await;
-                read.map_err(|e| ApiError::storage(e, || self.registration.target("")))?;
+                Ok(None)
             }
             Start::Now => {
-                let everything = Filter {
-                    namespace: self.filter.namespace.clone(),
-                    ..Filter::default()
-                };
-                self.at = collect(&self.registration, &everything, None, 1)
-                    .await?
-                    .version;
+                self.at = storage.version().await.map_err(fail)?;
+                Ok(None)
             }
-            Start::State { mark } => {
-                let state = collect(&self.registration, &self.filter, None, usize::MAX).await?;
-                if let Some(asked) = asked.filter(|asked| *asked > state.version) {
-                    return Err(ApiError::FutureVersion {
-                        asked,
-                        current: state.version,
-                    });
+            Start::State { .. } => {
+                let mut cursor = Cursor::new(registration, &self.filter);
+                let page = cursor.page(PAGE).await.map_err(fail)?.unwrap_or_default();
+                if let Some(asked) = list::version(ctx.query.get("resourceVersion"))? {
+                    list::not_future(asked, page.version)?;
                 }
-                self.at = state.version;
-                for object in state.items {
-                    initial.push(self.event("ADDED", object));
-                }
-                if mark && self.bookmarks {
-                    initial.push(self.bookmark(true));
-                }
+                self.at = page.version;
+                Ok(Some(page))
             }
         }
-        Ok(initial)
     }
 
-    async fn run(&mut self, initial: Vec<Value>, deadline: Instant) {
-        let end = async {
-            for event in initial {
-                self.send(event).await?;
+    async fn run(&mut self, first: Option<ObjectPage>, mark: bool, deadline: Instant) {
+        let from = *self.watcher.progress.borrow();
+        let result = async {
+            if let Some(first) = first {
+                let state = self.state(first, mark);
+                match tokio::time::timeout_at(deadline, state).await {
+                    Ok(result) => result?,
+                    Err(_) => return Ok(()),
+                }
             }
-            self.follow(deadline).await
+            self.follow(from, deadline).await
         };
-        match end.await {
-            Ok(()) | Err(End::Client) => {}
+        match result.await {
+            Ok(()) | Err(End::Gone | End::Silent) => {}
+            Err(End::Slow) => {
+                let closed = self.registration.fanout.too_slow();
+                let kind = self.registration.plural.as_str();
+                tracing::info!(kind, closed, "a watch is closed: its client takes nothing");
+            }
             Err(End::Storage(error)) => {
                 let error = ApiError::storage(error, || self.registration.target(""));
-                let _ = self
-                    .send(json!({"type": "ERROR", "object": error.to_status()}))
-                    .await;
+                // A client that takes not even this is closed all the same.
+                let _ = self.send(fanout::line("ERROR", &error.to_status())).await;
             }
         }
     }
 
-    async fn follow(&mut self, deadline: Instant) -> Result<(), End> {
-        let mut next_bookmark = Instant::now() + BOOKMARK_EVERY;
+    /// Shows the state page by page: no more than one is held.
+    async fn state(&mut self, first: ObjectPage, mark: bool) -> Result<(), End> {
+        let (registration, filter) = (self.registration.clone(), self.filter.clone());
+        let mut cursor = Cursor::new(&registration, &filter).after(&first);
+        let mut page = Some(first);
+        while let Some(objects) = page {
+            for object in objects.items {
+                self.show(Seen::Added, &object).await?;
+            }
+            page = cursor.page(PAGE).await?;
+        }
+        if mark && self.bookmarks {
+            self.send(self.bookmark(true)).await?;
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self, from: Progress, deadline: Instant) -> Result<(), End> {
+        let mut next_bookmark = Instant::now() + self.limits.bookmark_every;
+        let mut paints = from.paints;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || (self.bookmarks && Instant::now() >= next_bookmark) {
-                if self.bookmarks {
-                    let bookmark = self.bookmark(false);
-                    self.send(bookmark).await?;
-                    next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                }
-                if left.is_zero() {
-                    return Ok(());
-                }
+            let progress = *self.watcher.progress.borrow_and_update();
+            if progress.silences != from.silences {
+                return Err(End::Silent);
+            }
+            let joined = self.catch_up().await?;
+            if progress.paints != paints {
+                self.repaint.extend(self.watcher.painted(paints));
+                paints = progress.paints;
             }
             self.repaint().await?;
-            let registration = self.registration.clone();
-            let changes = tokio::select! {
-                changes = registration.storage.changes(self.at, left.min(POLL)) => changes,
-                () = self.out.closed() => return Err(End::Client),
-            };
-            for change in changes.map_err(End::Storage)? {
-                self.at = self.at.max(change.version);
-                if let Some(event) = self.change(change) {
-                    self.send(event).await?;
+            let behind = Instant::now() + CATCH_UP;
+            let end = next_bookmark.min(deadline);
+            tokio::select! {
+                _ = self.watcher.progress.changed() => {}
+                () = tokio::time::sleep_until(behind), if !joined => {}
+                () = tokio::time::sleep_until(end) => {
+                    if self.bookmarks {
+                        self.send(self.bookmark(false)).await?;
+                    }
+                    next_bookmark = Instant::now() + self.limits.bookmark_every;
                 }
+                () = self.out.closed() => return Err(End::Gone),
+            }
+            if Instant::now() >= deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Shows all that is known to have happened; `false` while the fan-out does not reach back to this watch.
+    async fn catch_up(&mut self) -> Result<bool, End> {
+        loop {
+            let (events, upto, joined) = match self.watcher.next(self.at) {
+                Next::Events(events, upto) => (events, upto, true),
+                Next::Behind => {
+                    let storage = self.registration.storage.clone();
+                    let changes = storage.changes(self.at, Duration::ZERO).await?;
+                    let events = changes.items.into_iter().map(|c| Arc::new(Event::new(c)));
+                    (events.collect(), changes.upto, false)
+                }
+            };
+            for event in &events {
+                self.event(event).await?;
+            }
+            let moved = upto > self.at;
+            self.at = self.at.max(upto);
+            if joined && events.is_empty() {
+                return Ok(true);
+            }
+            if !joined && !moved {
+                return Ok(false);
             }
         }
     }
@@ -238,78 +332,71 @@ impl Watch {
     /// Shows again what looks different although nobody wrote it. An object that is newer than this watch is left to its own
     /// change, which shows it as it looks then.
     async fn repaint(&mut self) -> Result<(), End> {
-        let Some(now) = self.registration.storage.backdrop() else {
-            return Ok(());
-        };
-        let Some(before) = self.backdrop.replace(now.clone()) else {
-            return Ok(());
-        };
-        let state = |of: &Backdrop, part: &String| of.get(part).map(|(fine, _)| *fine);
-        let parts = before.keys().chain(now.keys());
-        let changed: HashSet<String> = parts
-            .filter(|part| state(&before, part) != state(&now, part))
-            .cloned()
-            .collect();
+        let changed = std::mem::take(&mut self.repaint);
         if changed.is_empty() {
             return Ok(());
         }
-        let shown = collect(&self.registration, &self.filter, None, usize::MAX).await;
-        let shown = shown.map_err(|e| End::Storage(StorageError::Unavailable(e.to_string())))?;
-        for object in shown.items {
-            let version = meta::text(&object, "resourceVersion").parse::<u64>();
-            let seen = version.is_ok_and(|v| ResourceVersion(v) <= self.at);
-            let part = self.registration.storage.part_of(&object);
-            if seen && part.is_some_and(|part| changed.contains(&part)) {
-                let event = self.event("MODIFIED", object);
-                self.send(event).await?;
+        let (registration, filter) = (self.registration.clone(), self.filter.clone());
+        let mut cursor = Cursor::new(&registration, &filter);
+        while let Some(page) = cursor.page(PAGE).await? {
+            for object in page.items {
+                let version = meta::text(&object, "resourceVersion").parse::<u64>();
+                let seen = version.is_ok_and(|v| ResourceVersion(v) <= self.at);
+                let part = registration.storage.part_of(&object);
+                if seen && part.is_some_and(|part| changed.contains(&part)) {
+                    self.show(Seen::Modified, &object).await?;
+                }
             }
         }
         Ok(())
     }
 
-    async fn send(&self, event: Value) -> Result<(), End> {
-        let mut line = event.to_string();
-        line.push('\n');
-        self.out
-            .send_timeout(line.into(), STALL)
-            .await
-            .map_err(|_| End::Client)
-    }
-
-    /// What a change looks like through the filter.
-    fn change(&mut self, change: ObjectChange) -> Option<Value> {
-        let selected = |image: Option<Value>| image.filter(|o| self.filter.matches(o));
-        match (selected(change.before), selected(change.after)) {
-            (None, None) => None,
-            (None, Some(after)) => Some(self.event("ADDED", after)),
-            (Some(_), Some(after)) => Some(self.event("MODIFIED", after)),
-            (Some(before), None) => Some(self.event("DELETED", before)),
+    /// Shows an event as it looks through the filter.
+    async fn event(&mut self, event: &Event) -> Result<(), End> {
+        let selected =
+            |image: &Option<Value>| image.as_ref().is_some_and(|o| self.filter.matches(o));
+        let seen = match (
+            selected(&event.change.before),
+            selected(&event.change.after),
+        ) {
+            (false, false) => return Ok(()),
+            (false, true) => Seen::Added,
+            (true, true) => Seen::Modified,
+            (true, false) => Seen::Deleted,
+        };
+        if self.form.shape == Shape::Table && !self.head_sent {
+            let Some(object) = event.object(seen) else {
+                return Ok(());
+            };
+            return self.show(seen, object).await;
+        }
+        match event.line(&self.registration, seen, self.form) {
+            Some(line) => self.send(line).await,
+            None => Ok(()),
         }
     }
 
-    fn event(&mut self, kind: &str, object: Value) -> Value {
-        let object = match self.wanted.shape {
-            Shape::Table => {
-                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-                let head = !std::mem::replace(&mut self.head_sent, true);
-                table::table(&self.registration, [&object], metadata, self.include, head)
-            }
-            Shape::Object | Shape::Metadata | Shape::Discovery => Reply {
-                registration: &self.registration,
-                wanted: self.wanted,
-                include: self.include,
-            }
-            .shape(object),
-        };
-        json!({"type": kind, "object": object})
+    /// Shows an object to this watch alone.
+    async fn show(&mut self, seen: Seen, object: &Value) -> Result<(), End> {
+        let head = !std::mem::replace(&mut self.head_sent, true);
+        let line = self.form.line(&self.registration, seen, object, head);
+        self.send(line).await
     }
 
-    fn bookmark(&self, initial: bool) -> Value {
+    async fn send(&self, line: Bytes) -> Result<(), End> {
+        match self.out.send_timeout(line, self.limits.stall).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Timeout(_)) => Err(End::Slow),
+            Err(SendTimeoutError::Closed(_)) => Err(End::Gone),
+        }
+    }
+
+    fn bookmark(&self, initial: bool) -> Bytes {
         let mut metadata = json!({"resourceVersion": self.at.to_string()});
         if initial {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let object = match self.wanted.shape {
+        let object = match self.form.shape {
             Shape::Table => {
                 json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": [], "rows": []})
             }
@@ -320,6 +407,6 @@ impl Watch {
                 json!({"kind": self.registration.kind, "apiVersion": self.registration.api_version(), "metadata": metadata})
             }
         };
-        json!({"type": "BOOKMARK", "object": object})
+        fanout::line("BOOKMARK", &object)
     }
 }

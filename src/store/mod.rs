@@ -8,7 +8,7 @@
 pub mod redis;
 
 #[cfg(test)]
-mod conformance;
+pub mod conformance;
 #[cfg(test)]
 pub mod memory;
 #[cfg(test)]
@@ -22,6 +22,7 @@ use crate::api::record::{
 };
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -182,6 +183,26 @@ pub struct Page<T> {
     pub remaining: u64,
 }
 
+impl Change {
+    /// What it is about.
+    pub fn kind(&self) -> Option<Kind> {
+        let image = self.after.as_ref().or(self.before.as_ref())?;
+        Some(match image {
+            Image::Actor(_) => Kind::Actor,
+            Image::Worker(_) => Kind::Worker,
+        })
+    }
+}
+
+/// A piece of the change log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changes<T> {
+    /// In order.
+    pub items: Vec<Arc<T>>,
+    /// Nothing is missing up to here: go on from it.
+    pub upto: ResourceVersion,
+}
+
 /// Which actors are listed, and as of when.
 #[derive(Clone, Copy, Debug)]
 pub struct ListRequest<'a> {
@@ -325,15 +346,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// The newest version: every write that begins from now on gets a later one.
     async fn version(&self) -> Result<ResourceVersion, StoreError>;
-    /// Changes of a kind after a version, in order, at most `limit`; waits up to `wait` for the first.
-    /// `Expired` when the log was trimmed past `after`.
+    /// Changes of a kind after a version, in order, at most `limit`; waits up to `wait` for the first. Without a wait
+    /// nothing is missing that this process wrote before. `Expired` when the log was trimmed past `after`, or lost it.
     async fn changes(
         &self,
         kind: Kind,
         after: ResourceVersion,
         limit: usize,
         wait: Duration,
-    ) -> Result<Vec<Change>, StoreError>;
+    ) -> Result<Changes<Change>, StoreError>;
 
     // ---- small documents of `ate dev` (templates and pools), one shard
 
@@ -354,13 +375,14 @@ pub trait Store: Send + Sync + 'static {
         kind: &str,
         at: Option<ResourceVersion>,
     ) -> Result<(Vec<Document>, ResourceVersion), StoreError>;
-    /// Changes of documents of a kind after a version, in order; waits up to `wait` for the first.
+    /// Changes of documents of a kind, like [`Store::changes`].
     async fn document_changes(
         &self,
         kind: &str,
         after: ResourceVersion,
+        limit: usize,
         wait: Duration,
-    ) -> Result<Vec<DocumentChange>, StoreError>;
+    ) -> Result<Changes<DocumentChange>, StoreError>;
 }
 
 /// A small document.

@@ -2,6 +2,7 @@
 
 use super::{age, text};
 use crate::apiserver::apply::Type;
+use crate::apiserver::fanout::Fanout;
 use crate::apiserver::registration::{NAME, Registration, RegistrationError, Rules, StatusSupport};
 use crate::apiserver::schema::Schema;
 use crate::apiserver::storage::{NamespaceStorage, Storage};
@@ -16,6 +17,7 @@ pub fn namespaces(kinds: Vec<Arc<dyn Storage>>) -> Result<Registration, Registra
         "type": "object", "properties": {"spec": any, "status": any},
         "description": "Namespace keeps names of different teams apart. Every name is one.",
     });
+    let storage: Arc<dyn Storage> = Arc::new(NamespaceStorage::new(kinds));
     Ok(Registration {
         group: String::new(),
         version: "v1".into(),
@@ -43,6 +45,7 @@ pub fn namespaces(kinds: Vec<Arc<dyn Storage>>) -> Result<Registration, Registra
             normalize: |_| {},
             validate: |_, _| vec![],
         },
-        storage: Arc::new(NamespaceStorage::new(kinds)),
+        fanout: Fanout::new(storage.clone()),
+        storage,
     })
 }

@@ -1,7 +1,8 @@
 //! Actors: objects are views of the store's records; deletion goes through whoever moves actors.
 
 use super::{
-    Backdrop, ObjectChange, ObjectKey, ObjectPage, Part, Storage, StorageError, Written, stamp,
+    Backdrop, ObjectChange, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Part, Storage,
+    StorageError, Written, stamp,
 };
 use crate::api::actor::Actor;
 use crate::api::names::{ActorKey, ResourceVersion, TemplateKey};
@@ -13,7 +14,7 @@ use crate::api::view;
 use crate::apiserver::driver::{ActorDriver, DriveError};
 use crate::kube::Catalog;
 use crate::lifecycle::placement;
-use crate::store::{Image, Kind, Store};
+use crate::store::{Change, Image, Kind, ListRequest, Store};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
@@ -163,17 +164,17 @@ impl Storage for ActorStorage {
         self.look.object(&record)
     }
 
-    async fn list(
-        &self,
-        namespace: Option<&str>,
-        after: Option<&ObjectKey>,
-        limit: usize,
-    ) -> Result<ObjectPage, StorageError> {
-        let after = after.map(|k| ActorKey::new(&k.namespace, &k.name));
-        let page = self
-            .store
-            .list_actors(namespace, after.as_ref(), limit)
-            .await?;
+    async fn list(&self, list: &ObjectList<'_>) -> Result<ObjectPage, StorageError> {
+        let after = list.after.map(|k| ActorKey::new(&k.namespace, &k.name));
+        let request = ListRequest {
+            namespace: list.namespace,
+            // A name alone may be found in every namespace.
+            name: list.namespace.and(list.name),
+            after: after.as_ref(),
+            limit: list.limit,
+            at: list.at,
+        };
+        let page = self.store.actors_at(&request).await?;
         Ok(ObjectPage {
             items: page
                 .items
@@ -182,33 +183,43 @@ impl Storage for ActorStorage {
                 .collect::<Result<_, _>>()?,
             version: page.version,
             next: page.next.map(|k| ObjectKey::new(k.namespace, k.name)),
+            remaining: page.remaining,
         })
+    }
+
+    async fn version(&self) -> Result<ResourceVersion, StorageError> {
+        Ok(self.store.version().await?)
     }
 
     async fn changes(
         &self,
         after: ResourceVersion,
         wait: Duration,
-    ) -> Result<Vec<ObjectChange>, StorageError> {
+    ) -> Result<ObjectChanges, StorageError> {
         let changes = self.store.changes(Kind::Actor, after, BATCH, wait).await?;
-        let image = |image: Option<Image>, version| match image {
+        let image = |image: &Option<Image>, version| match image {
             Some(Image::Actor(record)) => {
-                let mut object = self.look.object(&record)?;
+                let mut object = self.look.object(record)?;
                 stamp(&mut object, version);
                 Ok(Some(object))
             }
             Some(Image::Worker(_)) | None => Ok::<_, StorageError>(None),
         };
-        changes
-            .into_iter()
-            .map(|c| {
-                Ok(ObjectChange {
-                    version: c.version,
-                    before: image(c.before, c.version)?,
-                    after: image(c.after, c.version)?,
-                })
+        let change = |c: &Arc<Change>| {
+            Ok(ObjectChange {
+                version: c.version,
+                before: image(&c.before, c.version)?,
+                after: image(&c.after, c.version)?,
             })
-            .collect()
+        };
+        Ok(ObjectChanges {
+            items: changes
+                .items
+                .iter()
+                .map(change)
+                .collect::<Result<_, StorageError>>()?,
+            upto: changes.upto,
+        })
     }
 
     fn backdrop(&self) -> Option<Backdrop> {

@@ -1,15 +1,18 @@
 //! Objects kept whole as small documents of the store: what etcd is for Kubernetes' own kinds.
 
 use super::{
-    ObjectChange, ObjectKey, ObjectPage, Part, Storage, StorageError, Written, has_finalizers,
-    is_deleting, stamp,
+    ObjectChange, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Part, Storage, StorageError,
+    Written, has_finalizers, is_deleting, stamp,
 };
 use crate::api::names::ResourceVersion;
-use crate::store::{Document, Store, StoreError};
+use crate::store::{Document, DocumentChange, Store, StoreError};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Changes read at once.
+const BATCH: usize = 500;
 
 /// Keeps the objects of a kind as documents.
 pub struct DocumentStorage {
@@ -82,56 +85,44 @@ impl Storage for DocumentStorage {
         parse(&body, version)
     }
 
-    async fn list(
-        &self,
-        namespace: Option<&str>,
-        after: Option<&ObjectKey>,
-        limit: usize,
-    ) -> Result<ObjectPage, StorageError> {
-        let (documents, version) = self.store.list_documents(self.kind, None).await?;
-        let mut wanted: Vec<_> = documents
-            .iter()
-            .map(|d| (key(&d.key), d))
-            .filter(|(key, _)| namespace.is_none_or(|n| key.namespace == n))
-            .filter(|(key, _)| after.is_none_or(|a| key > a))
-            .collect();
-        wanted.sort_by(|a, b| a.0.cmp(&b.0));
-        let next = (wanted.len() > limit)
-            .then(|| {
-                wanted
-                    .get(limit.saturating_sub(1))
-                    .map(|(key, _)| key.clone())
-            })
-            .flatten();
-        let items = wanted
-            .iter()
-            .take(limit)
-            .map(|(_, d)| parse(&d.body, d.version))
-            .collect::<Result<_, _>>()?;
-        Ok(ObjectPage {
-            items,
-            version,
-            next,
-        })
+    async fn list(&self, list: &ObjectList<'_>) -> Result<ObjectPage, StorageError> {
+        let (documents, version) = self.store.list_documents(self.kind, list.at).await?;
+        let object = |d: &Document| parse(&d.body, d.version);
+        ObjectPage::of(list, version, &documents, |d| key(&d.key), object)
+    }
+
+    async fn version(&self) -> Result<ResourceVersion, StorageError> {
+        Ok(self.store.version().await?)
     }
 
     async fn changes(
         &self,
         after: ResourceVersion,
         wait: Duration,
-    ) -> Result<Vec<ObjectChange>, StorageError> {
-        let changes = self.store.document_changes(self.kind, after, wait).await?;
-        changes
-            .into_iter()
-            .map(|c| {
-                let image = |body: Option<String>| body.map(|b| parse(&b, c.version)).transpose();
-                Ok(ObjectChange {
-                    version: c.version,
-                    before: image(c.before)?,
-                    after: image(c.after)?,
-                })
+    ) -> Result<ObjectChanges, StorageError> {
+        let changes = self
+            .store
+            .document_changes(self.kind, after, BATCH, wait)
+            .await?;
+        let change = |c: &Arc<DocumentChange>| {
+            let image = |body: &Option<String>| {
+                let body = body.as_ref();
+                body.map(|b| parse(b, c.version)).transpose()
+            };
+            Ok(ObjectChange {
+                version: c.version,
+                before: image(&c.before)?,
+                after: image(&c.after)?,
             })
-            .collect()
+        };
+        Ok(ObjectChanges {
+            items: changes
+                .items
+                .iter()
+                .map(change)
+                .collect::<Result<_, StorageError>>()?,
+            upto: changes.upto,
+        })
     }
 
     async fn create(&self, key: &ObjectKey, mut object: Value) -> Result<Value, StorageError> {

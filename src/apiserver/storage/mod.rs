@@ -97,15 +97,73 @@ impl From<StoreError> for StorageError {
     }
 }
 
+/// Which objects are listed, and as of when.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectList<'a> {
+    /// Only those of a namespace.
+    pub namespace: Option<&'a str>,
+    /// Only the one of this name.
+    pub name: Option<&'a str>,
+    /// Only those after a key.
+    pub after: Option<&'a ObjectKey>,
+    /// At most so many, at least 1.
+    pub limit: usize,
+    /// The state at this version; `None`: the newest.
+    pub at: Option<ResourceVersion>,
+}
+
 /// A page of a list.
 #[derive(Clone, Debug, Default)]
 pub struct ObjectPage {
     /// In the order of their keys.
     pub items: Vec<Value>,
-    /// The state is at least as new as this; a watch from here misses nothing.
+    /// The page is the state at this version; a watch from here shows every change that is not in it, and no other.
     pub version: ResourceVersion,
-    /// The last key of the page, if more follow.
+    /// Where the next page starts, if more follow.
     pub next: Option<ObjectKey>,
+    /// Objects that follow the page.
+    pub remaining: u64,
+}
+
+impl ObjectPage {
+    /// A page of a list that was read whole.
+    fn of<T>(
+        list: &ObjectList<'_>,
+        version: ResourceVersion,
+        all: &[T],
+        key: impl Fn(&T) -> ObjectKey,
+        object: impl Fn(&T) -> Result<Value, StorageError>,
+    ) -> Result<Self, StorageError> {
+        let mut wanted: Vec<_> = all
+            .iter()
+            .map(|item| (key(item), item))
+            .filter(|(key, _)| list.namespace.is_none_or(|n| key.namespace == n))
+            .filter(|(key, _)| list.name.is_none_or(|n| key.name == n))
+            .filter(|(key, _)| list.after.is_none_or(|a| key > a))
+            .collect();
+        wanted.sort_by(|a, b| a.0.cmp(&b.0));
+        let remaining = wanted.len().saturating_sub(list.limit);
+        wanted.truncate(list.limit);
+        let last = wanted.last().filter(|_| remaining > 0);
+        Ok(Self {
+            next: last.map(|(key, _)| key.clone()),
+            items: wanted
+                .iter()
+                .map(|(_, item)| object(item))
+                .collect::<Result<_, _>>()?,
+            version,
+            remaining: remaining as u64,
+        })
+    }
+}
+
+/// A piece of the change log.
+#[derive(Clone, Debug)]
+pub struct ObjectChanges {
+    /// In order.
+    pub items: Vec<ObjectChange>,
+    /// Nothing is missing up to here: go on from it.
+    pub upto: ResourceVersion,
 }
 
 /// A change of an object. `before` is absent at creation, `after` at removal; both carry the change's
@@ -149,20 +207,19 @@ pub trait Storage: Send + Sync + 'static {
     /// Reads an object.
     async fn get(&self, key: &ObjectKey) -> Result<Value, StorageError>;
 
-    /// Objects of a namespace, or all, after a key, at most `limit` (at least 1).
-    async fn list(
-        &self,
-        namespace: Option<&str>,
-        after: Option<&ObjectKey>,
-        limit: usize,
-    ) -> Result<ObjectPage, StorageError>;
+    /// A page of a list. `Expired` when the log no longer reaches back to the version that is asked for.
+    async fn list(&self, list: &ObjectList<'_>) -> Result<ObjectPage, StorageError>;
 
-    /// Changes after a version, in order; waits up to `wait` for the first.
+    /// The newest version: every write that begins from now on gets a later one.
+    async fn version(&self) -> Result<ResourceVersion, StorageError>;
+
+    /// Changes after a version, in order, a bounded number; waits up to `wait` for the first. Without a wait nothing is
+    /// missing that was written here before. `Expired` when the log no longer reaches back that far.
     async fn changes(
         &self,
         after: ResourceVersion,
         wait: Duration,
-    ) -> Result<Vec<ObjectChange>, StorageError>;
+    ) -> Result<ObjectChanges, StorageError>;
 
     /// The backdrop of its objects; `None`: not known yet, or there is none.
     fn backdrop(&self) -> Option<Backdrop> {

@@ -1,6 +1,6 @@
 //! Namespaces of `ate dev`: every name is one; those that are in use are listed, and `default`.
 
-use super::{ObjectChange, ObjectKey, ObjectPage, Storage, StorageError};
+use super::{ObjectChanges, ObjectKey, ObjectList, ObjectPage, Storage, StorageError};
 use crate::api::names::{ResourceVersion, is_dns_label};
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -29,12 +29,24 @@ impl NamespaceStorage {
         for kind in &self.kinds {
             let mut after = None;
             while all.len() < MAX_NAMESPACES {
-                let page = kind.list(None, after.as_ref(), 1).await?;
+                let list = ObjectList {
+                    namespace: None,
+                    name: None,
+                    after: after.as_ref(),
+                    limit: 1,
+                    at: None,
+                };
+                let page = kind.list(&list).await?;
                 version = version.max(page.version);
                 let first = page.items.first();
                 let Some(name) = first.and_then(|o| o.pointer("/metadata/namespace")?.as_str())
                 else {
-                    break;
+                    // A page may be empty and have a next one.
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                    continue;
                 };
                 all.insert(name.to_owned());
                 after = Some(ObjectKey::new(name, AFTER_NAMES));
@@ -79,31 +91,24 @@ impl Storage for NamespaceStorage {
         }
     }
 
-    async fn list(
-        &self,
-        _namespace: Option<&str>,
-        after: Option<&ObjectKey>,
-        limit: usize,
-    ) -> Result<ObjectPage, StorageError> {
+    /// As they are now, whatever the version: what comes and goes is not kept.
+    async fn list(&self, list: &ObjectList<'_>) -> Result<ObjectPage, StorageError> {
         let (all, version) = self.used().await?;
-        let mut rest = all.iter().filter(|n| after.is_none_or(|a| **n > a.name));
-        let items: Vec<_> = rest.by_ref().take(limit).collect();
-        let next = match (rest.next(), items.last()) {
-            (Some(_), Some(last)) => Some(ObjectKey::new("", last.as_str())),
-            _ => None,
-        };
-        Ok(ObjectPage {
-            items: items.iter().map(|n| object(n)).collect(),
-            version,
-            next,
-        })
+        let all: Vec<_> = all.into_iter().collect();
+        let key = |name: &String| ObjectKey::new("", name);
+        let version = list.at.unwrap_or(version);
+        ObjectPage::of(list, version, &all, key, |name| Ok(object(name)))
+    }
+
+    async fn version(&self) -> Result<ResourceVersion, StorageError> {
+        Ok(self.used().await?.1)
     }
 
     async fn changes(
         &self,
         _after: ResourceVersion,
         _wait: Duration,
-    ) -> Result<Vec<ObjectChange>, StorageError> {
+    ) -> Result<ObjectChanges, StorageError> {
         Err(StorageError::ReadOnly)
     }
 }

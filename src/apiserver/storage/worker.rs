@@ -1,10 +1,12 @@
 //! Workers, as the store's records show them. Read-only.
 
-use super::{ObjectChange, ObjectKey, ObjectPage, Storage, StorageError, stamp};
+use super::{
+    ObjectChange, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Storage, StorageError, stamp,
+};
 use crate::api::names::ResourceVersion;
 use crate::api::record::WorkerRecord;
 use crate::api::worker::Worker;
-use crate::store::{Image, Kind, Store};
+use crate::store::{Change, Image, Kind, Store};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
@@ -41,63 +43,43 @@ impl Storage for WorkerStorage {
         object(found.ok_or(StorageError::NotFound)?)
     }
 
-    async fn list(
-        &self,
-        namespace: Option<&str>,
-        after: Option<&ObjectKey>,
-        limit: usize,
-    ) -> Result<ObjectPage, StorageError> {
-        let page = self.store.list_workers(None).await?;
-        let mut wanted: Vec<_> = page
-            .items
-            .iter()
-            .map(|w| (key(w), w))
-            .filter(|(key, _)| namespace.is_none_or(|n| key.namespace == n))
-            .filter(|(key, _)| after.is_none_or(|a| key > a))
-            .collect();
-        wanted.sort_by(|a, b| a.0.cmp(&b.0));
-        let next = (wanted.len() > limit)
-            .then(|| {
-                wanted
-                    .get(limit.saturating_sub(1))
-                    .map(|(key, _)| key.clone())
-            })
-            .flatten();
-        let items = wanted
-            .iter()
-            .take(limit)
-            .map(|(_, w)| object(w))
-            .collect::<Result<_, _>>()?;
-        Ok(ObjectPage {
-            items,
-            version: page.version,
-            next,
-        })
+    async fn list(&self, list: &ObjectList<'_>) -> Result<ObjectPage, StorageError> {
+        let page = self.store.workers_at(list.at).await?;
+        ObjectPage::of(list, page.version, &page.items, key, object)
+    }
+
+    async fn version(&self) -> Result<ResourceVersion, StorageError> {
+        Ok(self.store.version().await?)
     }
 
     async fn changes(
         &self,
         after: ResourceVersion,
         wait: Duration,
-    ) -> Result<Vec<ObjectChange>, StorageError> {
+    ) -> Result<ObjectChanges, StorageError> {
         let changes = self.store.changes(Kind::Worker, after, BATCH, wait).await?;
-        let image = |image: Option<Image>, version| match image {
+        let image = |image: &Option<Image>, version| match image {
             Some(Image::Worker(record)) => {
-                let mut object = object(&record)?;
+                let mut object = object(record)?;
                 stamp(&mut object, version);
                 Ok(Some(object))
             }
             Some(Image::Actor(_)) | None => Ok::<_, StorageError>(None),
         };
-        changes
-            .into_iter()
-            .map(|c| {
-                Ok(ObjectChange {
-                    version: c.version,
-                    before: image(c.before, c.version)?,
-                    after: image(c.after, c.version)?,
-                })
+        let change = |c: &Arc<Change>| {
+            Ok(ObjectChange {
+                version: c.version,
+                before: image(&c.before, c.version)?,
+                after: image(&c.after, c.version)?,
             })
-            .collect()
+        };
+        Ok(ObjectChanges {
+            items: changes
+                .items
+                .iter()
+                .map(change)
+                .collect::<Result<_, StorageError>>()?,
+            upto: changes.upto,
+        })
     }
 }

@@ -92,7 +92,11 @@ async fn pages() {
                     .clone();
                 sizes.push(page["items"].as_array().unwrap().len());
                 versions.push(page["metadata"]["resourceVersion"].clone());
-                assert!(page["metadata"].get("remainingItemCount").is_none());
+                let rest = page["metadata"].get("remainingItemCount");
+                let seen: usize = sizes.iter().sum();
+                let more = page["metadata"].get("continue").is_some();
+                let counted = (query.is_empty() && more).then(|| json!(5 - seen));
+                assert_eq!(rest, counted.as_ref());
                 match page["metadata"]["continue"].as_str() {
                     Some(next) => token = next.to_owned(),
                     None => break,
@@ -113,13 +117,35 @@ async fn versions_that_cannot_be() {
     let h = Harness::new().await;
     h.make(POOLS, &pool("p")).await;
     let of = async |query: &str| h.get(&format!("{POOLS}?{query}")).await;
-    for bad in [
-        "resourceVersionMatch=Exact",
-        "resourceVersionMatch=Exact&resourceVersion=0",
-        "resourceVersionMatch=Nearly&resourceVersion=5",
-        "sendInitialEvents=true",
+    for (bad, why) in [
+        (
+            "resourceVersionMatch=Exact",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (
+            "resourceVersionMatch=Exact&resourceVersion=0",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        (
+            "resourceVersionMatch=Nearly&resourceVersion=5",
+            "resourceVersionMatch: Unsupported value: \"Nearly\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
+        ),
+        (
+            "resourceVersionMatch=Exact&resourceVersion=5&continue=x",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+        ),
+        (
+            "sendInitialEvents=true",
+            "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list",
+        ),
     ] {
-        of(bad).await.fails(422, "Invalid", "");
+        let answer = of(bad).await;
+        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {why}");
+        answer.fails(422, "Invalid", &message);
+        let details = &answer.body["details"];
+        assert_eq!(details["kind"], "ListOptions");
+        let cause = &details["causes"][0];
+        assert!(why.ends_with(cause["message"].as_str().unwrap()), "{cause}");
     }
     of("resourceVersion=x")
         .await
@@ -134,9 +160,91 @@ async fn versions_that_cannot_be() {
         .await
         .ok();
     of("resourceVersion=0").await.ok();
+    let exact = of("resourceVersion=9000000000000000000&resourceVersionMatch=Exact").await;
+    exact.fails(504, "Timeout", "Too large resource version");
+    h.trim_logs();
     of("resourceVersion=1&resourceVersionMatch=Exact")
         .await
-        .fails(410, "Expired", "list again");
+        .fails(410, "Expired", "too old");
+}
+
+/// Names of a page, its version and its token.
+async fn page(h: &Harness, uri: &str) -> (Vec<String>, String, String) {
+    let body = h.get(uri).await.ok().clone();
+    let items = body["items"].as_array().unwrap();
+    let name = |o: &Value| o["metadata"]["name"].as_str().unwrap().to_owned();
+    let meta = &body["metadata"];
+    (
+        items.iter().map(name).collect(),
+        meta["resourceVersion"].as_str().unwrap().to_owned(),
+        meta["continue"].as_str().unwrap_or_default().to_owned(),
+    )
+}
+
+#[tokio::test]
+async fn a_list_stays_as_it_was_when_it_began() {
+    let h = Harness::new().await;
+    for (uri, make) in [(ACTORS, actor as fn(&str) -> Value), (POOLS, pool)] {
+        for name in ["a", "b", "c", "d", "e"] {
+            h.make(uri, &make(name)).await;
+        }
+        let (mut names, first, mut token) = page(&h, &format!("{uri}?limit=2")).await;
+        let old = h.get(&format!("{uri}/e")).await.ok().clone();
+        h.delete(&format!("{uri}/c"), None).await.ok();
+        h.make(uri, &make("bb")).await;
+        let patch = json!({"metadata": {"labels": {"x": "1"}}});
+        h.merge(&format!("{uri}/e"), &patch).await.ok();
+        h.delete(&format!("{uri}/d"), None).await.ok();
+        h.make(uri, &make("d")).await;
+        let mut last = Value::Null;
+        while !token.is_empty() {
+            let next = format!("{uri}?limit=2&continue={token}");
+            last = h.get(&next).await.ok()["items"][0].clone();
+            let (more, version, rest) = page(&h, &next).await;
+            assert_eq!(version, first);
+            names.extend(more);
+            token = rest;
+        }
+        assert_eq!(names, ["a", "b", "c", "d", "e"]);
+        assert_eq!(last, old);
+        // The same as history, with and without a word for it.
+        for query in ["resourceVersionMatch=Exact", "limit=100"] {
+            let then = format!("{uri}?resourceVersion={first}&{query}");
+            assert_eq!(page(&h, &then).await.0, ["a", "b", "c", "d", "e"]);
+        }
+        let now = format!("{uri}?resourceVersion={first}&resourceVersionMatch=NotOlderThan");
+        assert_eq!(page(&h, &now).await.0, ["a", "b", "bb", "d", "e"]);
+        let one = format!("{uri}?fieldSelector=metadata.name%3Dc&resourceVersion={first}&limit=1");
+        assert_eq!(page(&h, &one).await.0, ["c"]);
+    }
+}
+
+#[tokio::test]
+async fn a_list_whose_version_is_gone_can_go_on_with_the_newest() {
+    let h = Harness::new().await;
+    for (uri, make) in [(ACTORS, actor as fn(&str) -> Value), (POOLS, pool)] {
+        for name in ["a", "b", "d"] {
+            h.make(uri, &make(name)).await;
+        }
+        let (_, version, token) = page(&h, &format!("{uri}?limit=2")).await;
+        h.make(uri, &make("c")).await;
+        h.trim_logs();
+        let gone = h.get(&format!("{uri}?limit=2&continue={token}")).await;
+        gone.fails(410, "Expired", "The provided continue parameter is too old");
+        let fresh = gone.body["metadata"]["continue"].as_str().unwrap();
+        let (names, newer, _) = page(&h, &format!("{uri}?limit=2&continue={fresh}")).await;
+        assert_eq!(names, ["c", "d"]);
+        assert!(newer.parse::<u64>().unwrap() > version.parse().unwrap());
+        h.get(&format!("{uri}?watch=1&resourceVersion={version}"))
+            .await
+            .fails(410, "Expired", "too old");
+        let other = uri.replace("/ns/", "/other/");
+        h.get(&format!("{other}?continue={token}")).await.fails(
+            400,
+            "BadRequest",
+            "continue key is not valid",
+        );
+    }
 }
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";

@@ -14,14 +14,16 @@ mod watch;
 
 use super::app::App;
 use super::driver::{ActorDriver, DriveError, LogOptions};
+use super::fanout::Stats;
 use super::kinds;
+use super::{Registration, WatchLimits};
 use crate::api::names::{ActorKey, TemplateKey};
 use crate::api::record::{ActorRecord, Phase};
 use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
 use crate::api::{ActorTemplate, WorkerPool};
 use crate::kube::Catalog;
 use crate::store::testing::TestServer;
-use crate::store::{Begin, Begun, Durability, Edge, Store};
+use crate::store::{Begin, Begun, Durability, Edge, RedisStore, Store, StoreOptions};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -171,7 +173,9 @@ pub(super) struct Harness {
     pub(super) router: Router,
     pub(super) store: Arc<dyn Store>,
     pub(super) shutdown: CancellationToken,
-    _server: Arc<TestServer>,
+    pub(super) kinds: Arc<Vec<Arc<Registration>>>,
+    pub(super) server: Arc<TestServer>,
+    options: StoreOptions,
 }
 
 /// An answer, its body parsed.
@@ -185,7 +189,18 @@ pub(super) struct Answer {
 impl Harness {
     pub(super) async fn new() -> Self {
         let server = TestServer::shared();
-        let store: Arc<dyn Store> = Arc::new(server.store().await);
+        let options = server.options();
+        Self::on(server, options, WatchLimits::default()).await
+    }
+
+    /// On a server and a prefix.
+    pub(super) async fn on(
+        server: Arc<TestServer>,
+        options: StoreOptions,
+        limits: WatchLimits,
+    ) -> Self {
+        let store = RedisStore::connect(options.clone()).await.unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
         let driver: Arc<dyn ActorDriver> = Arc::new(FakeDriver(store.clone()));
         let shutdown = CancellationToken::new();
         let catalog = Arc::new(FakeCatalog::default());
@@ -193,14 +208,44 @@ impl Harness {
         let app = App::builder()
             .register_all(kinds::dev(&store, &driver, &known, 1000).unwrap())
             .shutdown(shutdown.clone())
+            .watches(limits)
             .build();
         Self {
             catalog,
+            kinds: app.shared_kinds(),
             router: app.router(),
             store,
             shutdown,
-            _server: server,
+            server,
+            options,
         }
+    }
+
+    /// Another replica on the same store.
+    pub(super) async fn replica(&self) -> Self {
+        let options = self.options.clone();
+        Self::on(self.server.clone(), options, WatchLimits::default()).await
+    }
+
+    /// Cuts every log to nothing, as many writes would.
+    pub(super) fn trim_logs(&self) {
+        for shard in 0..self.options.shards {
+            let key = |what: &str| format!("{{{}:{shard}}}:{what}", self.options.prefix);
+            let last = self.server.ask(&["HGET", &key("clock"), "last"]);
+            for (log, field) in [
+                ("log", "trimmed"),
+                ("doclog:workerpools", "trimmed:workerpools"),
+            ] {
+                self.server.ask(&["XTRIM", &key(log), "MAXLEN", "0"]);
+                self.server.ask(&["HSET", &key("clock"), field, &last]);
+            }
+        }
+    }
+
+    /// What the fan-out of a kind is at.
+    pub(super) fn fanout(&self, plural: &str) -> Stats {
+        let kind = self.kinds.iter().find(|k| k.plural == plural).unwrap();
+        kind.fanout.stats()
     }
 
     /// The answer to a request, its body not read yet.
@@ -213,7 +258,8 @@ impl Harness {
             .await
             .unwrap();
         let (parts, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let bytes = tokio::time::timeout(PATIENCE, axum::body::to_bytes(body, usize::MAX));
+        let bytes = bytes.await.unwrap().unwrap();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Answer {
             code: parts.status,

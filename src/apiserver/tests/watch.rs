@@ -1,7 +1,12 @@
 //! Watches: initial state, changes, selectors, bookmarks, ends.
 
 use super::*;
+use crate::store::conformance::leases::eventually;
+use crate::store::conformance::{self, CAP};
 use http_body_util::BodyExt;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 
 /// An open watch: events one by one.
 struct Events {
@@ -115,7 +120,11 @@ async fn state_first_where_no_version_is_named() {
     }
     h.get(&format!("{POOLS}?watch=1&sendInitialEvents=true"))
         .await
-        .fails(422, "Invalid", "NotOlderThan");
+        .fails(
+            422,
+            "Invalid",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
     h.get(&format!(
         "{POOLS}?watch=1&resourceVersionMatch=Exact&resourceVersion=5"
     ))
@@ -206,4 +215,279 @@ async fn ends_with_the_server() {
     let mut events = Events::open(&h, &format!("{POOLS}?watch=1"), "*/*").await;
     h.shutdown.cancel();
     assert_eq!(events.next().await, None);
+}
+
+/// What a watcher knows, each event checked against it.
+#[derive(Default)]
+struct Mirror {
+    objects: BTreeMap<String, Value>,
+    last: u64,
+    seen: usize,
+}
+
+impl Mirror {
+    fn apply(&mut self, event: &Value) {
+        let object = event["object"].clone();
+        let version = version_of(&object);
+        assert!(
+            version > self.last,
+            "{version} after {}: {event}",
+            self.last
+        );
+        self.last = version;
+        self.seen += 1;
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let before = match event["type"].as_str().unwrap() {
+            "ADDED" | "MODIFIED" => self.objects.insert(name, object),
+            "DELETED" => self.objects.remove(&name),
+            other => panic!("{other}: {event}"),
+        };
+        assert_eq!(before.is_none(), event["type"] == "ADDED", "{event}");
+    }
+}
+
+/// Watches until it has seen `end`, over one replica or the other, and begins anew at random.
+async fn mirror(replicas: &[Harness], query: &str, seed: u64, end: &str) -> Mirror {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut mirror = Mirror::default();
+    let list = replicas[0].get(&format!("{ACTORS}?{query}")).await;
+    mirror.last = version_of(list.ok());
+    while !mirror.objects.contains_key(end) {
+        let h = &replicas[rng.random_range(0..replicas.len())];
+        let uri = format!("{ACTORS}?watch=1&resourceVersion={}&{query}", mirror.last);
+        let mut events = Events::open(h, &uri, "*/*").await;
+        for _ in 0..rng.random_range(1..60) {
+            mirror.apply(&events.next().await.unwrap());
+            if mirror.objects.contains_key(end) {
+                break;
+            }
+        }
+    }
+    mirror
+}
+
+/// Creates, labels and deletes actors of few names.
+async fn churn(h: &Harness, seed: u64, writes: usize) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..writes {
+        let name = format!("n{}", rng.random_range(0..12));
+        let uri = format!("{ACTORS}/{name}");
+        // Whether it is there is chance.
+        match rng.random_range(0..4) {
+            0 => drop(h.post(ACTORS, &actor(&name)).await),
+            1 => drop(h.delete(&uri, None).await),
+            _ => {
+                let label = ["yes", "no"][rng.random_range(0..2)];
+                let patch = json!({"metadata": {"labels": {"in": label, "n": rng.random::<u32>().to_string()}}});
+                drop(h.merge(&uri, &patch).await);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_watchers_over_two_replicas_miss_nothing() {
+    let first = Harness::new().await;
+    let replicas = [first.replica().await, first];
+    let selector = "labelSelector=in%3Dyes";
+    let watchers = (0..10).map(|i| {
+        let query = ["", selector][i % 2];
+        mirror(&replicas, query, i as u64, "zz-end")
+    });
+    let writers = async {
+        futures::future::join_all((0..4).map(|i| churn(&replicas[i % 2], 100 + i as u64, 60)))
+            .await;
+        let mut end = actor("zz-end");
+        end["metadata"]["labels"] = json!({"in": "yes"});
+        replicas[0].make(ACTORS, &end).await;
+    };
+    let (mirrors, ()) = tokio::join!(futures::future::join_all(watchers), writers);
+    for (i, mirror) in mirrors.iter().enumerate() {
+        let query = ["", selector][i % 2];
+        let list = replicas[1].get(&format!("{ACTORS}?{query}")).await;
+        let listed: Vec<_> = list.ok()["items"].as_array().unwrap().iter().collect();
+        assert_eq!(mirror.objects.values().collect::<Vec<_>>(), listed);
+        assert_eq!(mirror.seen, mirrors[i % 2].seen);
+    }
+    assert!(mirrors[0].seen > 60);
+}
+
+async fn patient(stall: Duration, bookmark_every: Duration) -> Harness {
+    let server = TestServer::shared();
+    let options = server.options();
+    let limits = WatchLimits {
+        stall,
+        bookmark_every,
+    };
+    Harness::on(server, options, limits).await
+}
+
+#[tokio::test]
+async fn a_bookmark_is_a_place_to_resume_from() {
+    let h = patient(PATIENCE, Duration::from_millis(20)).await;
+    let version = current(&h, ACTORS).await;
+    let select = "labelSelector=in%3Dyes&allowWatchBookmarks=true";
+    let uri = format!("{ACTORS}?watch=1&resourceVersion={version}&{select}");
+    let mut events = Events::open(&h, &uri, "*/*").await;
+    // Nothing of this is for the watch; the mark moves on all the same.
+    let made = version_of(&h.make(ACTORS, &actor("a")).await);
+    let mark = loop {
+        let event = events.next().await.unwrap();
+        assert_eq!(event["type"], "BOOKMARK");
+        let mark = version_of(&event["object"]);
+        if mark >= made {
+            break mark;
+        }
+    };
+    drop(events);
+    h.trim_logs();
+    let label = json!({"metadata": {"labels": {"in": "yes"}}});
+    let labelled = h.merge(&format!("{ACTORS}/a"), &label).await.ok().clone();
+    // Another replica has nothing in memory.
+    let h = h.replica().await;
+    h.get(&format!("{ACTORS}?watch=1&resourceVersion={version}"))
+        .await
+        .fails(410, "Expired", "too old");
+    let uri = format!("{ACTORS}?watch=1&resourceVersion={mark}&labelSelector=in%3Dyes");
+    let mut events = Events::open(&h, &uri, "*/*").await;
+    let event = events.next().await.unwrap();
+    assert_eq!(
+        (&event["type"], &event["object"]),
+        (&json!("ADDED"), &labelled)
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_closed_and_holds_nobody_up() {
+    let h = patient(Duration::from_millis(50), PATIENCE).await;
+    let made = h.make(POOLS, &pool("p")).await;
+    let uri = format!("{POOLS}?watch=1&resourceVersion={}", version_of(&made));
+    let mut stuck = Events::open(&h, &uri, "*/*").await;
+    let mut good = Events::open(&h, &uri, "*/*").await;
+    let writes = 100;
+    for i in 0..writes {
+        let patch = json!({"metadata": {"labels": {"i": i.to_string()}}});
+        h.merge(&format!("{POOLS}/p"), &patch).await.ok();
+        let event = good.next().await.unwrap();
+        assert_eq!(event["object"]["metadata"]["labels"]["i"], i.to_string());
+    }
+    eventually("the stuck one is closed", || async {
+        (h.fanout("workerpools").slow == 1).then_some(())
+    })
+    .await;
+    eventually("only the good one is left", || async {
+        (h.fanout("workerpools").watchers == 1).then_some(())
+    })
+    .await;
+    let mut got = 0;
+    while stuck.next().await.is_some() {
+        got += 1;
+    }
+    assert!(got < writes, "{got} were queued");
+    assert!(h.fanout("workerpools").events <= writes);
+}
+
+#[tokio::test]
+async fn a_large_state_is_streamed_as_of_its_beginning() {
+    let h = Harness::new().await;
+    let names: Vec<_> = (0..900).map(|i| format!("n{i:04}")).collect();
+    let creates = names.iter().map(|name| {
+        let record = conformance::actor("ns", name);
+        h.store.create_actor(record, CAP)
+    });
+    for created in futures::future::join_all(creates).await {
+        created.unwrap();
+    }
+    let query =
+        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut events = Events::open(&h, &format!("{ACTORS}?{query}"), "*/*").await;
+    assert_eq!(events.short().await, "ADDED n0000");
+    h.delete(&format!("{ACTORS}/n0800"), None).await.ok();
+    h.make(ACTORS, &actor("n0850-new")).await;
+    for name in &names[1..] {
+        assert_eq!(events.short().await, format!("ADDED {name}"));
+    }
+    let mark = events.next().await.unwrap();
+    assert_eq!(mark["type"], "BOOKMARK");
+    loop {
+        match events.short().await.as_str() {
+            "DELETED n0800" => break,
+            other => assert_eq!(other, "MODIFIED n0800"),
+        }
+    }
+    assert_eq!(events.short().await, "ADDED n0850-new");
+
+    let mut events = Events::open(&h, &format!("{ACTORS}?{query}"), "*/*").await;
+    assert_eq!(events.short().await, "ADDED n0000");
+    h.make(ACTORS, &actor("zz")).await;
+    h.trim_logs();
+    let last = loop {
+        let event = events.next().await.unwrap();
+        if event["type"] != "ADDED" {
+            break event;
+        }
+    };
+    assert_eq!(
+        (&last["type"], &last["object"]["code"]),
+        (&json!("ERROR"), &json!(410))
+    );
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn lost_writes_end_watches_with_410() {
+    let server = TestServer::single();
+    let options = server.options();
+    let h = Harness::on(server, options, WatchLimits::default()).await;
+    for (uri, make) in [(ACTORS, actor as fn(&str) -> Value), (POOLS, pool)] {
+        let made = version_of(&h.make(uri, &make("a")).await);
+        let watch = format!("{uri}?watch=1&resourceVersion={made}");
+        let mut events = Events::open(&h, &watch, "*/*").await;
+        h.make(uri, &make("b")).await;
+        assert_eq!(events.short().await, "ADDED b");
+        h.server.ask(&["FLUSHALL"]);
+        let error = events.next().await.unwrap();
+        assert_eq!(error["type"], "ERROR");
+        assert_eq!(error["object"]["reason"], "Expired", "{error}");
+        assert_eq!(events.next().await, None);
+        h.get(&watch).await.fails(410, "Expired", "too old");
+        assert!(current(&h, uri).await.parse::<u64>().unwrap() > made);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_says_nothing_closes_watches() {
+    let server = TestServer::single();
+    let options = server.options();
+    let h = Harness::on(server, options, WatchLimits::default()).await;
+    let made = version_of(&h.make(ACTORS, &actor("a")).await);
+    let uri = format!("{ACTORS}?watch=1&resourceVersion={made}");
+    let mut events = Events::open(&h, &uri, "*/*").await;
+    h.make(ACTORS, &actor("b")).await;
+    assert_eq!(events.short().await, "ADDED b");
+    let pause = PATIENCE.as_millis().to_string();
+    h.server.ask(&["CLIENT", "PAUSE", &pause, "ALL"]);
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn a_kind_is_read_once_for_all_who_watch_it() {
+    let h = Harness::new().await;
+    let version = current(&h, ACTORS).await;
+    let uri = format!("{ACTORS}?watch=1&resourceVersion={version}");
+    let mut watches = vec![];
+    for _ in 0..50 {
+        watches.push(Events::open(&h, &uri, "*/*").await);
+    }
+    assert_eq!(h.fanout("actors").watchers, 50);
+    h.make(ACTORS, &actor("a")).await;
+    for events in &mut watches {
+        assert_eq!(events.short().await, "ADDED a");
+    }
+    assert_eq!(h.fanout("actors").events, 1);
+    drop(watches);
+    eventually("nobody watches", || async {
+        (h.fanout("actors").watchers == 0).then_some(())
+    })
+    .await;
 }

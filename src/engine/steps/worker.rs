@@ -8,6 +8,7 @@ use crate::engine::DriveError;
 use crate::lifecycle::Observed;
 use crate::lifecycle::placement::{self, Source};
 use crate::store::{Change, ClaimRequest, Image, Kind, StoreError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -135,19 +136,19 @@ impl Operation {
                 Err(StoreError::Expired(_)) => return Ok(true),
                 Err(e) => return Err(e.into()),
             };
-            let freed = |change: &Change| match &change.after {
+            let freed = |change: &Arc<Change>| match &change.after {
                 Some(Image::Worker(w)) => {
                     w.phase == WorkerPhase::Free && w.claim.is_none() && pools.contains(&w.pool)
                 }
                 Some(Image::Actor(_)) | None => false,
             };
-            if changes.iter().any(freed) {
+            if changes.items.iter().any(freed) {
                 return Ok(true);
             }
-            match changes.last() {
-                Some(last) if Instant::now() < until => seen = last.version,
-                Some(_) | None => return Ok(false),
+            if Instant::now() >= until {
+                return Ok(false);
             }
+            seen = changes.upto;
         }
     }
 

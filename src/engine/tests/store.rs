@@ -262,9 +262,9 @@ forward! {
     remove_node(node: &str) -> ();
     incarnation() -> Incarnation;
     version() -> ResourceVersion;
-    changes(kind: Kind, after: ResourceVersion, limit: usize, wait: Duration) -> Vec<Change>;
+    changes(kind: Kind, after: ResourceVersion, limit: usize, wait: Duration) -> Changes<Change>;
     get_document(kind: &str, key: &str) -> Option<Document>;
     put_document(kind: &str, key: &str, expected: Option<ResourceVersion>, body: Option<&str>) -> ResourceVersion;
     list_documents(kind: &str, at: Option<ResourceVersion>) -> (Vec<Document>, ResourceVersion);
-    document_changes(kind: &str, after: ResourceVersion, wait: Duration) -> Vec<DocumentChange>;
+    document_changes(kind: &str, after: ResourceVersion, limit: usize, wait: Duration) -> Changes<DocumentChange>;
 }

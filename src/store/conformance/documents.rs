@@ -38,18 +38,18 @@ pub async fn documents_are_listed_and_watched(store: &dyn Store) {
     let (documents, version) = store.list_documents("pool", None).await.unwrap();
     let keys: Vec<_> = documents.iter().map(|d| d.key.as_str()).collect();
     assert_eq!(keys, ["team/a", "team/b"]);
-    let seen = store.document_changes("pool", start, PATIENCE).await;
-    let seen = seen.unwrap();
+    let seen = store.document_changes("pool", start, 10, PATIENCE).await;
+    let seen = seen.unwrap().items;
     assert_eq!(seen.len(), 2);
     assert_eq!((seen[0].key.as_str(), &seen[0].before), ("team/b", &None));
     assert!(version >= seen[1].version);
-    let mut later = std::pin::pin!(store.document_changes("pool", version, PATIENCE));
+    let mut later = std::pin::pin!(store.document_changes("pool", version, 10, PATIENCE));
     assert!(poll_immediate(&mut later).await.is_none());
     let first = Some(documents[0].version);
     let remove = store.put_document("pool", "team/a", first, None);
     let (later, removed) = tokio::join!(later, remove);
     let removed = removed.unwrap();
-    let later = later.unwrap();
+    let later = later.unwrap().items;
     assert_eq!(later.len(), 1);
     assert_eq!(later[0].version, removed);
     assert_eq!(
@@ -57,8 +57,8 @@ pub async fn documents_are_listed_and_watched(store: &dyn Store) {
         (Some("{}"), &None)
     );
     let wait = Duration::from_millis(20);
-    let nothing = store.document_changes("pool", removed, wait).await;
-    assert!(nothing.unwrap().is_empty());
+    let nothing = store.document_changes("pool", removed, 10, wait).await;
+    assert!(nothing.unwrap().items.is_empty());
 }
 
 pub async fn an_equal_document_is_no_change(store: &dyn Store) {

@@ -50,15 +50,15 @@ async fn replayed(
     let mut at = start;
     loop {
         let changes = store.changes(Kind::Actor, at, 500, Duration::ZERO).await;
-        let changes = changes.unwrap();
+        let changes = changes.unwrap().items;
         let Some(last) = changes.last() else {
             return state;
         };
         at = last.version;
         for change in changes.into_iter().filter(|c| c.version <= upto) {
-            match (change.before, change.after) {
+            match (&change.before, &change.after) {
                 (_, Some(Image::Actor(record))) => {
-                    state.insert(record.key.clone(), *record);
+                    state.insert(record.key.clone(), (**record).clone());
                 }
                 (Some(Image::Actor(record)), None) => {
                     state.remove(&record.key);

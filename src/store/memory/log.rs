@@ -3,8 +3,9 @@
 use super::State;
 use crate::api::names::ResourceVersion;
 use crate::api::record::{ActorRecord, WorkerRecord};
-use crate::store::{Change, Document, DocumentChange, Image, Kind, StoreError};
+use crate::store::{Change, Changes, Document, DocumentChange, Image, Kind, StoreError};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 impl State {
     fn stamped(&self) -> ResourceVersion {
@@ -93,22 +94,39 @@ impl State {
         kind: Kind,
         after: ResourceVersion,
         limit: usize,
-    ) -> Result<Vec<Change>, StoreError> {
+    ) -> Result<Changes<Change>, StoreError> {
         self.check(after)?;
         let start = self.log.partition_point(|(_, c)| c.version <= after);
         let of_kind = self.log[start..].iter().filter(|(k, _)| *k == kind);
-        Ok(of_kind.map(|(_, c)| c.clone()).take(limit).collect())
+        let items = of_kind.map(|(_, c)| Arc::new(c.clone()));
+        Ok(self.piece(items, |c| c.version, limit))
     }
 
     pub(super) fn document_changes(
         &self,
         kind: &str,
         after: ResourceVersion,
-    ) -> Result<Vec<DocumentChange>, StoreError> {
+        limit: usize,
+    ) -> Result<Changes<DocumentChange>, StoreError> {
         self.check(after)?;
         let later = |(k, c): &&(String, DocumentChange)| k == kind && c.version > after;
-        let found = self.document_log.iter().filter(later);
-        Ok(found.map(|(_, c)| c.clone()).collect())
+        let items = self.document_log.iter().filter(later);
+        let items = items.map(|(_, c)| Arc::new(c.clone()));
+        Ok(self.piece(items, |c| c.version, limit))
+    }
+
+    fn piece<T>(
+        &self,
+        items: impl Iterator<Item = Arc<T>>,
+        version: impl Fn(&T) -> ResourceVersion,
+        limit: usize,
+    ) -> Changes<T> {
+        let items: Vec<_> = items.take(limit).collect();
+        let cut = items.last().filter(|_| items.len() == limit);
+        Changes {
+            upto: cut.map_or(self.version(), |last| version(last)),
+            items,
+        }
     }
 
     pub(super) fn put_document(

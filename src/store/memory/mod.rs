@@ -6,8 +6,8 @@ mod log;
 mod workers;
 
 use super::{
-    Begin, Begun, Change, ClaimRequest, Document, DocumentChange, Durability, Kind, ListRequest,
-    Page, Store, StoreError,
+    Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Kind,
+    ListRequest, Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
@@ -143,14 +143,14 @@ impl MemoryStore {
     async fn wait_for<T>(
         &self,
         wait: Duration,
-        look: impl Fn(&State) -> Result<Vec<T>, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
+        look: impl Fn(&State) -> Result<Changes<T>, StoreError>,
+    ) -> Result<Changes<T>, StoreError> {
         let deadline = tokio::time::Instant::now() + wait;
         let mut changed = self.changed.subscribe();
         loop {
             changed.mark_unchanged();
             let found = look(&self.state())?;
-            if !found.is_empty() {
+            if !found.items.is_empty() {
                 return Ok(found);
             }
             let change = tokio::time::timeout_at(deadline, changed.changed()).await;
@@ -319,7 +319,7 @@ impl Store for MemoryStore {
         after: ResourceVersion,
         limit: usize,
         wait: Duration,
-    ) -> Result<Vec<Change>, StoreError> {
+    ) -> Result<Changes<Change>, StoreError> {
         self.wait_for(wait, |state| state.changes(kind, after, limit))
             .await
     }
@@ -351,9 +351,10 @@ impl Store for MemoryStore {
         &self,
         kind: &str,
         after: ResourceVersion,
+        limit: usize,
         wait: Duration,
-    ) -> Result<Vec<DocumentChange>, StoreError> {
-        self.wait_for(wait, |state| state.document_changes(kind, after))
+    ) -> Result<Changes<DocumentChange>, StoreError> {
+        self.wait_for(wait, |state| state.document_changes(kind, after, limit))
             .await
     }
 }

@@ -122,7 +122,8 @@ impl Seen {
         )
     }
 
-    fn of(&self, shard: u16) -> u64 {
+    /// Of a shard.
+    pub fn of(&self, shard: u16) -> u64 {
         self.0
             .get(usize::from(shard))
             .map_or(0, |tick| tick.load(Ordering::Acquire))

@@ -1,7 +1,7 @@
 //! Small documents: templates and pools under `ate dev`. All in one shard, a log for each kind.
 
 use super::client::{Call, Client};
-use super::feed::Feed;
+use super::feed::{Entry, Piece, Source};
 use super::keys::HOME;
 use super::log;
 use super::reply;
@@ -9,14 +9,13 @@ use super::scripts::{self, Lua};
 use super::undo::{Scope, Undo};
 use crate::api::names::ResourceVersion;
 use crate::store::{Document, DocumentChange, Durability, StoreError};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
-use std::time::Duration;
-use tokio::time::Instant;
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// Bytes of the stamp in front of a body.
 const STAMP: usize = 7;
-/// Changes read at once.
-const PIECE: usize = 500;
 
 fn call(client: &Client, script: &'static Lua, kind: &str) -> Call {
     Call::new(client, script, HOME)
@@ -135,44 +134,53 @@ async fn undo(
     Ok(())
 }
 
-pub async fn changes(
-    client: &Client,
-    feed: &Feed,
-    kind: &str,
-    after: ResourceVersion,
-    wait: Duration,
-) -> Result<Vec<DocumentChange>, StoreError> {
-    let deadline = Instant::now() + wait;
-    loop {
-        let mut progress = feed.subscribe();
-        let found = read(client, kind, after).await?;
-        if !found.is_empty() || Instant::now() >= deadline {
-            return Ok(found);
+/// The log of a kind of documents.
+pub struct Documents {
+    /// Where.
+    pub client: Arc<Client>,
+    /// Which.
+    pub kind: String,
+}
+
+#[async_trait]
+impl Source for Documents {
+    type Change = DocumentChange;
+
+    async fn newest(&self) -> Result<ResourceVersion, StoreError> {
+        let clock = Call::new(&self.client, &scripts::CLOCK, HOME).repeatable();
+        Ok(log::version_at(self.client.call(clock).await?.last))
+    }
+
+    async fn read(&self, after: ResourceVersion) -> Result<Piece<DocumentChange>, StoreError> {
+        let call = call(&self.client, &scripts::CHANGES, &self.kind)
+            .number(0)
+            .number(log::first_tick(after, HOME))
+            .number(log::PIECE as u64)
+            .arg(trimmed(&self.kind))
+            .repeatable();
+        let mut reply = self.client.call(call).await?.ok(&self.kind)?;
+        if after.tick() > reply.last {
+            return Err(StoreError::Expired(after));
         }
-        feed.wait(&mut progress, deadline).await?;
+        let entries = log::entries(&mut reply, after, HOME)?;
+        let cut = entries.len() >= log::PIECE;
+        let end = entries.last().filter(|_| cut).map(|e| e.tick);
+        let upto = log::version_at(end.unwrap_or(reply.last));
+        let entries = entries.into_iter().map(|e| kept(&self.kind, e));
+        let entries = entries.collect::<Result<_, _>>()?;
+        Ok(Piece { entries, upto })
+    }
+
+    fn seen(&self) -> u64 {
+        self.client.seen.of(HOME)
+    }
+
+    fn wrote(&self) -> &Notify {
+        &self.client.wrote
     }
 }
 
-async fn read(
-    client: &Client,
-    kind: &str,
-    after: ResourceVersion,
-) -> Result<Vec<DocumentChange>, StoreError> {
-    let call = call(client, &scripts::CHANGES, kind)
-        .number(0)
-        .number(log::first_tick(after, HOME))
-        .number(PIECE as u64)
-        .arg(trimmed(kind))
-        .repeatable();
-    let mut reply = client.call(call).await?.ok(&kind)?;
-    if after.tick() > reply.last {
-        return Err(StoreError::Expired(after));
-    }
-    let entries = log::entries(&mut reply, after, HOME)?;
-    entries.into_iter().map(|e| change(kind, e)).collect()
-}
-
-fn change(kind: &str, entry: log::Entry) -> Result<DocumentChange, StoreError> {
+fn kept(kind: &str, entry: log::Logged) -> Result<Entry<DocumentChange>, StoreError> {
     let text = |bytes: Vec<u8>| {
         String::from_utf8(bytes).map_err(|_| StoreError::Corrupt {
             what: format!("the change log of {kind}"),
@@ -180,10 +188,15 @@ fn change(kind: &str, entry: log::Entry) -> Result<DocumentChange, StoreError> {
         })
     };
     let body = |bytes: Vec<u8>| Some(bytes).filter(|b| !b.is_empty()).map(text).transpose();
-    Ok(DocumentChange {
-        version: ResourceVersion::from_tick(entry.tick, HOME),
-        key: text(entry.name)?,
-        before: body(entry.before)?,
-        after: body(entry.after)?,
+    let version = ResourceVersion::from_tick(entry.tick, HOME);
+    Ok(Entry {
+        version,
+        weight: entry.weight(),
+        change: Arc::new(DocumentChange {
+            version,
+            key: text(entry.name)?,
+            before: body(entry.before)?,
+            after: body(entry.after)?,
+        }),
     })
 }

@@ -6,13 +6,22 @@
 use super::actors::{decode_key, decode_meta};
 use super::client::{Call, Client};
 use super::codec::{decode_actor, decode_worker};
+use super::feed::{Entry, Piece, Source};
 use super::reply::{self, Reply};
 use super::scripts;
 use super::workers::decode_name;
 use crate::api::names::ResourceVersion;
+use crate::api::record::ActorRecord;
 use crate::store::{Change, Image, Kind, StoreError};
 use ::redis::Value;
+use async_trait::async_trait;
+use std::sync::Arc;
+use tokio::sync::Notify;
 
+/// Changes read from one shard at once.
+pub const PIECE: usize = 500;
+/// How much larger records are in memory than as bytes.
+const DECODED: usize = 3;
 /// The field of a shard's clock that says how far its log was trimmed.
 pub const TRIMMED: &str = "trimmed";
 
@@ -55,69 +64,87 @@ pub async fn raised(client: &Client) -> Result<ResourceVersion, StoreError> {
     Ok(version_at(floor))
 }
 
-/// A piece of the log.
-pub struct Piece {
-    /// In order.
-    pub changes: Vec<(Kind, Change)>,
-    /// Nothing is missing up to here.
-    pub upto: ResourceVersion,
-}
-
 /// The first stamp that a reader after a version wants of a shard. No stamp is 0.
 pub fn first_tick(after: ResourceVersion, shard: u16) -> u64 {
     let of_shard = ResourceVersion::from_tick(after.tick(), shard);
     (after.tick() + u64::from(of_shard <= after)).max(1)
 }
 
-/// Changes after a version, at most `limit` of each shard. `Expired` when one of them is gone.
-pub async fn read(
+/// The log of actors and workers.
+pub struct Records(pub Arc<Client>);
+
+#[async_trait]
+impl Source for Records {
+    type Change = Change;
+
+    async fn newest(&self) -> Result<ResourceVersion, StoreError> {
+        newest(&self.0).await.map(version_at)
+    }
+
+    async fn read(&self, after: ResourceVersion) -> Result<Piece<Change>, StoreError> {
+        let seen = self.0.seen.any();
+        let (piece, newest) = read(&self.0, after, seen).await?;
+        if newest <= seen {
+            return Ok(piece);
+        }
+        // Others wrote meanwhile: the other shards' promises do not reach that far yet.
+        let (piece, _) = read(&self.0, after, newest).await?;
+        Ok(piece)
+    }
+
+    fn seen(&self) -> u64 {
+        self.0.seen.any()
+    }
+
+    fn wrote(&self) -> &Notify {
+        &self.0.wrote
+    }
+}
+
+/// Changes after a version once every shard's stamps are above `floor`, and the newest stamp. `Expired` when one of them
+/// is gone.
+async fn read(
     client: &Client,
     after: ResourceVersion,
-    limit: usize,
-) -> Result<Piece, StoreError> {
-    let floor = newest(client).await?;
-    if after.tick() > floor {
-        // No reply of this store named that version: it lost writes since, or it never was.
-        return Err(StoreError::Expired(after));
-    }
-    if after >= version_at(floor) {
-        return Ok(Piece {
-            changes: Vec::new(),
-            upto: after,
-        });
-    }
+    floor: u64,
+) -> Result<(Piece<Change>, u64), StoreError> {
     let replies = client
         .call_all(|shard| {
             Call::new(client, &scripts::CHANGES, shard)
                 .number(floor)
                 .number(first_tick(after, shard))
-                .number(limit as u64)
+                .number(PIECE as u64)
                 .arg(TRIMMED)
                 .repeatable()
         })
         .await?;
-    let mut changes = Vec::new();
+    let newest = replies.iter().map(|r| r.last).max().unwrap_or(0);
+    if after.tick() > newest {
+        // No reply of this store named that version: it lost writes since, or it never was.
+        return Err(StoreError::Expired(after));
+    }
+    let mut entries = Vec::new();
     let mut complete = u64::MAX;
     for (shard, mut reply) in (0u16..).zip(replies) {
-        let entries = entries(&mut reply, after, shard)?;
-        let cut = entries.len() >= limit;
-        let end = entries
+        let of_shard = self::entries(&mut reply, after, shard)?;
+        let cut = of_shard.len() >= PIECE;
+        let end = of_shard
             .last()
             .filter(|_| cut)
             .map_or(reply.last, |e| e.tick);
         complete = complete.min(end);
-        for entry in entries {
-            changes.push(change(entry, shard)?);
+        for entry in of_shard {
+            entries.push(kept(entry, shard)?);
         }
     }
     let upto = version_at(complete);
-    changes.retain(|(_, change)| change.version <= upto);
-    changes.sort_by_key(|(_, change)| change.version);
-    Ok(Piece { changes, upto })
+    entries.retain(|e| e.version <= upto);
+    entries.sort_by_key(|e| e.version);
+    Ok((Piece { entries, upto }, newest))
 }
 
-/// An entry of a log.
-pub struct Entry {
+/// An entry as it lies in a log.
+pub struct Logged {
     /// Its stamp.
     pub tick: u64,
     kind: Vec<u8>,
@@ -129,6 +156,16 @@ pub struct Entry {
     pub after: Vec<u8>,
     meta_before: Vec<u8>,
     meta_after: Vec<u8>,
+}
+
+impl Logged {
+    /// About how many bytes it takes when it is decoded.
+    pub fn weight(&self) -> usize {
+        let images = [&self.before, &self.after].map(Vec::len);
+        let metas = [&self.meta_before, &self.meta_after].map(Vec::len);
+        let record = size_of::<ActorRecord>() + DECODED * images.iter().max().unwrap_or(&0);
+        2 * record + DECODED * metas.iter().sum::<usize>()
+    }
 }
 
 fn strange() -> StoreError {
@@ -143,7 +180,7 @@ pub fn entries(
     reply: &mut Reply,
     after: ResourceVersion,
     shard: u16,
-) -> Result<Vec<Entry>, StoreError> {
+) -> Result<Vec<Logged>, StoreError> {
     let gone = reply::number(reply.next()?)?;
     if first_tick(after, shard) <= gone {
         return Err(StoreError::Expired(after));
@@ -154,7 +191,7 @@ pub fn entries(
         .collect()
 }
 
-fn entry(value: Value) -> Result<Entry, StoreError> {
+fn entry(value: Value) -> Result<Logged, StoreError> {
     let [id, fields] = <[Value; 2]>::try_from(reply::array(value)?).map_err(|_| strange())?;
     let id = reply::text(id)?;
     let tick = id.split_once('-').and_then(|(tick, _)| tick.parse().ok());
@@ -166,7 +203,7 @@ fn entry(value: Value) -> Result<Entry, StoreError> {
         .collect::<Result<_, _>>()?;
     let [kind, name, before, after, meta_before, meta_after] =
         <[Vec<u8>; 6]>::try_from(fields).map_err(|_| strange())?;
-    Ok(Entry {
+    Ok(Logged {
         tick: tick.ok_or_else(strange)?,
         kind,
         name,
@@ -177,7 +214,8 @@ fn entry(value: Value) -> Result<Entry, StoreError> {
     })
 }
 
-fn change(entry: Entry, shard: u16) -> Result<(Kind, Change), StoreError> {
+fn kept(entry: Logged, shard: u16) -> Result<Entry<Change>, StoreError> {
+    let weight = entry.weight();
     let version = ResourceVersion::from_tick(entry.tick, shard);
     let kind = match entry.kind.as_slice() {
         b"a" => Kind::Actor,
@@ -205,7 +243,11 @@ fn change(entry: Entry, shard: u16) -> Result<(Kind, Change), StoreError> {
         before: image(&entry.before, &entry.meta_before)?,
         after: image(&entry.after, &entry.meta_after)?,
     };
-    Ok((kind, change))
+    Ok(Entry {
+        version,
+        weight,
+        change: Arc::new(change),
+    })
 }
 
 #[cfg(test)]

@@ -29,15 +29,19 @@ pub use keys::DEFAULT_SHARDS;
 pub use scripts::NAMES as SCRIPTS;
 
 use super::{
-    Begin, Begun, Change, ClaimRequest, Document, DocumentChange, Durability, Kind, ListRequest,
-    Page, Store, StoreError,
+    Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Kind,
+    ListRequest, Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
 use client::Client;
-use std::sync::Arc;
+use documents::Documents;
+use feed::Feed;
+use log::Records;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Certificates for a server that speaks TLS, all PEM.
@@ -90,7 +94,9 @@ impl StoreOptions {
 pub struct RedisStore {
     client: Arc<Client>,
     caps: caps::Caps,
-    feed: feed::Feed,
+    records: Feed<Records>,
+    /// By kind.
+    documents: Mutex<HashMap<String, Arc<Feed<Documents>>>>,
 }
 
 impl RedisStore {
@@ -99,10 +105,23 @@ impl RedisStore {
     pub async fn connect(options: StoreOptions) -> Result<Self, StoreError> {
         let client = Arc::new(Client::connect(&options).await?);
         Ok(Self {
-            feed: feed::Feed::new(client.clone()),
+            records: Feed::new(Records(client.clone())),
+            documents: Mutex::default(),
             caps: caps::Caps::default(),
             client,
         })
+    }
+
+    fn documents(&self, kind: &str) -> Arc<Feed<Documents>> {
+        let mut all = self
+            .documents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let feed = all.entry(kind.to_owned()).or_insert_with(|| {
+            let (client, kind) = (self.client.clone(), kind.to_owned());
+            Arc::new(Feed::new(Documents { client, kind }))
+        });
+        feed.clone()
     }
 
     /// How often callers waited for the server so far.
@@ -255,8 +274,9 @@ impl Store for RedisStore {
         after: ResourceVersion,
         limit: usize,
         wait: Duration,
-    ) -> Result<Vec<Change>, StoreError> {
-        self.feed.changes(kind, after, limit, wait).await
+    ) -> Result<Changes<Change>, StoreError> {
+        let of_kind = |c: &Change| c.kind() == Some(kind);
+        self.records.changes(after, limit, wait, of_kind).await
     }
 
     async fn get_document(&self, kind: &str, key: &str) -> Result<Option<Document>, StoreError> {
@@ -285,8 +305,10 @@ impl Store for RedisStore {
         &self,
         kind: &str,
         after: ResourceVersion,
+        limit: usize,
         wait: Duration,
-    ) -> Result<Vec<DocumentChange>, StoreError> {
-        documents::changes(&self.client, &self.feed, kind, after, wait).await
+    ) -> Result<Changes<DocumentChange>, StoreError> {
+        let feed = self.documents(kind);
+        feed.changes(after, limit, wait, |_| true).await
     }
 }

@@ -3,8 +3,9 @@
 use super::super::RedisStore;
 use super::super::actors::{decode_key, decode_meta};
 use super::super::codec::{decode_actor, decode_worker};
+use super::super::feed::Source;
 use super::super::keys::actor_key;
-use super::super::log;
+use super::super::log::Records;
 use super::super::reply;
 use crate::api::names::{ActorKey, PoolKey, ResourceVersion};
 use crate::api::record::{ActorRecord, MetaRecord, WorkerPhase, WorkerRecord};
@@ -170,17 +171,18 @@ async fn logged(store: &RedisStore, newest: Newest) {
     let mut logged = Newest::new();
     let mut at = ResourceVersion(0);
     loop {
-        let piece = log::read(&store.client, at, 1000).await.unwrap();
-        for (kind, change) in &piece.changes {
+        let piece = Records(store.client.clone()).read(at).await.unwrap();
+        for change in piece.entries.iter().map(|e| &e.change) {
+            let kind = change.kind().unwrap();
             let name = |image: &Image| match image {
                 Image::Actor(r) => r.key.to_string(),
                 Image::Worker(w) => w.key.to_string(),
             };
             if let Some(before) = &change.before {
-                assert!(logged.remove(&(*kind, name(before))).is_some());
+                assert!(logged.remove(&(kind, name(before))).is_some());
             }
             if let Some(after) = &change.after {
-                let earlier = logged.insert((*kind, name(after)), change.version);
+                let earlier = logged.insert((kind, name(after)), change.version);
                 assert_eq!(earlier, None);
             }
         }

@@ -28,9 +28,11 @@ async fn lost_writes_are_noticed_once_by_whoever_saw_more() {
     for store in [&store, &other] {
         let seen = store.changes(Kind::Actor, old, 10, Duration::ZERO).await;
         assert!(matches!(seen, Err(StoreError::Expired(v)) if v == old));
+        let list = store.workers_at(Some(old)).await;
+        assert!(matches!(list, Err(StoreError::Expired(v)) if v == old));
         let page = store.list_actors(None, None, 1).await.unwrap();
         let seen = store.changes(Kind::Actor, page.version, 10, Duration::ZERO);
-        assert!(seen.await.unwrap().is_empty());
+        assert!(seen.await.unwrap().items.is_empty());
     }
 }
 
@@ -63,6 +65,6 @@ async fn what_was_acknowledged_survives_a_kill() {
     assert_eq!(store.incarnation().await.unwrap(), Incarnation(1));
     let next = created(&store, "team", "b").await;
     let seen = store.changes(Kind::Actor, page.version, 10, PATIENCE).await;
-    assert_eq!(seen.unwrap()[0].version, next.header.resource_version);
+    assert_eq!(seen.unwrap().items[0].version, next.header.resource_version);
     fsck::check(&store).await;
 }

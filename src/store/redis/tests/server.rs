@@ -4,7 +4,7 @@ use crate::api::names::ResourceVersion;
 use crate::store::conformance::*;
 use crate::store::redis::StoreTls;
 use crate::store::testing::{TestServer, free_port};
-use crate::store::{Kind, RedisStore, Store, StoreError, StoreOptions};
+use crate::store::{Kind, ListRequest, RedisStore, Store, StoreError, StoreOptions};
 use std::time::{Duration, Instant};
 
 fn calls(server: &TestServer, command: &str) -> u64 {
@@ -128,6 +128,17 @@ async fn a_trimmed_log_says_so() {
         });
         futures::future::join_all(reports).await;
     }
+    let list = store.workers_at(Some(start)).await;
+    assert!(matches!(list, Err(StoreError::Expired(v)) if v == start));
+    let list = ListRequest {
+        namespace: None,
+        name: None,
+        after: None,
+        limit: 1,
+        at: Some(start),
+    };
+    let list = store.actors_at(&list).await;
+    assert!(matches!(list, Err(StoreError::Expired(v)) if v == start));
     for after in [ResourceVersion(0), start] {
         let seen = store.changes(Kind::Worker, after, 10, Duration::ZERO).await;
         assert!(matches!(seen, Err(StoreError::Expired(_))));
@@ -135,5 +146,30 @@ async fn a_trimmed_log_says_so() {
     let page = store.list_workers(None).await.unwrap();
     let at = page.items[0].resource_version;
     let seen = store.changes(Kind::Worker, at, 10, Duration::ZERO).await;
-    assert!(seen.unwrap().is_empty());
+    assert!(seen.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn a_list_raises_every_shard_above_its_version() {
+    let server = TestServer::shared();
+    let options = server.options();
+    let store = RedisStore::connect(options.clone()).await.unwrap();
+    // Another process, that has seen nothing of what follows.
+    let other = RedisStore::connect(options.clone()).await.unwrap();
+    for round in 1..4 {
+        // A shard whose server's clock is ahead.
+        let ahead = ResourceVersion(store.version().await.unwrap().0 + (round << 50)).tick();
+        let clock = format!("{{{}:3}}:clock", options.prefix);
+        server.ask(&["HSET", &clock, "last", &ahead.to_string()]);
+        let version = match round {
+            1 => store.list_actors(None, None, 10).await.unwrap().version,
+            2 => store.workers_at(None).await.unwrap().version,
+            _ => store.version().await.unwrap(),
+        };
+        assert_eq!(version.tick(), ahead);
+        for i in 0..40 {
+            let record = created(&other, "team", &format!("a{round}-{i}")).await;
+            assert!(record.header.resource_version > version);
+        }
+    }
 }
