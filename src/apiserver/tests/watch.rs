@@ -247,11 +247,12 @@ impl Mirror {
 }
 
 /// Watches until it has seen `end`, over one replica or the other, and begins anew at random.
-async fn mirror(replicas: &[Harness], query: &str, seed: u64, end: &str) -> Mirror {
+async fn mirror(replicas: &[Harness], query: &str, seed: u64, last: u64, end: &str) -> Mirror {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut mirror = Mirror::default();
-    let list = replicas[0].get(&format!("{ACTORS}?{query}")).await;
-    mirror.last = version_of(list.ok());
+    let mut mirror = Mirror {
+        last,
+        ..Mirror::default()
+    };
     while !mirror.objects.contains_key(end) {
         let h = &replicas[rng.random_range(0..replicas.len())];
         let uri = format!("{ACTORS}?watch=1&resourceVersion={}&{query}", mirror.last);
@@ -290,9 +291,10 @@ async fn many_watchers_over_two_replicas_miss_nothing() {
     let first = Harness::new().await;
     let replicas = [first.replica().await, first];
     let selector = "labelSelector=in%3Dyes";
+    let start = current(&replicas[0], ACTORS).await.parse().unwrap();
     let watchers = (0..10).map(|i| {
         let query = ["", selector][i % 2];
-        mirror(&replicas, query, i as u64, "zz-end")
+        mirror(&replicas, query, i as u64, start, "zz-end")
     });
     let writers = async {
         futures::future::join_all((0..4).map(|i| churn(&replicas[i % 2], 100 + i as u64, 60)))
