@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "store", "snapshot", "image", "sandbox", "network", "identity", "kube", "rpc",
     ],
-    &["engine", "node"],
+    &["engine", "node", "access"],
     &["controller", "apiserver", "control", "router", "kubectl"],
     &["cli", "dev"],
 ];

@@ -14,6 +14,9 @@
 //!
 //! **Motion.** [`engine`] carries an actor's steps out across store and node; [`node`] does the same for a slot.
 //!
+//! **Access.** [`access`] says who calls and whether they may, for both doors of the API: as Kubernetes does in a cluster,
+//! by certificates alone under `ate dev`.
+//!
 //! **Services.** [`controller`], [`apiserver`], [`control`], [`router`] and [`kubectl`] each are a process or a
 //! door of one; none imports another.
 //!
@@ -21,6 +24,7 @@
 //!
 //! [`telemetry`] and [`failpoint`] may be used anywhere.
 
+pub mod access;
 pub mod api;
 pub mod apiserver;
 pub mod cli;

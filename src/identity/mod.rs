@@ -10,11 +10,13 @@ pub mod authority;
 pub mod files;
 pub mod kubeconfig;
 pub mod peer;
+pub mod serving;
 pub mod tls;
 
 pub use authority::{Authority, Leaf, LeafRequest, Usage};
 pub use kubeconfig::kubeconfig;
 pub use peer::Peer;
+pub use serving::Serving;
 
 use std::path::PathBuf;
 

@@ -2,9 +2,16 @@
 
 use super::{IdentityError, Leaf, bad};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use std::sync::Arc;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
@@ -66,6 +73,95 @@ pub fn server_config(
         .map_err(unusable)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A server that asks clients for a certificate and takes any, or none: who they are is found out per request, by CAs that may
+/// change meanwhile. TLS still proves that the client has the key. `serving` is asked for the server's certificate at each
+/// handshake.
+pub fn open_server_config(
+    serving: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, IdentityError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_client_cert_verifier(Arc::new(TakesAny(provider())))
+        .with_cert_resolver(serving);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Takes any certificate whose key the client has.
+#[derive(Debug)]
+struct TakesAny(Arc<CryptoProvider>);
+
+impl ClientCertVerifier for TakesAny {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let all = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, all)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let all = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, all)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Checks clients' certificates against CAs, apart from any connection.
+#[derive(Clone, Debug)]
+pub struct ClientCertificates(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertificates {
+    /// Of CAs, PEM.
+    pub fn of(ca: &str) -> Result<Self, IdentityError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider());
+        Ok(Self(verifier.build().map_err(unusable)?))
+    }
+
+    /// Whether a chain, leaf first, is signed by one of them, valid now, and a client's.
+    pub fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<(), IdentityError> {
+        let (leaf, others) = chain
+            .split_first()
+            .ok_or_else(|| bad("the client's certificate", "there is none"))?;
+        let verified = self.0.verify_client_cert(leaf, others, UnixTime::now());
+        verified.map(|_| ()).map_err(|e| bad("the client's certificate", e))
+    }
+}
+
+/// Certificate and key of a server, ready for rustls.
+pub fn certified_key(leaf: &Leaf) -> Result<CertifiedKey, IdentityError> {
+    let chain = certificates("the certificate", &leaf.chain)?;
+    CertifiedKey::from_der(chain, key(leaf)?, &provider()).map_err(unusable)
 }
 
 /// A client that takes servers of `ca` and shows `leaf`. No ALPN: the HTTP client sets what it speaks.
