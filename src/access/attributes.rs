@@ -89,7 +89,10 @@ impl Resource {
             &self.subresource,
         ];
         let said: Vec<_> = parts.iter().filter(|p| !p.is_empty()).collect();
-        said.iter().map(|p| p.as_str()).collect::<Vec<_>>().join("/")
+        said.iter()
+            .map(|p| p.as_str())
+            .collect::<Vec<_>>()
+            .join("/")
     }
 
     /// Whether it changes something.

@@ -31,14 +31,7 @@ pub fn request_id(given: Option<&str>) -> String {
 }
 
 /// Writes the line.
-pub fn line(
-    door: Door,
-    user: &User,
-    what: &Resource,
-    code: u16,
-    request_id: &str,
-    took: Duration,
-) {
+pub fn line(door: Door, user: &User, what: &Resource, code: u16, request_id: &str, took: Duration) {
     let door = match door {
         Door::Rest => "rest",
         Door::Grpc => "grpc",

@@ -77,9 +77,15 @@ mod tests {
         let ca = ClientCa::fixed(ours.ca()).unwrap();
         let anna = ca.recognise(&ours.client("anna", Some("team-a"))).unwrap();
         let anna = anna.unwrap();
-        assert_eq!((anna.name.as_str(), anna.groups), ("anna", vec!["team-a".to_owned()]));
+        assert_eq!(
+            (anna.name.as_str(), anna.groups),
+            ("anna", vec!["team-a".to_owned()])
+        );
         assert!(ca.recognise(&theirs.client("anna", None)).is_err());
-        assert!(ca.recognise(&ours.server("anna")).is_err(), "not for clients");
+        assert!(
+            ca.recognise(&ours.server("anna")).is_err(),
+            "not for clients"
+        );
         assert_eq!(ca.recognise(&[]).unwrap(), None);
     }
 }

@@ -40,13 +40,6 @@ impl FrontProxy {
     pub fn new(trust: Arc<ArcSwap<Trust>>) -> Self {
         Self(trust)
     }
-
-    /// Takes the headers off, so that nothing behind the gate can take them for something else.
-    pub fn strip(&self, headers: &mut HeaderMap) {
-        if let Some(proxy) = &self.0.load().proxy {
-            proxy.strip(headers);
-        }
-    }
 }
 
 impl ProxyTrust {
@@ -58,7 +51,10 @@ impl ProxyTrust {
                 &self.group_headers,
                 &self.uid_headers,
             ];
-            named.into_iter().flatten().any(|n| n.eq_ignore_ascii_case(name))
+            named
+                .into_iter()
+                .flatten()
+                .any(|n| n.eq_ignore_ascii_case(name))
                 || self.extra_prefixes.iter().any(|p| rest(name, p).is_some())
         };
         let gone: Vec<_> = headers.keys().filter(|n| is_ours(n)).cloned().collect();
@@ -79,7 +75,9 @@ impl ProxyTrust {
         if self.allowed_names.is_empty() || self.allowed_names.contains(&name) {
             return Ok(());
         }
-        Err(Unrecognised::Bad(format!("{name:?} is no front proxy's name")))
+        Err(Unrecognised::Bad(format!(
+            "{name:?} is no front proxy's name"
+        )))
     }
 
     fn user(&self, headers: &HeaderMap) -> Result<Option<User>, Unrecognised> {
@@ -143,6 +141,12 @@ impl Authenticator for FrontProxy {
             }
         }
     }
+
+    fn strip(&self, headers: &mut HeaderMap) {
+        if let Some(proxy) = &self.0.load().proxy {
+            proxy.strip(headers);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -204,11 +208,23 @@ mod tests {
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("anna", ""));
         assert_eq!(user.groups, ["team-a", "team,b"]);
         assert_eq!(user.extra["acme.com/scope"], ["read", "write"]);
-        assert!(ask(&p, &pki.client("other", None), &headers()).await.is_err());
+        assert!(
+            ask(&p, &pki.client("other", None), &headers())
+                .await
+                .is_err()
+        );
         let stranger = other.client("front-proxy-client", None);
         assert!(ask(&p, &stranger, &headers()).await.is_err());
-        assert_eq!(ask(&p, &[], &headers()).await.unwrap(), None, "no certificate");
-        assert_eq!(ask(&p, &good, &HeaderMap::new()).await.unwrap(), None, "no user");
+        assert_eq!(
+            ask(&p, &[], &headers()).await.unwrap(),
+            None,
+            "no certificate"
+        );
+        assert_eq!(
+            ask(&p, &good, &HeaderMap::new()).await.unwrap(),
+            None,
+            "no user"
+        );
         let any = proxy(&pki, &[], &["X-Remote-Uid"]);
         let user = ask(&any, &pki.client("other", None), &headers()).await;
         assert_eq!(user.unwrap().unwrap().uid, "42");

@@ -37,6 +37,9 @@ pub trait Authenticator: Debug + Send + Sync + 'static {
         &self,
         credentials: Credentials<'_>,
     ) -> Result<Option<User>, Unrecognised>;
+
+    /// Takes the credentials off, so that nothing behind the gate can take them for something else.
+    fn strip(&self, _headers: &mut HeaderMap) {}
 }
 
 /// What an authorizer says.
@@ -117,9 +120,20 @@ impl Gate {
             (None, Some(anonymous)) => Ok(anonymous.clone()),
             (None, None) => Err(Refusal::Unauthenticated),
             (Some(error), _) => {
-                tracing::info!(error = &error as &dyn std::error::Error, "refused: unknown credentials");
+                tracing::info!(
+                    error = &error as &dyn std::error::Error,
+                    "refused: unknown credentials"
+                );
                 Err(Refusal::Unauthenticated)
             }
+        }
+    }
+
+    /// Takes off the headers that said who it is.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        headers.remove(http::header::AUTHORIZATION);
+        for authenticator in &self.authenticators {
+            authenticator.strip(headers);
         }
     }
 
@@ -172,7 +186,9 @@ mod tests {
     }
 
     async fn who(chain: Vec<Fixed>, anonymous: bool) -> Option<String> {
-        let chain = chain.into_iter().map(|a| Arc::new(a) as Arc<dyn Authenticator>);
+        let chain = chain
+            .into_iter()
+            .map(|a| Arc::new(a) as Arc<dyn Authenticator>);
         let mut gate = Gate::new(chain.collect(), Arc::new(Groups(vec![])));
         if anonymous {
             gate = gate.with_anonymous(ANONYMOUS);

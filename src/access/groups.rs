@@ -1,7 +1,7 @@
 //! Authorization of `ate dev`: whoever is in one of these groups may do everything.
 
-use super::attributes::Attributes;
 use super::ask::Failed;
+use super::attributes::Attributes;
 use super::gate::{Authorizer, Decision};
 use super::user::User;
 use async_trait::async_trait;

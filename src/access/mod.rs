@@ -8,9 +8,9 @@
 //! The rules are Kubernetes' own for extension API servers: apiserver/pkg/authentication/authenticatorfactory/delegating.go
 //! and apiserver/pkg/authorization/authorizerfactory.
 
+mod ask;
 pub mod attributes;
 pub mod audit;
-mod ask;
 pub mod client_ca;
 pub mod front_proxy;
 mod gate;
@@ -20,7 +20,7 @@ pub mod review;
 #[cfg(test)]
 mod testing;
 pub mod token;
-mod trust;
+pub mod trust;
 mod user;
 
 pub use attributes::{Attributes, Resource};
@@ -31,9 +31,12 @@ pub use groups::Groups;
 pub use inflight::Inflight;
 pub use review::Reviews;
 pub use token::Tokens;
-pub use trust::{Trust, TrustError};
+pub use trust::Trust;
 pub use user::User;
 
+use crate::identity::IdentityError;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Group of people who may do everything.
@@ -55,3 +58,24 @@ const REVIEW_LIMIT: Duration = Duration::from_secs(10);
 const REVIEW_TRIES: u32 = 5;
 /// Pause after the first try; later ones are half as long again.
 const REVIEW_PAUSE: Duration = Duration::from_millis(500);
+
+/// The gate of `ate dev`: certificates of one CA (PEM); its people and our own processes may do everything.
+pub fn dev(ca: &str) -> Result<Gate, IdentityError> {
+    let groups = Groups(vec![MASTERS, COMPONENTS]);
+    Ok(Gate::new(
+        vec![Arc::new(ClientCa::fixed(ca)?)],
+        Arc::new(groups),
+    ))
+}
+
+/// The gate of a cluster. `trust` comes from [`trust::watch`]; bearer tokens may be for one of `audiences` or for the
+/// Kubernetes API itself; whoever shows nothing is [`ANONYMOUS`].
+pub fn cluster(client: &kube::Client, trust: &Arc<ArcSwap<Trust>>, audiences: Vec<String>) -> Gate {
+    let chain: Vec<Arc<dyn Authenticator>> = vec![
+        Arc::new(FrontProxy::new(trust.clone())),
+        Arc::new(ClientCa::of_cluster(trust.clone())),
+        Arc::new(Tokens::new(client.clone(), audiences)),
+    ];
+    let reviews = Arc::new(Reviews::new(client.clone()));
+    Gate::new(chain, reviews).with_anonymous(ANONYMOUS)
+}

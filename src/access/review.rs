@@ -40,7 +40,10 @@ impl Authorizer for Reviews {
                 spec: spec(user, attributes),
                 ..SubjectAccessReview::default()
             };
-            let status = review(&self.client, &question).await?.status.unwrap_or_default();
+            let status = review(&self.client, &question)
+                .await?
+                .status
+                .unwrap_or_default();
             if let Some(error) = status.evaluation_error.as_deref().filter(|e| !e.is_empty()) {
                 tracing::debug!(error, "a right could not be evaluated in full");
             }
@@ -52,7 +55,9 @@ impl Authorizer for Reviews {
                 }
             })
         };
-        self.answers.get((user.clone(), attributes.clone()), ask).await
+        self.answers
+            .get((user.clone(), attributes.clone()), ask)
+            .await
     }
 }
 
@@ -133,24 +138,39 @@ mod tests {
             ..user
         };
         reviews.authorize(&other, &wish).await.unwrap();
-        assert_eq!(kubernetes.asked().len(), 2, "another user is another question");
+        assert_eq!(
+            kubernetes.asked().len(),
+            2,
+            "another user is another question"
+        );
     }
 
     #[tokio::test]
     async fn a_denial_says_why_and_failures_are_tried_again_then_said() {
         let denied = json!({"status": {"allowed": false, "reason": "not today"}});
         let kubernetes = Kubernetes::answering(move |n| match n {
-            0 => (503, json!({"code": 503, "status": "Failure", "message": "", "reason": ""})),
+            0 => (
+                503,
+                json!({"code": 503, "status": "Failure", "message": "", "reason": ""}),
+            ),
             _ => (201, denied.clone()),
         });
         tokio::time::pause();
         let (user, wish) = anna();
         let reviews = Reviews::new(kubernetes.client());
         let answer = reviews.authorize(&user, &wish).await.unwrap();
-        assert_eq!(answer, Decision::Denied { reason: "not today".into() });
+        assert_eq!(
+            answer,
+            Decision::Denied {
+                reason: "not today".into()
+            }
+        );
 
         let down = Kubernetes::answering(|_| {
-            (500, json!({"code": 500, "status": "Failure", "message": "", "reason": ""}))
+            (
+                500,
+                json!({"code": 500, "status": "Failure", "message": "", "reason": ""}),
+            )
         });
         let reviews = Reviews::new(down.client());
         for asked in [5, 10] {

@@ -57,7 +57,9 @@ pub(super) struct Kubernetes {
 
 impl Kubernetes {
     /// By the number of the question.
-    pub(super) fn answering(answer: impl Fn(usize) -> (u16, Value) + Send + Sync + 'static) -> Self {
+    pub(super) fn answering(
+        answer: impl Fn(usize) -> (u16, Value) + Send + Sync + 'static,
+    ) -> Self {
         Self::of(move |n, _| answer(n))
     }
 

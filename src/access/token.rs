@@ -151,12 +151,24 @@ mod tests {
     async fn tokens_for_us_or_for_kubernetes_are_good() {
         let kubernetes = kubernetes();
         let tokens = Tokens::new(kubernetes.client(), vec!["api.ate-system.svc".into()]);
-        assert_eq!(with(&tokens, "Bearer for-us").await, Ok(Some("kagent".into())));
-        assert_eq!(with(&tokens, "bearer for-us").await, Ok(Some("kagent".into())));
+        assert_eq!(
+            with(&tokens, "Bearer for-us").await,
+            Ok(Some("kagent".into()))
+        );
+        assert_eq!(
+            with(&tokens, "bearer for-us").await,
+            Ok(Some("kagent".into()))
+        );
         assert_eq!(kubernetes.asked().len(), 1);
-        assert_eq!(with(&tokens, "Bearer for-kubernetes").await, Ok(Some("anna".into())));
+        assert_eq!(
+            with(&tokens, "Bearer for-kubernetes").await,
+            Ok(Some("anna".into()))
+        );
         for bad in ["Bearer other", "Bearer blind"] {
-            assert!(with(&tokens, bad).await.unwrap_err().contains("not valid"), "{bad}");
+            assert!(
+                with(&tokens, bad).await.unwrap_err().contains("not valid"),
+                "{bad}"
+            );
         }
         assert_eq!(with(&tokens, "Basic eHg=").await, Ok(None));
         let long = format!("Bearer {}", "x".repeat(MAX_TOKEN + 1));

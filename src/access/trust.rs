@@ -141,7 +141,10 @@ mod tests {
         let proxy = of(&data).unwrap().proxy.unwrap();
         assert_eq!(proxy.allowed_names, ["front-proxy-client"]);
         assert_eq!(proxy.username_headers, ["X-Remote-User"]);
-        assert!(proxy.uid_headers.is_empty(), "not trusted unless it is said");
+        assert!(
+            proxy.uid_headers.is_empty(),
+            "not trusted unless it is said"
+        );
         data.insert("requestheader-group-headers".into(), "X".into());
         let wrong = of(&data).unwrap_err().to_string();
         assert!(wrong.starts_with("requestheader-group-headers"), "{wrong}");

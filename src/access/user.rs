@@ -52,7 +52,15 @@ mod tests {
             ..User::default()
         };
         assert!(legacy.authenticated().is_in(AUTHENTICATED));
-        assert!(!User::anonymous(ANONYMOUS).authenticated().is_in(AUTHENTICATED));
-        assert!(!User::anonymous("somebody").authenticated().is_in(AUTHENTICATED));
+        assert!(
+            !User::anonymous(ANONYMOUS)
+                .authenticated()
+                .is_in(AUTHENTICATED)
+        );
+        assert!(
+            !User::anonymous("somebody")
+                .authenticated()
+                .is_in(AUTHENTICATED)
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! The kinds together, and the way of a request to its handler.
 
+use super::admission;
+use super::authn::Caller;
 use super::body::{self, Reply};
 use super::negotiate::{self, Format, Shape, Wanted};
 use super::openapi::{self, OpenApi};
@@ -9,6 +11,7 @@ use super::status::{ApiError, json_response};
 use super::storage::{ObjectKey, Part};
 use super::table::Include;
 use super::{delete, discovery, list, patch, scale, watch, write};
+use crate::kube::{Everywhere, Namespaces};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -24,14 +27,15 @@ const KUBERNETES_MINOR: &str = "33";
 pub struct App {
     kinds: Vec<Arc<Registration>>,
     openapi: OpenApi,
+    namespaces: Arc<dyn Namespaces>,
     shutdown: CancellationToken,
     watches: watch::Limits,
 }
 
 /// Puts kinds together.
-#[derive(Default)]
 pub struct Builder {
     kinds: Vec<Arc<Registration>>,
+    namespaces: Arc<dyn Namespaces>,
     shutdown: CancellationToken,
     watches: watch::Limits,
 }
@@ -46,6 +50,12 @@ impl Builder {
     /// Adds kinds.
     pub fn register_all(self, kinds: impl IntoIterator<Item = Registration>) -> Self {
         kinds.into_iter().fold(self, Self::register)
+    }
+
+    /// Says which namespaces take new objects; unless it is said, every name is one.
+    pub fn namespaces(mut self, namespaces: Arc<dyn Namespaces>) -> Self {
+        self.namespaces = namespaces;
+        self
     }
 
     /// Ends watches when it is cancelled.
@@ -65,6 +75,7 @@ impl Builder {
         App {
             openapi: OpenApi::of(self.kinds.iter().map(Arc::as_ref)),
             kinds: self.kinds,
+            namespaces: self.namespaces,
             shutdown: self.shutdown,
             watches: self.watches,
         }
@@ -83,6 +94,10 @@ pub struct Context {
     pub wanted: Wanted,
     /// What table rows carry.
     pub include: Include,
+    /// Who asks; nobody where no guard stands before the app.
+    pub caller: Option<Caller>,
+    /// Which namespaces take new objects.
+    pub namespaces: Arc<dyn Namespaces>,
 }
 
 impl Context {
@@ -115,7 +130,11 @@ impl Context {
 impl App {
     /// To put kinds together.
     pub fn builder() -> Builder {
-        Builder::default()
+        Builder {
+            kinds: vec![],
+            namespaces: Arc::new(Everywhere),
+            shutdown: CancellationToken::new(),
+        }
     }
 
     /// All kinds.
@@ -199,6 +218,8 @@ async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
         query,
         wanted,
         include,
+        caller: parts.extensions.get().cloned(),
+        namespaces: app.namespaces.clone(),
     };
     check_scope(&ctx)?;
     dispatch(app, &ctx, &parts.headers, body).await
@@ -306,6 +327,7 @@ async fn dispatch(
         "list" => list::list(ctx).await,
         "watch" => watch::watch(ctx, app.watches, app.shutdown.clone()).await,
         _ => {
+            admission::check(ctx, part, headers).await?;
             let bytes = body::read(body).await?;
             match verb {
                 "create" => write::create(ctx, headers, &bytes).await,

@@ -1,47 +1,292 @@
-//! Who calls: a layer that puts a [`Peer`] into the request, or answers 401 or 403.
-//!
-//! Here clients are known by certificates that TLS has verified; whoever is in one of the trusted groups may do everything.
+//! The door's guard: a layer that bounds what is under way, finds out who calls and whether they may, and writes a line per
+//! write. How that is found out is [`crate::access`]'s; here is what a request is about.
 
-use super::status::ApiError;
-use crate::identity::Peer;
+use super::request::{Params, RequestInfo};
+use super::status::{ApiError, Target};
+use crate::access::attributes::is_open;
+use crate::access::audit::{self, Door};
+use crate::access::inflight::{Class, Inflight};
+use crate::access::{Attributes, Credentials, Gate, Refusal, Resource, User};
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue};
+use http_body_util::BodyExt;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
+use std::time::Instant;
 
-/// Group of people who may do everything.
-pub const MASTERS: &str = "system:masters";
-/// Group of our own processes.
-pub const COMPONENTS: &str = "ate:component";
-/// Paths that anybody may ask: they say nothing but whether we live.
-const OPEN_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+/// The id of a request, from kube-apiserver and back to the client (`auditinternal.HeaderAuditID`).
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
-/// The verified certificate chain of a connection, leaf first; the server puts it into each of its requests.
+/// The certificate chain of a connection, leaf first, as the client showed it; the server puts it into each of its requests.
 #[derive(Clone, Debug)]
 pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 
-/// Wraps a router: only clients with a certificate of a trusted group pass.
-pub fn require_certificate(router: Router) -> Router {
-    router.layer(from_fn(authenticate))
+/// Who asks, and how to find out what else they may.
+#[derive(Clone)]
+pub struct Caller {
+    user: User,
+    guard: Arc<Guard>,
 }
 
-async fn authenticate(mut request: Request, next: Next) -> Response {
-    if OPEN_PATHS.contains(&request.uri().path()) {
+impl Caller {
+    /// Who it is.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// Whether they may do something else than what the request is about.
+    pub async fn check(&self, wish: Resource) -> Result<(), ApiError> {
+        let wish = Attributes::Resource(wish);
+        let checked = self.guard.gate.check(&self.user, &wish).await;
+        checked.map_err(|r| refused(r, &wish))
+    }
+}
+
+struct Guard {
+    gate: Gate,
+    inflight: Inflight,
+}
+
+/// What a request is about.
+struct Wish {
+    attributes: Attributes,
+    class: Class,
+}
+
+/// Wraps a router: only who may comes through.
+pub fn guard(router: Router, gate: Gate) -> Router {
+    let guard = Arc::new(Guard {
+        gate,
+        inflight: Inflight::default(),
+    });
+    router.layer(from_fn_with_state(guard, pass))
+}
+
+async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    if is_open(request.uri().path()) {
         return next.run(request).await;
     }
-    let certificates = request.extensions().get::<PeerCertificates>();
-    let Some(peer) = certificates.and_then(|c| Peer::from_certificate(c.0.first()?).ok()) else {
-        return ApiError::Unauthorized.into_response();
+    let given = request.headers().get(AUDIT_ID);
+    let id = audit::request_id(given.and_then(|v| v.to_str().ok()));
+    let wish = match Wish::of(&request) {
+        Ok(wish) => wish,
+        Err(error) => return error.into_response(),
     };
-    if !peer.is_in(MASTERS) && !peer.is_in(COMPONENTS) {
-        let why = format!(
-            "user {:?} is in none of the groups {MASTERS}, {COMPONENTS}",
-            peer.user
-        );
-        return ApiError::Forbidden(why).into_response();
+    let Some(permit) = guard.inflight.enter(wish.class) else {
+        let why = "Too many requests, please try again later.";
+        return ApiError::TooManyRequests(why.into()).into_response();
+    };
+    let mut response = answer(&guard, &wish, &id, request, next).await;
+    if let Ok(id) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(AUDIT_ID, id);
     }
-    request.extensions_mut().insert(peer);
-    next.run(request).await
+    match wish.class {
+        // What lasts keeps its place until its last byte.
+        Class::Long => response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _kept = &permit;
+                frame
+            }))
+        }),
+        Class::Read | Class::Write | Class::Other => response,
+    }
+}
+
+async fn answer(
+    guard: &Arc<Guard>,
+    wish: &Wish,
+    id: &str,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let began = Instant::now();
+    let certificates = request.extensions().get::<PeerCertificates>().cloned();
+    let credentials = Credentials {
+        certificates: certificates.as_ref().map_or(&[], |c| &c.0),
+        headers: request.headers(),
+    };
+    let user = match guard.gate.authenticate(credentials).await {
+        Ok(user) => user,
+        Err(refusal) => return refused(refusal, &wish.attributes).into_response(),
+    };
+    guard.gate.strip(request.headers_mut());
+    let response = match guard.gate.check(&user, &wish.attributes).await {
+        Err(refusal) => refused(refusal, &wish.attributes).into_response(),
+        Ok(()) => {
+            request.extensions_mut().insert(Caller {
+                user: user.clone(),
+                guard: guard.clone(),
+            });
+            next.run(request).await
+        }
+    };
+    if let Attributes::Resource(resource) = &wish.attributes
+        && resource.writes()
+    {
+        let code = response.status().as_u16();
+        audit::line(Door::Rest, &user, resource, code, id, began.elapsed());
+    }
+    response
+}
+
+fn refused(refusal: Refusal, wish: &Attributes) -> ApiError {
+    match refusal {
+        Refusal::Unauthenticated => ApiError::Unauthorized,
+        Refusal::Denied(why) => ApiError::Denied {
+            target: match wish {
+                Attributes::Path { .. } => Target::default(),
+                Attributes::Resource(r) => Target {
+                    group: r.group.clone(),
+                    resource: r.resource.clone(),
+                    kind: String::new(),
+                    name: r.name.clone(),
+                },
+            },
+            why,
+        },
+        Refusal::Unavailable(source) => {
+            tracing::warn!(
+                error = &source as &dyn std::error::Error,
+                "rights cannot be asked"
+            );
+            ApiError::Internal(source.to_string())
+        }
+    }
+}
+
+/// A request as RBAC sees it.
+pub fn resource(info: &RequestInfo) -> Resource {
+    Resource {
+        verb: info.verb.to_owned(),
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        namespace: info.namespace.clone(),
+        name: info.name.clone(),
+    }
+}
+
+impl Wish {
+    fn of(request: &Request) -> Result<Self, ApiError> {
+        let (method, uri) = (request.method(), request.uri());
+        let query = Params::of(uri)?;
+        let Some(info) = RequestInfo::of(method, uri.path(), &query) else {
+            return Ok(Self {
+                attributes: Attributes::Path {
+                    verb: method.as_str().to_ascii_lowercase(),
+                    path: uri.path().to_owned(),
+                },
+                class: Class::Other,
+            });
+        };
+        let mut wish = resource(&info);
+        if ["list", "watch"].contains(&info.verb)
+            && let Some(name) = query.get("fieldSelector").and_then(only_name)
+        {
+            name.clone_into(&mut wish.name);
+        }
+        let waits = info.subresource == "log" || query.get("wait").is_some();
+        let class = match (info.verb, wish.writes()) {
+            ("watch", _) => Class::Long,
+            _ if waits => Class::Long,
+            (_, true) => Class::Write,
+            (_, false) => Class::Read,
+        };
+        Ok(Self {
+            attributes: Attributes::Resource(wish),
+            class,
+        })
+    }
+}
+
+/// The name that a field selector demands: a list of one object is as much as that object's name allows.
+fn only_name(selector: &str) -> Option<&str> {
+    let of = |term: &'_ str| -> Option<usize> {
+        let rest = term.strip_prefix("metadata.name=")?;
+        Some(rest.strip_prefix('=').unwrap_or(rest).len())
+    };
+    let term = selector.split(',').find(|t| of(t).is_some())?;
+    let name = &term[term.len() - of(term)?..];
+    crate::api::names::is_dns_label(name).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(method: &str, uri: &str) -> (String, Class) {
+        let request = http::Request::builder().method(method).uri(uri);
+        let wish = Wish::of(&request.body(Body::empty()).unwrap()).unwrap();
+        let said = match wish.attributes {
+            Attributes::Resource(r) => format!("{} {}", r.verb, r.object()),
+            Attributes::Path { verb, path } => format!("{verb} {path}"),
+        };
+        (said, wish.class)
+    }
+
+    #[test]
+    fn requests_as_rbac_sees_them() {
+        const ACTORS: &str = "/apis/runtime.ate.dev/v1alpha1/namespaces/ns/actors";
+        for (method, rest, said, class) in [
+            ("GET", "", "list ns/actors", Class::Read),
+            ("GET", "?watch=1", "watch ns/actors", Class::Long),
+            (
+                "GET",
+                "?watch=1&fieldSelector=metadata.name%3Da",
+                "watch ns/actors/a",
+                Class::Long,
+            ),
+            (
+                "GET",
+                "?fieldSelector=status.phase%3DRunning,metadata.name%3D%3Da",
+                "list ns/actors/a",
+                Class::Read,
+            ),
+            (
+                "GET",
+                "?fieldSelector=metadata.name!%3Da",
+                "list ns/actors",
+                Class::Read,
+            ),
+            ("GET", "/a", "get ns/actors/a", Class::Read),
+            ("PUT", "/a", "update ns/actors/a", Class::Write),
+            (
+                "PUT",
+                "/a/status",
+                "update ns/actors/a/status",
+                Class::Write,
+            ),
+            ("GET", "/a/log?follow=1", "get ns/actors/a/log", Class::Long),
+            (
+                "POST",
+                "/a/resume",
+                "create ns/actors/a/resume",
+                Class::Write,
+            ),
+            (
+                "POST",
+                "/a/resume?wait=5",
+                "create ns/actors/a/resume",
+                Class::Long,
+            ),
+            ("DELETE", "", "deletecollection ns/actors", Class::Write),
+        ] {
+            let uri = format!("{ACTORS}{rest}");
+            assert_eq!(
+                wish(method, &uri),
+                (said.to_owned(), class),
+                "{method} {rest}"
+            );
+        }
+        assert_eq!(wish("GET", "/apis"), ("get /apis".into(), Class::Other));
+        assert_eq!(
+            wish("OPTIONS", ACTORS),
+            (format!("options {ACTORS}"), Class::Other)
+        );
+    }
 }

@@ -51,6 +51,22 @@ pub enum ApiError {
     /// 403.
     #[error("forbidden: {0}")]
     Forbidden(String),
+    /// 403, the caller may not.
+    #[error("{}", denied(.target, .why))]
+    Denied {
+        /// With what; no resource where it is about a path.
+        target: Target,
+        /// What they may not, in Kubernetes' words.
+        why: String,
+    },
+    /// 403, a namespace that is going takes nothing new.
+    #[error("{}", denied(.target, &terminating(.namespace)))]
+    Terminating {
+        /// What was to be created.
+        target: Target,
+        /// The namespace.
+        namespace: String,
+    },
     /// 404, no such path or kind.
     #[error("the server could not find the requested resource")]
     NoSuchPath,
@@ -186,6 +202,18 @@ fn options(errors: &[OptionError]) -> String {
     }
 }
 
+fn denied(target: &Target, why: &str) -> String {
+    match (target.resource.as_str(), target.name.as_str()) {
+        ("", _) => format!("forbidden: {why}"),
+        (_, "") => format!("{} is forbidden: {why}", target.qualified()),
+        (_, name) => format!("{} {name:?} is forbidden: {why}", target.qualified()),
+    }
+}
+
+fn terminating(namespace: &str) -> String {
+    format!("unable to create new content in namespace {namespace} because it is being terminated")
+}
+
 /// One on the same line, several on lines of their own, as kubectl lists causes.
 fn list(causes: &[Violation]) -> String {
     match causes {
@@ -200,7 +228,9 @@ impl ApiError {
         match self {
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::Forbidden(_) | Self::Denied { .. } | Self::Terminating { .. } => {
+                (StatusCode::FORBIDDEN, "Forbidden")
+            }
             Self::NoSuchPath | Self::NotFound(_) => (StatusCode::NOT_FOUND, "NotFound"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
@@ -267,6 +297,21 @@ impl ApiError {
                     .collect();
                 Some(json!({"group": "meta.k8s.io", "kind": "ListOptions", "causes": causes}))
             }
+            Self::Denied { target, .. } if target.resource.is_empty() => Some(json!({})),
+            Self::Denied { target: t, .. } => {
+                Some(json!({"name": t.name, "group": t.group, "kind": t.resource}))
+            }
+            Self::Terminating {
+                target: t,
+                namespace,
+            } => Some(json!({
+                "name": t.name, "group": t.group, "kind": t.resource,
+                "causes": [{
+                    "reason": "NamespaceTerminating",
+                    "message": format!("namespace {namespace} is being terminated"),
+                    "field": "metadata.namespace",
+                }],
+            })),
             Self::FutureVersion { .. } => Some(json!({
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
                 "retryAfterSeconds": RETRY_AFTER_SECONDS,

@@ -3,13 +3,14 @@
 use super::args::{EngineArgs, KubeArgs, StoreArgs, TlsArgs};
 use super::driver::EngineDriver;
 use super::{block_on, stop};
-use crate::apiserver::authn::require_certificate;
+use crate::access::{self, ANONYMOUS, ClientCa, Gate, Inflight};
+use crate::apiserver::authn;
 use crate::apiserver::{self, ActorDriver, App, kinds};
-use crate::control::{self, DEFAULT_ACTOR_CAP};
+use crate::control::{self, Access, DEFAULT_ACTOR_CAP};
 use crate::engine::Engine;
-use crate::identity::Leaf;
-use crate::identity::tls::{ClientAuth, server_config};
-use crate::kube::{Catalog, ReflectedCatalog};
+use crate::identity::Serving;
+use crate::identity::tls::open_server_config;
+use crate::kube::{Catalog, Everywhere, Namespaces, ReflectedCatalog, ReflectedNamespaces};
 use crate::rpc::TonicNodes;
 use crate::store::Store;
 use crate::telemetry::{self, Format};
@@ -17,6 +18,7 @@ use anyhow::Context;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -29,6 +31,15 @@ pub(super) struct Args {
     /// How many actors a namespace may have
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_ACTOR_CAP)]
     actors_per_namespace: u64,
+    /// Serve templates, pools and namespaces too, and know clients by certificates of --tls-ca: what `ate dev` runs
+    #[arg(long)]
+    without_kubernetes: bool,
+    /// Whom bearer tokens may be for, beside the Kubernetes API itself
+    #[arg(long, value_name = "AUDIENCE", default_value = "api.ate-system.svc")]
+    token_audience: Vec<String>,
+    /// As whom gRPC calls without credentials are authorized
+    #[arg(long, value_name = "USER", default_value = ANONYMOUS)]
+    grpc_anonymous_user: String,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -44,12 +55,43 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
     block_on(serve(args))
 }
 
+/// What differs between a cluster and `ate dev`.
+struct Surroundings {
+    rest: Gate,
+    grpc: Gate,
+    namespaces: Arc<dyn Namespaces>,
+}
+
+async fn surroundings(
+    args: &Args,
+    client: &::kube::Client,
+    stop: &CancellationToken,
+) -> anyhow::Result<Surroundings> {
+    if args.without_kubernetes {
+        let gate = access::dev(&read_ca(&args.tls)?)?;
+        return Ok(Surroundings {
+            rest: gate.clone(),
+            grpc: gate,
+            namespaces: Arc::new(Everywhere),
+        });
+    }
+    let trust = access::trust::watch(client, stop).await?;
+    let gate = access::cluster(client, &trust, args.token_audience.clone());
+    Ok(Surroundings {
+        rest: gate.clone(),
+        grpc: gate.with_anonymous(&args.grpc_anonymous_user),
+        namespaces: ReflectedNamespaces::start(client, stop),
+    })
+}
+
 async fn serve(args: Args) -> anyhow::Result<()> {
     let stop = stop::on_signal()?;
     let rest = bind(args.listen).await?;
     let grpc = bind(args.listen_grpc).await?;
     let store: Arc<dyn Store> = args.store.connect().await?;
-    let tls = args.tls.load()?;
+    let serving = Serving::load(&args.tls.tls_cert, &args.tls.tls_key)?;
+    let tls = open_server_config(serving.clone())?;
+    tokio::spawn(serving.follow(stop.clone()));
     let nodes = Arc::new(TonicNodes::new(args.tls.load()?));
     let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;
     let catalog: Arc<dyn Catalog> = ReflectedCatalog::start(&client, &stop);
@@ -59,20 +101,28 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         engine: engine.clone(),
         nodes,
     });
-    let kinds = kinds::dev(&store, &driver, &catalog, args.actors_per_namespace)?;
+    let around = surroundings(&args, &client, &stop).await?;
+    let cap = args.actors_per_namespace;
+    let kinds = match args.without_kubernetes {
+        true => kinds::dev(&store, &driver, &catalog, cap)?,
+        false => kinds::cluster(&store, &driver, &catalog, cap)?,
+    };
     let app = App::builder()
         .register_all(kinds)
+        .namespaces(around.namespaces.clone())
         .shutdown(stop.clone())
         .build();
+    let access = Access {
+        gate: around.grpc,
+        components: ClientCa::fixed(&read_ca(&args.tls)?)?,
+        namespaces: around.namespaces,
+        inflight: Inflight::default(),
+    };
 
-    let rest = apiserver::serve(
-        rest,
-        rest_tls(&args.tls)?,
-        require_certificate(app.router()),
-        stop.clone(),
-    );
+    let router = authn::guard(app.router(), around.rest);
+    let rest = apiserver::serve(rest, Arc::new(tls.clone()), router, stop.clone());
     let recovery = tokio::spawn(engine.clone().recover(stop.clone()));
-    let grpc = control::serve(grpc, &tls, engine, args.actors_per_namespace, stop.clone());
+    let grpc = control::serve(grpc, tls, engine, cap, access, stop.clone());
     let ((), served) = tokio::join!(rest, grpc);
     stop.cancel();
     recovery.await.context("recovery ended badly")?;
@@ -85,17 +135,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-fn rest_tls(files: &TlsArgs) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let read = |path: &std::path::Path| {
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let leaf = Leaf {
-        chain: read(&files.tls_cert)?,
-        key: read(&files.tls_key)?,
-    };
-    Ok(Arc::new(server_config(
-        &leaf,
-        &read(&files.tls_ca)?,
-        ClientAuth::Optional,
-    )?))
+fn read_ca(files: &TlsArgs) -> anyhow::Result<String> {
+    let path = &files.tls_ca;
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

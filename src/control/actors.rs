@@ -1,5 +1,6 @@
 //! `ateapi.Control`.
 
+use super::access::{Caller, wish};
 use super::{DEFAULT_WAIT, Doors, convert, status, status::of_store};
 use crate::api::names::is_dns_label;
 use crate::api::record::{ActorRecord, Phase, SpecRecord, StatusRecord};
@@ -97,7 +98,9 @@ impl Control for Doors {
         &self,
         request: Request<GetActorRequest>,
     ) -> Result<Response<GetActorResponse>, Status> {
-        let record = self.lookup(&request.into_inner().actor_id).await?;
+        let caller = Caller::of(&request)?;
+        let id = request.into_inner().actor_id;
+        let record = self.actor_for(&caller, &id, "get", "actors").await?;
         Ok(Response::new(GetActorResponse {
             actor: self.actor(&record),
         }))
@@ -107,6 +110,7 @@ impl Control for Doors {
         &self,
         request: Request<CreateActorRequest>,
     ) -> Result<Response<CreateActorResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let id = request.actor_id;
         if !is_dns_label(&id) {
@@ -121,6 +125,9 @@ impl Control for Doors {
                 "actor_template_namespace and actor_template_name are required",
             ));
         }
+        self.may(&caller, wish("create", "actors", &namespace, &id))
+            .await?;
+        self.takes_new(&namespace).await?;
         let template = TemplateKey::new(&namespace, name);
         let record = new_actor(
             ActorKey::new(namespace, &id),
@@ -144,10 +151,12 @@ impl Control for Doors {
         &self,
         request: Request<UpdateActorRequest>,
     ) -> Result<Response<UpdateActorResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let selector = selector(request.worker_selector);
         for _ in 0..UPDATE_TRIES {
-            let record = self.lookup(&request.actor_id).await?;
+            let id = &request.actor_id;
+            let record = self.actor_for(&caller, id, "update", "actors").await?;
             let mut spec = record.spec.clone();
             spec.worker_selector = selector.clone();
             spec.generation += u32::from(spec != record.spec);
@@ -176,9 +185,11 @@ impl Control for Doors {
         &self,
         request: Request<SuspendActorRequest>,
     ) -> Result<Response<SuspendActorResponse>, Status> {
-        let call = call(&request);
+        let (call, caller) = (call(&request), Caller::of(&request)?);
         let id = request.into_inner().actor_id;
-        let record = self.lookup(&id).await?;
+        let record = self
+            .actor_for(&caller, &id, "create", "actors/suspend")
+            .await?;
         let record = self
             .engine
             .suspend(&record.key, call)
@@ -193,9 +204,11 @@ impl Control for Doors {
         &self,
         request: Request<PauseActorRequest>,
     ) -> Result<Response<PauseActorResponse>, Status> {
-        let call = call(&request);
+        let (call, caller) = (call(&request), Caller::of(&request)?);
         let id = request.into_inner().actor_id;
-        let record = self.lookup(&id).await?;
+        let record = self
+            .actor_for(&caller, &id, "create", "actors/pause")
+            .await?;
         let record = self
             .engine
             .pause(&record.key, call)
@@ -210,9 +223,11 @@ impl Control for Doors {
         &self,
         request: Request<ResumeActorRequest>,
     ) -> Result<Response<ResumeActorResponse>, Status> {
-        let call = call(&request);
+        let (call, caller) = (call(&request), Caller::of(&request)?);
         let ResumeActorRequest { actor_id: id, boot } = request.into_inner();
-        let record = self.lookup(&id).await?;
+        let record = self
+            .actor_for(&caller, &id, "create", "actors/resume")
+            .await?;
         let call = if boot { call.booting() } else { call };
         let record = self
             .engine
@@ -228,9 +243,9 @@ impl Control for Doors {
         &self,
         request: Request<DeleteActorRequest>,
     ) -> Result<Response<DeleteActorResponse>, Status> {
-        let call = call(&request);
+        let (call, caller) = (call(&request), Caller::of(&request)?);
         let id = request.into_inner().actor_id;
-        let record = self.lookup(&id).await?;
+        let record = self.actor_for(&caller, &id, "delete", "actors").await?;
         if record.header.phase != Phase::Suspended {
             let phase = format!("STATUS_{}", record.header.phase.to_string().to_uppercase());
             return Err(Status::failed_precondition(format!(
@@ -246,8 +261,10 @@ impl Control for Doors {
 
     async fn list_workers(
         &self,
-        _: Request<ListWorkersRequest>,
+        request: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        self.may(&caller, wish("list", "workers", "", "")).await?;
         let workers = self
             .engine
             .store()
@@ -274,6 +291,8 @@ impl Control for Doors {
         &self,
         request: Request<ListActorsRequest>,
     ) -> Result<Response<ListActorsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        self.may(&caller, wish("list", "actors", "", "")).await?;
         let request = request.into_inner();
         let limit = match usize::try_from(request.page_size) {
             Ok(0) => PAGE,

@@ -1,9 +1,10 @@
 //! The gRPC doors: `ateapi.Control` and `ateapi.SessionIdentity` for existing clients, `Bindings` for routers and
 //! `Nodes` for node agents.
 //!
-//! Translates requests into calls of [`crate::engine`] and its answers into gRPC codes and messages that existing
+//! Every call passes [`access`]. Translates requests into calls of [`crate::engine`] and its answers into gRPC codes and messages that existing
 //! clients match (`status`). Decides nothing about an actor.
 
+mod access;
 mod actors;
 mod bindings;
 mod convert;
@@ -11,6 +12,7 @@ mod nodes;
 mod session;
 mod status;
 
+pub use access::Access;
 pub use status::status;
 
 use crate::engine::Engine;
@@ -19,12 +21,13 @@ use crate::proto::ateapi::control_server::ControlServer;
 use crate::proto::ateapi::session_identity_server::SessionIdentityServer;
 use crate::proto::atenode::bindings_server::BindingsServer;
 use crate::proto::atenode::nodes_server::NodesServer;
-use crate::rpc::Tls;
+use crate::rpc::incoming;
+use axum::middleware::from_fn_with_state;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 /// How long a call waits for an actor when the client sets no deadline.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(60);
@@ -51,28 +54,31 @@ pub enum ServeError {
 struct Doors {
     engine: Arc<Engine>,
     cap: u64,
+    access: Arc<Access>,
 }
 
-/// Serves all gRPC services on `listener` until told to stop.
+/// Serves all gRPC services on `listener` until told to stop. `tls` asks clients for a certificate and leaves it to `access`.
 pub async fn serve(
     listener: TcpListener,
-    tls: &Tls,
+    tls: rustls::ServerConfig,
     engine: Arc<Engine>,
     cap: u64,
+    access: Access,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let doors = Doors { engine, cap };
+    let access = Arc::new(access);
+    let doors = Doors {
+        engine,
+        cap,
+        access: access.clone(),
+    };
     let v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1()?;
     let v1alpha = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1alpha()?;
-    tonic::transport::Server::builder()
-        .tls_config(tls.server())?
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .add_service(v1)
+    let routes = Routes::new(v1)
         .add_service(v1alpha)
         .add_service(ControlServer::new(doors.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(
@@ -80,7 +86,14 @@ pub async fn serve(
         )
         .add_service(BindingsServer::new(doors.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(NodesServer::new(doors))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+        .into_axum_router()
+        .layer(from_fn_with_state(access, access::pass));
+    let connections = incoming::incoming(listener, tls, stop.clone());
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_routes(Routes::from(routes))
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await?;
     Ok(())
 }

@@ -182,6 +182,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                     ("--listen", options.api.to_string()),
                     ("--listen-grpc", options.grpc().to_string()),
                 ]),
+                vec!["--without-kubernetes".to_owned()],
                 store().to_vec(),
                 kube().to_vec(),
                 engine(),

@@ -45,7 +45,10 @@ impl Serving {
                     tracing::info!(file = %self.certificate.display(), "serving a new certificate");
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the old certificate stays in use");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the old certificate stays in use"
+                    );
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! Mutual TLS from PEM, for rustls (hyper) and tonic. Provider: ring, whatever else is linked in.
 
 use super::{IdentityError, Leaf, bad};
-use rustls::pki_types::pem::PemObject;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
@@ -154,7 +154,9 @@ impl ClientCertificates {
             .split_first()
             .ok_or_else(|| bad("the client's certificate", "there is none"))?;
         let verified = self.0.verify_client_cert(leaf, others, UnixTime::now());
-        verified.map(|_| ()).map_err(|e| bad("the client's certificate", e))
+        verified
+            .map(|_| ())
+            .map_err(|e| bad("the client's certificate", e))
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod deadline;
+pub mod incoming;
 pub mod nodes;
 pub mod tls;
 

@@ -41,6 +41,19 @@ pub fn dev(
     Ok(all)
 }
 
+/// What a cluster serves here: templates, pools and namespaces are Kubernetes' own. `cap` bounds the actors of a namespace.
+pub fn cluster(
+    store: &Arc<dyn Store>,
+    driver: &Arc<dyn ActorDriver>,
+    catalog: &Arc<dyn Catalog>,
+    cap: u64,
+) -> Result<Vec<Registration>, RegistrationError> {
+    Ok(vec![
+        actor(store.clone(), driver.clone(), catalog.clone(), cap)?,
+        worker(store.clone())?,
+    ])
+}
+
 /// Text at a pointer, or `<none>`.
 fn text(object: &Value, pointer: &str) -> String {
     let found = object.pointer(pointer).and_then(Value::as_str);

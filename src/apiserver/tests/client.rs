@@ -2,8 +2,8 @@
 
 use super::tls::Https;
 use super::*;
+use crate::access::COMPONENTS;
 use crate::api::{Actor, WorkerPool, WorkerPoolStatus};
-use crate::apiserver::authn::COMPONENTS;
 use crate::identity::kubeconfig;
 use futures::TryStreamExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};

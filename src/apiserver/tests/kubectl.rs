@@ -2,7 +2,7 @@
 
 use super::tls::Https;
 use super::*;
-use crate::apiserver::authn::MASTERS;
+use crate::access::MASTERS;
 use crate::identity::kubeconfig;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};

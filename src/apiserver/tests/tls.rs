@@ -1,9 +1,10 @@
 //! Over real connections: who may come in, and how it ends.
 
 use super::*;
+use crate::access::{self, COMPONENTS, MASTERS};
 use crate::apiserver::{authn, serve};
-use crate::identity::tls::{ClientAuth, server_config};
-use crate::identity::{Authority, Leaf, LeafRequest, Usage};
+use crate::identity::tls::open_server_config;
+use crate::identity::{Authority, Leaf, LeafRequest, Serving, Usage, files};
 use std::net::SocketAddr;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -25,10 +26,16 @@ impl Https {
         let authority = Authority::load_or_create(dir.path()).unwrap();
         let server = LeafRequest::new("apiserver", Usage::Server).sans(["127.0.0.1", "localhost"]);
         let leaf = authority.leaf(&server).unwrap();
-        let tls = server_config(&leaf, authority.certificate(), ClientAuth::Optional).unwrap();
+        let (crt, key) = (dir.path().join("s.crt"), dir.path().join("s.key"));
+        files::write(&crt, files::PUBLIC_MODE, leaf.chain.as_bytes()).unwrap();
+        files::write(&key, files::SECRET_MODE, leaf.key.as_bytes()).unwrap();
+        let tls = open_server_config(Serving::load(&crt, &key).unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = authn::require_certificate(harness.router.clone());
+        let router = authn::guard(
+            harness.router.clone(),
+            access::dev(authority.certificate()).unwrap(),
+        );
         let served = tokio::spawn(serve(
             listener,
             Arc::new(tls),
@@ -84,7 +91,7 @@ async fn only_trusted_certificates_pass() {
         (403, true),
         "{text}"
     );
-    for group in [authn::MASTERS, authn::COMPONENTS] {
+    for group in [MASTERS, COMPONENTS] {
         assert_eq!(get(Some(&s.client_leaf(group)), ACTORS).await.0, 200);
     }
 }
@@ -92,7 +99,7 @@ async fn only_trusted_certificates_pass() {
 #[tokio::test]
 async fn many_watches_share_a_connection_and_end_with_the_server() {
     let s = Https::new().await;
-    let client = s.client(Some(&s.client_leaf(authn::MASTERS)));
+    let client = s.client(Some(&s.client_leaf(MASTERS)));
     let url = s.url(&format!("{POOLS}?watch=1&resourceVersion=1"));
     let open = (0..300).map(|_| client.get(&url).send());
     let watches = futures::future::join_all(open).await;
