@@ -1,5 +1,6 @@
 //! The suites against real parts, in one binary. Unit tests are beside the code in `src`.
 
+mod aggregated;
 mod dev;
 mod layers;
 mod parts;

@@ -6,7 +6,7 @@
 #   e2e/setup.sh [demo|test]...     default: demo
 #
 #   demo   C toolchain, netfilter and process tools, Python, Valkey, runsc, kubectl
-#   test   demo, and an S3 server, an image registry, grpcurl
+#   test   demo, and an S3 server, an image registry, grpcurl, a Kubernetes control plane
 #
 # PREFIX says where binaries go that are not Debian's (default /usr/local: its bin is on everybody's PATH).
 # Needs root, curl, git, Rust (rustup's) and Go; says so in one line when one is missing.
@@ -229,6 +229,21 @@ kubectl() {
   if at_least "$have" "$kubectl_min"; then ok "kubectl $have"; else run "kubectl >= $kubectl_min" install_kubectl; fi
 }
 
+# --- Kubernetes -----------------------------------------------------------------------------------------------------
+
+# Its control plane, for the aggregated API's tests: one binary, built from the module proxy (about 5 minutes, once).
+control_plane() {
+  local cache=/usr/local/lib/agent-substrate/cluster here want have
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  want=$(sed -n 's,.*k8s.io/kubernetes v,,p' "$here/cluster/src/kube/go.mod")
+  have=$("$cache/kube" kubelet --version 2>/dev/null | sed -n 's/^Kubernetes v//p') || have=
+  if [ "$have" = "$want" ] && command -v openssl >/dev/null; then
+    ok "control plane $have"
+  else
+    run "control plane $want" "$here/cluster/build.sh" control-plane
+  fi
+}
+
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 group_demo() {
@@ -243,6 +258,7 @@ group_test() {
   go_tool versitygw github.com/versity/versitygw /cmd/versitygw "$versitygw_version"
   go_tool crane github.com/google/go-containerregistry /cmd/crane "$crane_version"
   go_tool grpcurl github.com/fullstorydev/grpcurl /cmd/grpcurl "$grpcurl_version"
+  control_plane
 }
 
 main() {

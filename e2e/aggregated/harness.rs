@@ -1,0 +1,477 @@
+//! One control plane for all tests of this process, two replicas of our API server behind it. A guard removes everything
+//! when this process ends, however it ends.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+use substrate::identity::{Authority, LeafRequest, Usage, files};
+
+/// Bound of whatever a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// Names in the replicas' certificates: for kube-apiserver, for gRPC clients, for our own processes.
+const NAMES: [&str; 3] = ["ate-apiserver.ate-system.svc", "api.ate-system.svc", "apiserver"];
+pub const REPLICAS: usize = 2;
+pub const ACTORS: &str = "/apis/runtime.ate.dev/v1alpha1/namespaces";
+
+/// Looks until it is so, within a bound.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A replica of `ate apiserver` on the host.
+struct Replica {
+    rest: u16,
+    grpc: u16,
+    child: Option<Child>,
+}
+
+/// The cluster.
+pub struct Cluster {
+    id: String,
+    dir: PathBuf,
+    guard: Mutex<ChildStdin>,
+    authority: Authority,
+    store: u16,
+    replicas: Mutex<Vec<Replica>>,
+    /// Tests that stop or change what all use hold it alone.
+    turn: RwLock<()>,
+}
+
+/// What a test holds while it uses the cluster.
+pub struct Shared(pub &'static Cluster, #[allow(dead_code)] RwLockReadGuard<'static, ()>);
+/// What a test holds that stops or changes what all use.
+pub struct Alone(pub &'static Cluster, #[allow(dead_code)] RwLockWriteGuard<'static, ()>);
+
+impl std::ops::Deref for Shared {
+    type Target = Cluster;
+    fn deref(&self) -> &Cluster {
+        self.0
+    }
+}
+
+impl std::ops::Deref for Alone {
+    type Target = Cluster;
+    fn deref(&self) -> &Cluster {
+        self.0
+    }
+}
+
+impl Drop for Alone {
+    /// What a failed test left stopped, others need.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0.logs());
+        }
+        (0..REPLICAS).for_each(|n| self.0.start_replica(n));
+        self.0.route(&[0, 1]);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0.logs());
+        }
+    }
+}
+
+/// The cluster, beside other tests.
+pub fn shared() -> Shared {
+    let cluster = cluster();
+    let turn = cluster.turn.read();
+    Shared(cluster, turn.unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The cluster, with nobody else at it.
+pub fn alone() -> Alone {
+    let cluster = cluster();
+    let turn = cluster.turn.write();
+    Alone(cluster, turn.unwrap_or_else(PoisonError::into_inner))
+}
+
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(Cluster::start)
+}
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn free_port(host: &str) -> u16 {
+    let listener = TcpListener::bind((host, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let mut guard = Command::new("setsid")
+            .arg(root("e2e/aggregated/guard.sh"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut id = String::new();
+        let said = BufReader::new(guard.stdout.take().unwrap()).read_line(&mut id);
+        let id = id.trim().to_owned();
+        assert!(said.is_ok() && !id.is_empty(), "no cluster (e2e/setup.sh test; see above)");
+        let dir = PathBuf::from(format!("/var/tmp/agent-substrate-cluster{id}"));
+        let pki = dir.join("ours");
+        let host = format!("10.199.{id}.1");
+        let ports = (0..REPLICAS).map(|_| Replica {
+            rest: free_port(&host),
+            grpc: free_port(&host),
+            child: None,
+        });
+        let cluster = Cluster {
+            authority: Authority::load_or_create(&pki).unwrap(),
+            store: free_port("127.0.0.1"),
+            guard: Mutex::new(guard.stdin.take().unwrap()),
+            replicas: Mutex::new(ports.collect()),
+            turn: RwLock::new(()),
+            id,
+            dir,
+        };
+        cluster.install();
+        cluster
+    }
+
+    /// Everything that an installation does, and waits until the API is available.
+    fn install(&self) {
+        self.new_certificate();
+        self.start_store();
+        self.kubectl(&["apply", "-f", root("crds").to_str().unwrap()]);
+        self.kubectl(&["apply", "-k", root("config").to_str().unwrap()]);
+        // Our pods are processes on the host: whoever keeps endpoints must not look for pods.
+        let unselect = r#"[{"op": "remove", "path": "/spec/selector"}]"#;
+        for service in ["ate-apiserver", "api"] {
+            self.kubectl(&["-n", "ate-system", "patch", "service", service, "--type=json", "-p", unselect]);
+        }
+        let bundle = serde_json::json!({"spec": {"caBundle": base64(self.authority.certificate())}});
+        self.kubectl(&["patch", "apiservice", "v1alpha1.runtime.ate.dev", "--type=merge", "-p", &bundle.to_string()]);
+        self.write_kubeconfig();
+        (0..REPLICAS).for_each(|n| self.start_replica(n));
+        self.route(&[0, 1]);
+        self.kubectl(&["wait", "--for=condition=Available", "apiservice/v1alpha1.runtime.ate.dev", "--timeout=60s"]);
+        eventually("the API is there", || self.try_kubectl(&["get", "actors"]).ok());
+    }
+
+    /// The kubeconfig of our API server's ServiceAccount.
+    fn write_kubeconfig(&self) {
+        let token = self.token("ate-system", "ate-apiserver", None);
+        let admin = std::fs::read_to_string(self.path("kubeconfig")).unwrap();
+        let mut config: serde_json::Value = serde_yaml_ng::from_str(&admin).unwrap();
+        config["users"][0]["user"] = serde_json::json!({"token": token});
+        std::fs::write(self.path("ours/kubeconfig"), config.to_string()).unwrap();
+    }
+
+    /// A token of a ServiceAccount.
+    pub fn token(&self, namespace: &str, name: &str, audience: Option<&str>) -> String {
+        let mut args = vec!["-n", namespace, "create", "token", name];
+        let audience = audience.map(|a| format!("--audience={a}"));
+        args.extend(audience.as_deref());
+        self.kubectl(&args).trim().to_owned()
+    }
+
+    /// A new certificate of the replicas; those that run find it themselves.
+    pub fn new_certificate(&self) {
+        let names = NAMES.map(str::to_owned).into_iter();
+        let request = LeafRequest::new("apiserver", Usage::Both)
+            .group("ate:component")
+            .sans(names.chain([self.host()]));
+        let leaf = self.authority.leaf(&request).unwrap();
+        let write = |file: &str, mode, pem: &str| {
+            files::write(&self.path(file), mode, pem.as_bytes()).unwrap();
+        };
+        write("ours/apiserver.key", files::SECRET_MODE, &leaf.key);
+        write("ours/apiserver.crt", files::PUBLIC_MODE, &leaf.chain);
+    }
+
+    /// The host's address in the cluster's network.
+    pub fn host(&self) -> String {
+        format!("10.199.{}.1", self.id)
+    }
+
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
+    }
+
+    /// The CA that signs the replicas' certificates.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// `https://...` of a replica.
+    pub fn replica(&self, n: usize) -> String {
+        format!("https://{}:{}", self.host(), lock(&self.replicas)[n].rest)
+    }
+
+    /// `host:port` of a replica's gRPC door.
+    pub fn grpc(&self, n: usize) -> String {
+        format!("{}:{}", self.host(), lock(&self.replicas)[n].grpc)
+    }
+
+    fn spawn(&self, program: &str, args: &[String], log: &str) -> Child {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path(log))
+            .unwrap();
+        let child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        writeln!(lock(&self.guard), "{}", child.id()).unwrap();
+        child
+    }
+
+    fn start_store(&self) {
+        let dir = self.path("valkey");
+        std::fs::create_dir_all(&dir).unwrap();
+        let settings = [
+            ("--port", self.store.to_string()),
+            ("--bind", "127.0.0.1".to_owned()),
+            ("--dir", dir.display().to_string()),
+            ("--save", String::new()),
+            ("--appendonly", "yes".to_owned()),
+        ];
+        let args: Vec<_> = settings.into_iter().flat_map(|(k, v)| [k.to_owned(), v]).collect();
+        let child = self.spawn("valkey-server", &args, "log/valkey.log");
+        std::mem::forget(child); // ends with the cluster
+        eventually("valkey-server listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", self.store)).ok()
+        });
+    }
+
+    /// Starts a replica that does not run, and waits until it answers.
+    pub fn start_replica(&self, n: usize) {
+        let (rest, grpc) = {
+            let replica = &mut lock(&self.replicas)[n];
+            if let Some(child) = &mut replica.child
+                && child.try_wait().unwrap().is_none()
+            {
+                return;
+            }
+            (replica.rest, replica.grpc)
+        };
+        let file = |name: &str| self.path("ours").join(name).display().to_string();
+        let args = [
+            ("--listen", format!("{}:{rest}", self.host())),
+            ("--listen-grpc", format!("{}:{grpc}", self.host())),
+            ("--store", format!("redis://127.0.0.1:{}", self.store)),
+            ("--kubeconfig", file("kubeconfig")),
+            ("--tls-ca", file("ca.crt")),
+            ("--tls-cert", file("apiserver.crt")),
+            ("--tls-key", file("apiserver.key")),
+        ];
+        let args = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
+        let args: Vec<_> = ["apiserver".to_owned()].into_iter().chain(args).collect();
+        let child = self.spawn(env!("CARGO_BIN_EXE_ate"), &args, &format!("log/ate-{n}.log"));
+        lock(&self.replicas)[n].child = Some(child);
+        let (direct, url) = (super::direct::Direct::stranger(self), self.replica(n));
+        eventually("a replica answers", || {
+            if let Some(child) = &mut lock(&self.replicas)[n].child
+                && let Some(status) = child.try_wait().unwrap()
+            {
+                panic!("ate apiserver ended with {status}: {}", self.logs());
+            }
+            direct.try_get(&format!("{url}/readyz")).ok()
+        });
+    }
+
+    /// Ends a replica by a signal, and waits for it.
+    pub fn stop_replica(&self, n: usize) {
+        let child = lock(&self.replicas)[n].child.take();
+        let Some(mut child) = child else { return };
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        eventually("a replica ends", || child.try_wait().unwrap());
+    }
+
+    /// Tells Kubernetes which replicas there are.
+    pub fn route(&self, replicas: &[usize]) {
+        let subset = |n: &usize| {
+            let port = lock(&self.replicas)[*n].rest;
+            serde_json::json!({"addresses": [{"ip": self.host()}], "ports": [{"name": "https", "port": port}]})
+        };
+        let subsets: Vec<_> = replicas.iter().map(subset).collect();
+        let endpoints = serde_json::json!({
+            "apiVersion": "v1", "kind": "Endpoints", "subsets": subsets,
+            "metadata": {"name": "ate-apiserver", "namespace": "ate-system"},
+        });
+        self.apply(&endpoints.to_string());
+    }
+
+    /// The last words of both replicas.
+    pub fn logs(&self) -> String {
+        let tail = |n| {
+            let file = self.path(&format!("log/ate-{n}.log"));
+            let log = std::fs::read_to_string(file).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(30)..].join("\n");
+            format!("--- replica {n}\n{last}\n")
+        };
+        (0..REPLICAS).map(tail).collect()
+    }
+
+    pub fn log(&self, n: usize) -> String {
+        std::fs::read_to_string(self.path(&format!("log/ate-{n}.log"))).unwrap_or_default()
+    }
+
+    /// A client command with the administrator's kubeconfig.
+    pub fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("KUBECONFIG", self.path("kubeconfig"))
+            .env("KUBECACHEDIR", self.path("kubecache"))
+            .env("HOME", &self.dir)
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.client("kubectl").args(args).output().unwrap();
+        outcome(&format!("kubectl {}", args.join(" ")), &output)
+    }
+
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        match self.try_kubectl(args) {
+            Ok(said) => said,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// kubectl with something on its standard input.
+    pub fn try_pipe(&self, args: &[&str], input: &str) -> Result<String, String> {
+        let mut child = self
+            .client("kubectl")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        outcome(&format!("kubectl {}", args.join(" ")), &output)
+    }
+
+    #[track_caller]
+    pub fn pipe(&self, args: &[&str], input: &str) -> String {
+        match self.try_pipe(args, input) {
+            Ok(said) => said,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn apply(&self, yaml: &str) -> String {
+        self.pipe(&["apply", "-f", "-"], yaml)
+    }
+
+    /// A namespace of a test's own; goes with it.
+    pub fn namespace(&'static self, prefix: &str) -> Namespace {
+        let name = format!("{prefix}-{:08x}", rand::random::<u32>());
+        self.kubectl(&["create", "namespace", &name]);
+        Namespace(self, name)
+    }
+
+    /// Something of an object.
+    pub fn field(&self, namespace: &str, what: &str, path: &str) -> String {
+        let path = format!("jsonpath={{{path}}}");
+        self.try_kubectl(&["-n", namespace, "get", what, "-o", &path]).unwrap_or_default()
+    }
+}
+
+/// A test's namespace.
+pub struct Namespace(&'static Cluster, pub String);
+
+impl Namespace {
+    /// kubectl in it.
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.0.kubectl(&[&["-n", &self.1], args].concat())
+    }
+
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        self.0.try_kubectl(&[&["-n", &self.1], args].concat())
+    }
+
+    #[track_caller]
+    pub fn pipe(&self, args: &[&str], input: &str) -> String {
+        self.0.pipe(&[&["-n", &self.1], args].concat(), input)
+    }
+
+    pub fn try_pipe(&self, args: &[&str], input: &str) -> Result<String, String> {
+        self.0.try_pipe(&[&["-n", &self.1], args].concat(), input)
+    }
+
+    pub fn field(&self, what: &str, path: &str) -> String {
+        self.0.field(&self.1, what, path)
+    }
+
+    /// An actor in it.
+    #[track_caller]
+    pub fn actor(&self, name: &str) {
+        self.pipe(&["create", "-f", "-"], &actor(name));
+    }
+
+    /// Path of its actors.
+    pub fn actors(&self) -> String {
+        format!("{ACTORS}/{}/actors", self.1)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.try_kubectl(&["delete", "namespace", &self.1, "--wait=false", "--ignore-not-found"]);
+    }
+}
+
+/// The manifest of an actor.
+pub fn actor(name: &str) -> String {
+    serde_json::json!({
+        "apiVersion": "runtime.ate.dev/v1alpha1", "kind": "Actor",
+        "metadata": {"name": name}, "spec": {"templateRef": {"name": "counter"}},
+    })
+    .to_string()
+}
+
+fn outcome(what: &str, output: &Output) -> Result<String, String> {
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    match output.status.success() {
+        true => Ok(said),
+        false => Err(format!("{what}: {said}")),
+    }
+}
+
+fn base64(text: &str) -> String {
+    use k8s_openapi::ByteString;
+    let json = serde_json::to_value(ByteString(text.as_bytes().to_vec())).unwrap();
+    json.as_str().unwrap().to_owned()
+}
