@@ -8,9 +8,24 @@ use substrate::identity::{Authority, LeafRequest, Usage};
 
 /// Cluster roles and bindings of tests are named so.
 fn bind(cluster: &Cluster, name: &str, verbs: &str, resources: &str, subject: &str) {
-    let (role, resources) = (format!("--clusterrole={name}"), format!("--resource={resources}"));
-    cluster.kubectl(&["create", "clusterrole", name, &format!("--verb={verbs}"), &resources]);
-    cluster.kubectl(&["create", "clusterrolebinding", name, &role, &format!("--user={subject}")]);
+    let (role, resources) = (
+        format!("--clusterrole={name}"),
+        format!("--resource={resources}"),
+    );
+    cluster.kubectl(&[
+        "create",
+        "clusterrole",
+        name,
+        &format!("--verb={verbs}"),
+        &resources,
+    ]);
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        name,
+        &role,
+        &format!("--user={subject}"),
+    ]);
 }
 
 fn unbind(cluster: &Cluster, name: &str) {
@@ -39,10 +54,22 @@ fn check_01_headers_count_from_the_front_proxy_only() {
     assert_eq!(admin(Direct::proxy(&c)).code, 200);
     let dir = tempfile::tempdir().unwrap();
     let stranger = Authority::load_or_create(dir.path()).unwrap();
-    let wrong_ca = stranger.leaf(&LeafRequest::new("front-proxy-client", Usage::Client)).unwrap();
-    status(&admin(Direct::with(&c, &wrong_ca)), 401, "Unauthorized", "Unauthorized");
+    let wrong_ca = stranger
+        .leaf(&LeafRequest::new("front-proxy-client", Usage::Client))
+        .unwrap();
+    status(
+        &admin(Direct::with(&c, &wrong_ca)),
+        401,
+        "Unauthorized",
+        "Unauthorized",
+    );
     let wrong_name = client_of(cluster_ca(&c, "front-proxy-ca"), "somebody");
-    status(&admin(Direct::with(&c, &wrong_name)), 401, "Unauthorized", "Unauthorized");
+    status(
+        &admin(Direct::with(&c, &wrong_name)),
+        401,
+        "Unauthorized",
+        "Unauthorized",
+    );
     let anonymous = r#"actors.runtime.ate.dev is forbidden: User "system:anonymous" cannot list resource "actors" in API group "runtime.ate.dev" in the namespace "default""#;
     status(&admin(Direct::stranger(&c)), 403, "Forbidden", anonymous);
 
@@ -52,11 +79,21 @@ fn check_01_headers_count_from_the_front_proxy_only() {
     status(&answer, 403, "Forbidden", r#"User "berta" cannot list"#);
     let token = c.token("default", "default", None);
     let bearer = Direct::stranger(&c).header("authorization", &format!("Bearer {token}"));
-    status(&bearer.get(&url), 403, "Forbidden", r#"User "system:serviceaccount:default:default" cannot"#);
+    status(
+        &bearer.get(&url),
+        403,
+        "Forbidden",
+        r#"User "system:serviceaccount:default:default" cannot"#,
+    );
     let bad = Direct::stranger(&c).header("authorization", "Bearer nonsense");
     status(&bad.get(&url), 401, "Unauthorized", "");
     for path in ["/readyz", "/livez", "/healthz"] {
-        assert_eq!(Direct::stranger(&c).get(&format!("{}{path}", c.replica(0))).code, 200);
+        assert_eq!(
+            Direct::stranger(&c)
+                .get(&format!("{}{path}", c.replica(0)))
+                .code,
+            200
+        );
     }
 }
 
@@ -71,8 +108,18 @@ fn the_proxys_users_are_who_it_says() {
         .header("x-remote-user", "system:anonymous")
         .header("x-remote-group", "system:unauthenticated");
     let refused = anonymous.get(&format!("{root}/apis"));
-    status(&refused, 403, "Forbidden", r#"User "system:anonymous" cannot get path "/apis""#);
-    assert!(anonymous.get(&format!("{root}/apis")).headers.contains_key("audit-id"));
+    status(
+        &refused,
+        403,
+        "Forbidden",
+        r#"User "system:anonymous" cannot get path "/apis""#,
+    );
+    assert!(
+        anonymous
+            .get(&format!("{root}/apis"))
+            .headers
+            .contains_key("audit-id")
+    );
 }
 
 #[test]
@@ -89,7 +136,11 @@ fn check_02_rights_are_asked_of_kubernetes() {
     unbind(&c, &role);
     let revoked = Instant::now();
     eventually("the right is gone", || (asks().code == 403).then_some(()));
-    assert!(revoked.elapsed() < Duration::from_secs(15), "{:?}", revoked.elapsed());
+    assert!(
+        revoked.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        revoked.elapsed()
+    );
 
     // We may not ask: that is nobody's refusal.
     let binding = "clusterrolebinding/ate-apiserver:auth-delegator";
@@ -101,7 +152,12 @@ fn check_02_rights_are_asked_of_kubernetes() {
         (answer.code != 403).then_some(answer)
     });
     c.apply(&kept);
-    status(&answer, 500, "InternalError", "the Kubernetes API did not answer");
+    status(
+        &answer,
+        500,
+        "InternalError",
+        "the Kubernetes API did not answer",
+    );
     eventually("reviews work", || {
         let other = name("other");
         let answer = Direct::proxy(&c).header("x-remote-user", &other).get(&url);
@@ -115,10 +171,20 @@ fn check_35_nothing_new_in_a_namespace_that_is_going_or_gone() {
     let admin = Direct::proxy(&c).as_admin();
     let create = |namespace: &str| {
         let url = format!("{}{ACTORS}/{namespace}/actors", c.replica(0));
-        admin.send(Method::POST, &url, "application/json", super::harness::actor("late"))
+        admin.send(
+            Method::POST,
+            &url,
+            "application/json",
+            super::harness::actor("late"),
+        )
     };
     let missing = create("nowhere");
-    status(&missing, 404, "NotFound", r#"namespaces "nowhere" not found"#);
+    status(
+        &missing,
+        404,
+        "NotFound",
+        r#"namespaces "nowhere" not found"#,
+    );
     assert_eq!(missing.body["details"]["kind"], "namespaces");
 
     let ns = c.0.namespace("going");
@@ -129,14 +195,22 @@ fn check_35_nothing_new_in_a_namespace_that_is_going_or_gone() {
     let answer = eventually("the namespace is known to be going", || {
         Some(create(&ns.1)).filter(|a| a.code == 403)
     });
-    let said = format!("unable to create new content in namespace {} because it is being terminated", ns.1);
+    let said = format!(
+        "unable to create new content in namespace {} because it is being terminated",
+        ns.1
+    );
     status(&answer, 403, "Forbidden", &said);
     let cause = &answer.body["details"]["causes"][0];
     assert_eq!(cause["reason"], "NamespaceTerminating");
     assert_eq!(cause["field"], "metadata.namespace");
     let free = r#"{"metadata": {"finalizers": null}}"#;
     ns.kubectl(&["patch", "actor", "late", "--type=merge", "-p", free]);
-    c.kubectl(&["wait", "--for=delete", &format!("namespace/{}", ns.1), "--timeout=90s"]);
+    c.kubectl(&[
+        "wait",
+        "--for=delete",
+        &format!("namespace/{}", ns.1),
+        "--timeout=90s",
+    ]);
 }
 
 #[test]
@@ -151,7 +225,13 @@ fn check_39_resume_is_a_right_of_its_own() {
         let args = ["--as", &user, "create", "--raw", &path, "-f", "-"];
         c.try_pipe(&args, body)
     };
-    bind(&c, &role, "get,create,update", "actors.runtime.ate.dev", &user);
+    bind(
+        &c,
+        &role,
+        "get,create,update",
+        "actors.runtime.ate.dev",
+        &user,
+    );
     eventually("the user may read", || {
         ns.try_kubectl(&["--as", &user, "get", "actor", "a"]).ok()
     });
@@ -182,7 +262,11 @@ fn writes_leave_a_line_and_no_bodies() {
     let lines = eventually("the line is there", || {
         let log = c.log(0) + &c.log(1);
         let about = format!("{}/actors", ns.1);
-        let lines: Vec<_> = log.lines().filter(|l| l.contains(&about)).map(str::to_owned).collect();
+        let lines: Vec<_> = log
+            .lines()
+            .filter(|l| l.contains(&about))
+            .map(str::to_owned)
+            .collect();
         (!lines.is_empty()).then_some(lines)
     });
     let line = &lines[0];
@@ -227,7 +311,9 @@ fn renew(c: &Cluster) {
     // Both CAs are trusted before the proxy shows a certificate of the new one.
     let dir = tempfile::tempdir().unwrap();
     let ca = Authority::load_or_create(dir.path()).unwrap();
-    let leaf = ca.leaf(&LeafRequest::new("front-proxy-client", Usage::Client)).unwrap();
+    let leaf = ca
+        .leaf(&LeafRequest::new("front-proxy-client", Usage::Client))
+        .unwrap();
     let url = format!("{}{ACTORS}/default/actors", c.replica(0));
     let by_new = || Direct::with(c, &leaf).as_admin().get(&url).code;
     assert_eq!(by_new(), 401);
@@ -240,7 +326,11 @@ fn renew(c: &Cluster) {
             (Direct::with(c, &leaf).as_admin().get(&url).code == 200).then_some(())
         });
     }
-    assert_eq!(Direct::proxy(c).as_admin().get(&url).code, 200, "the old one still is");
+    assert_eq!(
+        Direct::proxy(c).as_admin().get(&url).code,
+        200,
+        "the old one still is"
+    );
     let former = Direct::proxy(c).as_admin();
     // At this verbosity kube-apiserver says when it has read its certificate again.
     c.pipe(&["replace", "--raw", "/debug/flags/v", "-f", "-"], "2");
@@ -249,8 +339,11 @@ fn renew(c: &Cluster) {
     let log = c.path("log/kube-apiserver.log");
     eventually("kube-apiserver took its new certificate", || {
         let log = std::fs::read_to_string(&log).unwrap_or_default();
-        let line = log.lines().find(|l| l.contains("Loaded a new cert/key pair"));
-        line.filter(|l| l.contains("aggregator-proxy-cert")).map(|_| ())
+        let line = log
+            .lines()
+            .find(|l| l.contains("Loaded a new cert/key pair"));
+        line.filter(|l| l.contains("aggregator-proxy-cert"))
+            .map(|_| ())
     });
     c.pipe(&["replace", "--raw", "/debug/flags/v", "-f", "-"], "0");
     std::fs::write(&bundle, ca.certificate()).unwrap();

@@ -8,7 +8,8 @@ const APISERVICE: &str = "v1alpha1.runtime.ate.dev";
 
 fn available(c: &Cluster) -> String {
     let path = r#"jsonpath={.status.conditions[?(@.type=="Available")].status}"#;
-    c.try_kubectl(&["get", "apiservice", APISERVICE, "-o", path]).unwrap_or_default()
+    c.try_kubectl(&["get", "apiservice", APISERVICE, "-o", path])
+        .unwrap_or_default()
 }
 
 #[test]
@@ -27,7 +28,11 @@ fn check_03_a_rolling_restart_is_not_noticed() {
     for n in 0..super::harness::REPLICAS {
         c.route(&[1 - n]);
         eventually("Kubernetes knows the way around", || {
-            let port = c.field("ate-system", "endpoints/ate-apiserver", ".subsets[*].ports[*].port");
+            let port = c.field(
+                "ate-system",
+                "endpoints/ate-apiserver",
+                ".subsets[*].ports[*].port",
+            );
             (port.split(' ').count() == 1).then_some(())
         });
         c.stop_replica(n);
@@ -40,7 +45,10 @@ fn check_03_a_rolling_restart_is_not_noticed() {
     let _ = watch.wait();
     let seen = seen.join().unwrap();
     assert!(!seen.is_empty(), "the watch said something");
-    let unavailable: Vec<_> = seen.iter().filter(|l| !l.contains(r#""status":"True""#)).collect();
+    let unavailable: Vec<_> = seen
+        .iter()
+        .filter(|l| !l.contains(r#""status":"True""#))
+        .collect();
     assert!(unavailable.is_empty(), "{unavailable:?}");
 }
 
@@ -48,10 +56,16 @@ fn check_03_a_rolling_restart_is_not_noticed() {
 fn check_04_discovery_lists_actors() {
     let c = shared();
     let said = c.kubectl(&["api-resources", "--api-group=runtime.ate.dev"]);
-    let line = said.lines().find(|l| l.starts_with("actors ")).unwrap_or_else(|| panic!("{said}"));
+    let line = said
+        .lines()
+        .find(|l| l.starts_with("actors "))
+        .unwrap_or_else(|| panic!("{said}"));
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(words[1], "act");
-    assert_eq!(&words[words.len() - 3..], ["runtime.ate.dev/v1alpha1", "true", "Actor"]);
+    assert_eq!(
+        &words[words.len() - 3..],
+        ["runtime.ate.dev/v1alpha1", "true", "Actor"]
+    );
     for bad in ["stale", "error", "couldn't"] {
         assert!(!said.contains(bad), "{said}");
     }
@@ -64,7 +78,9 @@ fn check_05_away_is_said_and_unrelated_namespaces_recover() {
     let c = alone();
     let ns = c.0.namespace("unrelated");
     (0..super::harness::REPLICAS).for_each(|n| c.stop_replica(n));
-    eventually("the API is known to be away", || (available(&c) == "False").then_some(()));
+    eventually("the API is known to be away", || {
+        (available(&c) == "False").then_some(())
+    });
     c.kubectl(&["delete", "namespace", &ns.1, "--wait=false"]);
     let failed = r#".status.conditions[?(@.type=="NamespaceDeletionDiscoveryFailure")].status"#;
     eventually("the namespace says what holds it", || {
@@ -72,8 +88,15 @@ fn check_05_away_is_said_and_unrelated_namespaces_recover() {
         (c.field("", &path, failed) == "True").then_some(())
     });
     (0..super::harness::REPLICAS).for_each(|n| c.start_replica(n));
-    eventually("the API is back", || (available(&c) == "True").then_some(()));
-    c.kubectl(&["wait", "--for=delete", &format!("namespace/{}", ns.1), "--timeout=110s"]);
+    eventually("the API is back", || {
+        (available(&c) == "True").then_some(())
+    });
+    c.kubectl(&[
+        "wait",
+        "--for=delete",
+        &format!("namespace/{}", ns.1),
+        "--timeout=110s",
+    ]);
 }
 
 #[test]
@@ -88,10 +111,18 @@ fn check_06_a_namespace_goes_with_its_actors() {
         let left = ns.try_kubectl(&["get", "actors", "-o", "name"]).ok()?;
         (left.trim() == "actor.runtime.ate.dev/a0").then_some(())
     });
-    assert!(!ns.field("actor/a0", ".metadata.deletionTimestamp").is_empty());
+    assert!(
+        !ns.field("actor/a0", ".metadata.deletionTimestamp")
+            .is_empty()
+    );
     let free = r#"{"metadata": {"finalizers": null}}"#;
     ns.kubectl(&["patch", "actor", "a0", "--type=merge", "-p", free]);
-    c.kubectl(&["wait", "--for=delete", &format!("namespace/{}", ns.1), "--timeout=110s"]);
+    c.kubectl(&[
+        "wait",
+        "--for=delete",
+        &format!("namespace/{}", ns.1),
+        "--timeout=110s",
+    ]);
     let left = c.kubectl(&["get", "actors", "-A", "-o", "name"]);
     assert!(!left.contains("/a0"), "{left}");
 }

@@ -74,12 +74,15 @@ impl Direct {
 
     /// Speaks as an administrator.
     pub fn as_admin(self) -> Self {
-        self.header("x-remote-user", "admin").header("x-remote-group", "system:masters")
+        self.header("x-remote-user", "admin")
+            .header("x-remote-group", "system:masters")
     }
 
     pub fn request(&self, method: Method, url: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, url);
-        self.headers.iter().fold(request, |r, (k, v)| r.header(*k, v))
+        self.headers
+            .iter()
+            .fold(request, |r, (k, v)| r.header(*k, v))
     }
 
     pub fn try_send(&self, request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error> {

@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::time::{Duration, Instant};
 use substrate::identity::{Authority, LeafRequest, Usage, files};
 
@@ -14,7 +16,11 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Names in the replicas' certificates: for kube-apiserver, for gRPC clients, for our own processes.
-const NAMES: [&str; 3] = ["ate-apiserver.ate-system.svc", "api.ate-system.svc", "apiserver"];
+const NAMES: [&str; 3] = [
+    "ate-apiserver.ate-system.svc",
+    "api.ate-system.svc",
+    "apiserver",
+];
 pub const REPLICAS: usize = 2;
 pub const ACTORS: &str = "/apis/runtime.ate.dev/v1alpha1/namespaces";
 
@@ -26,7 +32,10 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
         std::thread::sleep(LOOK);
     }
 }
@@ -59,9 +68,15 @@ pub struct Cluster {
 }
 
 /// What a test holds while it uses the cluster.
-pub struct Shared(pub &'static Cluster, #[allow(dead_code)] RwLockReadGuard<'static, ()>);
+pub struct Shared(
+    pub &'static Cluster,
+    #[allow(dead_code)] RwLockReadGuard<'static, ()>,
+);
 /// What a test holds that stops or changes what all use.
-pub struct Alone(pub &'static Cluster, #[allow(dead_code)] RwLockWriteGuard<'static, ()>);
+pub struct Alone(
+    pub &'static Cluster,
+    #[allow(dead_code)] RwLockWriteGuard<'static, ()>,
+);
 
 impl std::ops::Deref for Shared {
     type Target = Cluster;
@@ -135,7 +150,10 @@ impl Cluster {
         let mut id = String::new();
         let said = BufReader::new(guard.stdout.take().unwrap()).read_line(&mut id);
         let id = id.trim().to_owned();
-        assert!(said.is_ok() && !id.is_empty(), "no cluster (e2e/setup.sh test; see above)");
+        assert!(
+            said.is_ok() && !id.is_empty(),
+            "no cluster (e2e/setup.sh test; see above)"
+        );
         let dir = PathBuf::from(format!("/var/tmp/agent-substrate-cluster{id}"));
         let pki = dir.join("ours");
         let host = format!("10.199.{id}.1");
@@ -166,15 +184,39 @@ impl Cluster {
         // Our pods are processes on the host: whoever keeps endpoints must not look for pods.
         let unselect = r#"[{"op": "remove", "path": "/spec/selector"}]"#;
         for service in ["ate-apiserver", "api"] {
-            self.kubectl(&["-n", "ate-system", "patch", "service", service, "--type=json", "-p", unselect]);
+            self.kubectl(&[
+                "-n",
+                "ate-system",
+                "patch",
+                "service",
+                service,
+                "--type=json",
+                "-p",
+                unselect,
+            ]);
         }
-        let bundle = serde_json::json!({"spec": {"caBundle": base64(self.authority.certificate())}});
-        self.kubectl(&["patch", "apiservice", "v1alpha1.runtime.ate.dev", "--type=merge", "-p", &bundle.to_string()]);
+        let bundle =
+            serde_json::json!({"spec": {"caBundle": base64(self.authority.certificate())}});
+        self.kubectl(&[
+            "patch",
+            "apiservice",
+            "v1alpha1.runtime.ate.dev",
+            "--type=merge",
+            "-p",
+            &bundle.to_string(),
+        ]);
         self.write_kubeconfig();
         (0..REPLICAS).for_each(|n| self.start_replica(n));
         self.route(&[0, 1]);
-        self.kubectl(&["wait", "--for=condition=Available", "apiservice/v1alpha1.runtime.ate.dev", "--timeout=60s"]);
-        eventually("the API is there", || self.try_kubectl(&["get", "actors"]).ok());
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Available",
+            "apiservice/v1alpha1.runtime.ate.dev",
+            "--timeout=60s",
+        ]);
+        eventually("the API is there", || {
+            self.try_kubectl(&["get", "actors"]).ok()
+        });
     }
 
     /// The kubeconfig of our API server's ServiceAccount.
@@ -259,7 +301,10 @@ impl Cluster {
             ("--save", String::new()),
             ("--appendonly", "yes".to_owned()),
         ];
-        let args: Vec<_> = settings.into_iter().flat_map(|(k, v)| [k.to_owned(), v]).collect();
+        let args: Vec<_> = settings
+            .into_iter()
+            .flat_map(|(k, v)| [k.to_owned(), v])
+            .collect();
         let child = self.spawn("valkey-server", &args, "log/valkey.log");
         std::mem::forget(child); // ends with the cluster
         eventually("valkey-server listens", || {
@@ -290,7 +335,11 @@ impl Cluster {
         ];
         let args = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
         let args: Vec<_> = ["apiserver".to_owned()].into_iter().chain(args).collect();
-        let child = self.spawn(env!("CARGO_BIN_EXE_ate"), &args, &format!("log/ate-{n}.log"));
+        let child = self.spawn(
+            env!("CARGO_BIN_EXE_ate"),
+            &args,
+            &format!("log/ate-{n}.log"),
+        );
         lock(&self.replicas)[n].child = Some(child);
         let (direct, url) = (super::direct::Direct::stranger(self), self.replica(n));
         eventually("a replica answers", || {
@@ -376,7 +425,12 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
         outcome(&format!("kubectl {}", args.join(" ")), &output)
     }
@@ -404,7 +458,8 @@ impl Cluster {
     /// Something of an object.
     pub fn field(&self, namespace: &str, what: &str, path: &str) -> String {
         let path = format!("jsonpath={{{path}}}");
-        self.try_kubectl(&["-n", namespace, "get", what, "-o", &path]).unwrap_or_default()
+        self.try_kubectl(&["-n", namespace, "get", what, "-o", &path])
+            .unwrap_or_default()
     }
 }
 
@@ -449,7 +504,13 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = self.0.try_kubectl(&["delete", "namespace", &self.1, "--wait=false", "--ignore-not-found"]);
+        let _ = self.0.try_kubectl(&[
+            "delete",
+            "namespace",
+            &self.1,
+            "--wait=false",
+            "--ignore-not-found",
+        ]);
     }
 }
 

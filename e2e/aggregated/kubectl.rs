@@ -19,10 +19,18 @@ fn check_07_create_once() {
     let c = shared();
     let ns = c.0.namespace("create");
     let said = ns.pipe(&["create", "-f", "-", "-v=6"], &actor("a"));
-    assert!(said.contains("actor.runtime.ate.dev/a created") && said.contains("201"), "{said}");
-    let again = ns.try_pipe(&["create", "-f", "-"], &actor("a")).unwrap_err();
+    assert!(
+        said.contains("actor.runtime.ate.dev/a created") && said.contains("201"),
+        "{said}"
+    );
+    let again = ns
+        .try_pipe(&["create", "-f", "-"], &actor("a"))
+        .unwrap_err();
     assert!(again.contains("(AlreadyExists)"), "{again}");
-    assert!(again.contains(r#"actors.runtime.ate.dev "a" already exists"#), "{again}");
+    assert!(
+        again.contains(r#"actors.runtime.ate.dev "a" already exists"#),
+        "{again}"
+    );
 }
 
 #[test]
@@ -39,7 +47,10 @@ fn check_08_one_of_two_replacements_of_a_version_loses() {
     let (one, two) = (changed("1"), changed("2"));
     let outcomes = std::thread::scope(|s| {
         let other = s.spawn(|| ns.try_pipe(&["replace", "-f", "-"], &two));
-        [ns.try_pipe(&["replace", "-f", "-"], &one), other.join().unwrap()]
+        [
+            ns.try_pipe(&["replace", "-f", "-"], &one),
+            other.join().unwrap(),
+        ]
     });
     let errors: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
     assert_eq!(errors.len(), 1, "{outcomes:?}");
@@ -54,15 +65,36 @@ fn check_15_columns_wide_sorted_and_watched() {
     ns.actor("a");
     let plain = ns.kubectl(&["get", "actors"]);
     let header: Vec<_> = plain.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(header, ["NAME", "TEMPLATE", "PHASE", "READY", "WORKER", "AGE"]);
+    assert_eq!(
+        header,
+        ["NAME", "TEMPLATE", "PHASE", "READY", "WORKER", "AGE"]
+    );
     let wide = ns.kubectl(&["get", "act", "-o", "wide"]);
-    for column in ["MODE", "NODE", "IP", "SNAPSHOT", "SIZE", "LAST-ACTIVE", "EPOCH"] {
+    for column in [
+        "MODE",
+        "NODE",
+        "IP",
+        "SNAPSHOT",
+        "SIZE",
+        "LAST-ACTIVE",
+        "EPOCH",
+    ] {
         assert!(wide.lines().next().unwrap().contains(column), "{wide}");
     }
-    let sorted = ns.kubectl(&["get", "actors", "--sort-by=.metadata.creationTimestamp", "-o", "name"]);
+    let sorted = ns.kubectl(&[
+        "get",
+        "actors",
+        "--sort-by=.metadata.creationTimestamp",
+        "-o",
+        "name",
+    ]);
     assert_eq!(sorted.lines().count(), 2);
     let sorted = ns.kubectl(&["get", "actors", "--sort-by=.metadata.name"]);
-    let names: Vec<_> = sorted.lines().skip(1).map(|l| l.split(' ').next().unwrap()).collect();
+    let names: Vec<_> = sorted
+        .lines()
+        .skip(1)
+        .map(|l| l.split(' ').next().unwrap())
+        .collect();
     assert_eq!(names, ["a", "b"]);
 
     let mut watch = c
@@ -74,7 +106,10 @@ fn check_15_columns_wide_sorted_and_watched() {
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let mut next = || lines.next().unwrap().unwrap();
     let first = [next(), next()];
-    assert!(first[0].starts_with("a ") && first[1].starts_with("b "), "{first:?}");
+    assert!(
+        first[0].starts_with("a ") && first[1].starts_with("b "),
+        "{first:?}"
+    );
     ns.actor("c");
     assert!(next().starts_with("c "));
     let _ = watch.kill();
@@ -92,14 +127,19 @@ fn check_16_wait_returns() {
                 .args(["-n", &namespace, "wait", what, "actor/a", "--timeout=60s"])
                 .output()
                 .unwrap();
-            (output.status.success(), super::harness::text(&output.stderr))
+            (
+                output.status.success(),
+                super::harness::text(&output.stderr),
+            )
         })
     };
     let created = wait("--for=create");
     ns.actor("a");
     let (ok, said) = created.join().unwrap();
     assert!(ok, "{said}");
-    let (ok, said) = wait("--for=jsonpath={.status.phase}=Suspended").join().unwrap();
+    let (ok, said) = wait("--for=jsonpath={.status.phase}=Suspended")
+        .join()
+        .unwrap();
     assert!(ok, "{said}");
     // Ready says whether a request would be served: an actor at rest is.
     let (ok, said) = wait("--for=condition=Ready").join().unwrap();
@@ -136,7 +176,17 @@ fn check_20_a_dry_run_stores_nothing() {
     ns.actor("a");
     let before = version(&ns, "a");
     let patch = r#"{"metadata": {"labels": {"x": "1"}}}"#;
-    let patched = ns.kubectl(&["patch", "actor", "a", "--type=merge", "-p", patch, dry, "-o", "json"]);
+    let patched = ns.kubectl(&[
+        "patch",
+        "actor",
+        "a",
+        "--type=merge",
+        "-p",
+        patch,
+        dry,
+        "-o",
+        "json",
+    ]);
     assert!(patched.contains(r#""x": "1""#), "{patched}");
     ns.kubectl(&["delete", "actor", "a", dry]);
     assert_eq!(version(&ns, "a"), before);
@@ -147,8 +197,14 @@ fn check_21_no_difference_after_apply() {
     let c = shared();
     let ns = c.0.namespace("diff");
     ns.pipe(&["apply", "-f", "-"], &with_labels("a", "{x: '1'}"));
-    assert_eq!(ns.pipe(&["diff", "-f", "-"], &with_labels("a", "{x: '1'}")).trim(), "");
-    let differs = ns.try_pipe(&["diff", "-f", "-"], &with_labels("a", "{x: '2'}")).unwrap_err();
+    assert_eq!(
+        ns.pipe(&["diff", "-f", "-"], &with_labels("a", "{x: '1'}"))
+            .trim(),
+        ""
+    );
+    let differs = ns
+        .try_pipe(&["diff", "-f", "-"], &with_labels("a", "{x: '2'}"))
+        .unwrap_err();
     assert!(differs.contains("+    x: \"2\""), "{differs}");
 }
 
@@ -166,9 +222,15 @@ fn check_22_unknown_fields() {
         ns.try_pipe(&["create", &how, "-f", "-"], &object(name))
     };
     let refused = create("a", "strict").unwrap_err();
-    assert!(refused.contains(r#"unknown field "spec.colour""#), "{refused}");
+    assert!(
+        refused.contains(r#"unknown field "spec.colour""#),
+        "{refused}"
+    );
     let warned = create("b", "warn").unwrap();
-    assert!(warned.contains(r#"Warning: unknown field "spec.colour""#), "{warned}");
+    assert!(
+        warned.contains(r#"Warning: unknown field "spec.colour""#),
+        "{warned}"
+    );
     let silent = create("d", "ignore").unwrap();
     assert!(!silent.contains("Warning"), "{silent}");
     for name in ["b", "d"] {
@@ -180,11 +242,20 @@ fn check_22_unknown_fields() {
 fn check_23_explain() {
     let c = shared();
     let said = c.kubectl(&["explain", "actors.spec", "--recursive"]);
-    for part in ["KIND:", "Actor", "templateRef", "operatingMode", "suspendAfter"] {
+    for part in [
+        "KIND:",
+        "Actor",
+        "templateRef",
+        "operatingMode",
+        "suspendAfter",
+    ] {
         assert!(said.contains(part), "{said}");
     }
     let one = c.kubectl(&["explain", "actors.spec.operatingMode"]);
-    assert!(one.contains("DESCRIPTION") && !one.contains("<empty>"), "{one}");
+    assert!(
+        one.contains("DESCRIPTION") && !one.contains("<empty>"),
+        "{one}"
+    );
 }
 
 #[test]
@@ -195,11 +266,22 @@ fn check_24_a_finalizer_holds_what_is_deleted() {
     let held = r#"{"metadata": {"finalizers": ["test.ate.dev/hold"]}}"#;
     ns.kubectl(&["patch", "actor", "a", "--type=merge", "-p", held]);
     ns.kubectl(&["delete", "actor", "a", "--wait=false"]);
-    assert!(!ns.field("actor/a", ".metadata.deletionTimestamp").is_empty());
+    assert!(
+        !ns.field("actor/a", ".metadata.deletionTimestamp")
+            .is_empty()
+    );
     assert_eq!(ns.field("actor/a", ".metadata.generation"), "2");
     let mut watch = c
         .client("kubectl")
-        .args(["-n", &ns.1, "get", "actors", "-w", "--output-watch-events", "-o"])
+        .args([
+            "-n",
+            &ns.1,
+            "get",
+            "actors",
+            "-w",
+            "--output-watch-events",
+            "-o",
+        ])
         .arg("jsonpath={.type}{\" \"}{.object.metadata.name}{\"\\n\"}")
         .stdout(Stdio::piped())
         .spawn()
@@ -227,17 +309,25 @@ fn check_34_the_garbage_collector_knows_actors() {
     ns.kubectl(&["create", "configmap", "owner"]);
     let owned = |kind: &str, api: &str, owner: &str, what: &str| {
         let uid = ns.field(&format!("{kind}/{owner}"), ".metadata.uid");
-        let reference = serde_json::json!([{"apiVersion": api, "kind": kind, "name": owner, "uid": uid}]);
+        let reference =
+            serde_json::json!([{"apiVersion": api, "kind": kind, "name": owner, "uid": uid}]);
         let patch = serde_json::json!({"metadata": {"ownerReferences": reference}});
         ns.kubectl(&["patch", what, "--type=merge", "-p", &patch.to_string()]);
     };
     ns.kubectl(&["create", "configmap", "owned"]);
     ns.actor("owned");
-    owned("Actor", "runtime.ate.dev/v1alpha1", "owner", "configmap/owned");
+    owned(
+        "Actor",
+        "runtime.ate.dev/v1alpha1",
+        "owner",
+        "configmap/owned",
+    );
     owned("ConfigMap", "v1", "owner", "actor/owned");
     ns.kubectl(&["delete", "actor/owner"]);
     ns.kubectl(&["delete", "configmap/owner"]);
     for what in ["configmap/owned", "actor/owned"] {
-        eventually(what, || ns.try_kubectl(&["get", what]).is_err().then_some(()));
+        eventually(what, || {
+            ns.try_kubectl(&["get", what]).is_err().then_some(())
+        });
     }
 }

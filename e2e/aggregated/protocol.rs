@@ -27,7 +27,8 @@ fn labelled(ns: &Namespace, name: &str, labels: Value) {
 
 fn names(list: &Value) -> Vec<&str> {
     let all = list["items"].as_array().unwrap().iter();
-    all.map(|o| o["metadata"]["name"].as_str().unwrap()).collect()
+    all.map(|o| o["metadata"]["name"].as_str().unwrap())
+        .collect()
 }
 
 #[test]
@@ -38,9 +39,17 @@ fn check_25_a_wrong_uid_deletes_nothing() {
     let path = format!("{}/a", ns.actors());
     let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "00000000-0000-0000-0000-000000000000"}});
     let said = c.try_pipe(&["delete", "--raw", &path, "-f", "-"], &options.to_string());
-    assert!(said.unwrap_err().contains("the UID in the precondition") || !ns.field("actor/a", ".metadata.uid").is_empty());
+    assert!(
+        said.unwrap_err().contains("the UID in the precondition")
+            || !ns.field("actor/a", ".metadata.uid").is_empty()
+    );
     let url = format!("{}{path}", c.replica(0));
-    let answer = admin(&c).send(Method::DELETE, &url, "application/json", options.to_string());
+    let answer = admin(&c).send(
+        Method::DELETE,
+        &url,
+        "application/json",
+        options.to_string(),
+    );
     refused(&answer, 409, "Conflict");
     assert!(!ns.field("actor/a", ".metadata.uid").is_empty());
 }
@@ -55,7 +64,10 @@ fn check_28_selectors_select_exactly() {
     let get = |selector: &[&str]| {
         let said = ns.kubectl(&[&["get", "actors", "-o", "json"], selector].concat());
         let list: Value = serde_json::from_str(&said).unwrap();
-        names(&list).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        names(&list)
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     assert_eq!(get(&["-l", "team=a"]), ["a1", "a2"]);
     assert_eq!(get(&["-l", "team notin (a)"]), ["b1"]);
@@ -63,7 +75,9 @@ fn check_28_selectors_select_exactly() {
     assert_eq!(get(&["--field-selector", "status.phase=Running"]), [""; 0]);
     let raw = format!("{}?labelSelector=team%3Da", ns.actors());
     c.kubectl(&["delete", "--raw", &raw]);
-    super::harness::eventually("what matches is gone", || (get(&[]) == ["b1"]).then_some(()));
+    super::harness::eventually("what matches is gone", || {
+        (get(&[]) == ["b1"]).then_some(())
+    });
 }
 
 #[test]
@@ -71,7 +85,10 @@ fn check_29_an_unknown_field_selector_is_refused() {
     let c = shared();
     let said = c.try_kubectl(&["get", "actors", "-A", "--field-selector", "spec.colour=red"]);
     let said = said.unwrap_err();
-    assert!(said.contains("(BadRequest)") && said.contains("spec.colour"), "{said}");
+    assert!(
+        said.contains("(BadRequest)") && said.contains("spec.colour"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -83,7 +100,11 @@ fn check_30_strategic_patches_are_for_kubernetes_own_kinds() {
     let kind = "application/strategic-merge-patch+json";
     let answer = admin(&c).send(Method::PATCH, &url, kind, "{}");
     refused(&answer, 415, "UnsupportedMediaType");
-    assert!(!answer.text.contains("strategic"), "not among those that are taken: {}", answer.text);
+    assert!(
+        !answer.text.contains("strategic"),
+        "not among those that are taken: {}",
+        answer.text
+    );
 }
 
 #[test]
@@ -98,13 +119,25 @@ fn check_31_metadata_clients_get_json() {
         direct.get(url)
     };
     let accept = format!("{proto},{json},application/json");
-    let one = ask(&format!("{}{}/a", c.replica(0), ns.actors()), accept.clone());
-    assert_eq!((one.code, &one.body["kind"]), (200, &json!("PartialObjectMetadata")), "{}", one.text);
+    let one = ask(
+        &format!("{}{}/a", c.replica(0), ns.actors()),
+        accept.clone(),
+    );
+    assert_eq!(
+        (one.code, &one.body["kind"]),
+        (200, &json!("PartialObjectMetadata")),
+        "{}",
+        one.text
+    );
     assert_eq!(one.body.get("spec"), None);
     assert_eq!(one.body["metadata"]["name"], "a");
     let list = accept.replace("PartialObjectMetadata", "PartialObjectMetadataList");
     let all = ask(&format!("{}{}", c.replica(0), ns.actors()), list);
-    assert_eq!(all.body["kind"], "PartialObjectMetadataList", "{}", all.text);
+    assert_eq!(
+        all.body["kind"], "PartialObjectMetadataList",
+        "{}",
+        all.text
+    );
     assert_eq!(names(&all.body), ["a"]);
 }
 
@@ -116,7 +149,10 @@ fn check_32_a_json_patch_whose_test_fails() {
     let patch = r#"[{"op": "test", "path": "/metadata/name", "value": "b"}, {"op": "add", "path": "/metadata/labels", "value": {"x": "1"}}]"#;
     let said = ns.try_kubectl(&["patch", "actor", "a", "--type=json", "-p", patch]);
     let said = said.unwrap_err();
-    assert!(said.contains("Invalid") || said.contains("invalid"), "{said}");
+    assert!(
+        said.contains("Invalid") || said.contains("invalid"),
+        "{said}"
+    );
     let url = format!("{}{}/a", c.replica(0), ns.actors());
     let answer = admin(&c).send(Method::PATCH, &url, "application/json-patch+json", patch);
     refused(&answer, 422, "Invalid");
@@ -129,10 +165,25 @@ fn check_33_status_leaves_the_spec_alone() {
     let c = shared();
     let ns = c.0.namespace("status");
     ns.actor("a");
-    let read = ns.kubectl(&["get", "actor", "a", "--subresource=status", "-o", "jsonpath={.status.phase}"]);
+    let read = ns.kubectl(&[
+        "get",
+        "actor",
+        "a",
+        "--subresource=status",
+        "-o",
+        "jsonpath={.status.phase}",
+    ]);
     assert_eq!(read, "Suspended");
     let patch = r#"{"spec": {"operatingMode": "Running"}, "status": {"phase": "Running"}}"#;
-    let args = ["patch", "actor", "a", "--subresource=status", "--type=merge", "-p", patch];
+    let args = [
+        "patch",
+        "actor",
+        "a",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        patch,
+    ];
     let said = ns.try_kubectl(&args).unwrap_err();
     assert!(said.contains("MethodNotAllowed"), "{said}");
     assert_eq!(ns.field("actor/a", ".metadata.generation"), "1");
@@ -153,7 +204,9 @@ fn check_36_generated_names_are_unique() {
     let body = object.to_string();
     let one = async || {
         let request = direct.request(Method::POST, &url);
-        let request = request.header("content-type", "application/json").body(body.clone());
+        let request = request
+            .header("content-type", "application/json")
+            .body(body.clone());
         let response = request.send().await.unwrap();
         let code = response.status().as_u16();
         let text = response.text().await.unwrap();
@@ -180,18 +233,27 @@ fn check_37_many_watches_share_a_connection() {
     let direct = admin(&c);
     let url = format!("{}{}", c.replica(0), ns.actors());
     let answer = direct.get(&url);
-    let version = answer.body["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let version = answer.body["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let watch = format!("{url}?watch=1&timeoutSeconds=300&resourceVersion={version}");
     direct.runtime.block_on(async {
         let open = (0..WATCHES).map(|_| direct.request(Method::GET, &watch).send());
         let watches = futures::future::join_all(open).await;
-        let good = watches.iter().filter(|w| w.as_ref().is_ok_and(|w| w.status() == 200));
+        let good = watches
+            .iter()
+            .filter(|w| w.as_ref().is_ok_and(|w| w.status() == 200));
         assert_eq!(good.count(), WATCHES);
         let began = Instant::now();
         for _ in 0..20 {
             let other = direct.request(Method::GET, &url).send().await.unwrap();
             assert_eq!(other.status(), 200);
         }
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
     });
 }

@@ -28,12 +28,19 @@ impl Team {
 fn call(c: &Shared, token: Option<&str>, method: &str, request: &Value) -> Result<Value, String> {
     let ca = c.path("ours/ca.crt");
     let mut command = c.client("grpcurl");
-    command.args(["-servername", "api.ate-system.svc", "-cacert"]).arg(ca);
+    command
+        .args(["-servername", "api.ate-system.svc", "-cacert"])
+        .arg(ca);
     if let Some(token) = token {
         command.args(["-H", &format!("authorization: Bearer {token}")]);
     }
     let output = command
-        .args(["-d", &request.to_string(), &c.grpc(0), &format!("ateapi.Control/{method}")])
+        .args([
+            "-d",
+            &request.to_string(),
+            &c.grpc(0),
+            &format!("ateapi.Control/{method}"),
+        ])
         .output()
         .unwrap();
     match output.status.success() {
@@ -49,7 +56,10 @@ fn a_team_sees_and_touches_only_its_namespaces_through_rest() {
     b.namespace.actor("theirs");
     let user = a.user();
     let create = |ns: &Namespace| {
-        ns.try_pipe(&["--as", &user, "create", "-f", "-"], &super::harness::actor("mine"))
+        ns.try_pipe(
+            &["--as", &user, "create", "-f", "-"],
+            &super::harness::actor("mine"),
+        )
     };
     eventually("team A may create at home", || create(&a.namespace).ok());
     let refused = create(&b.namespace).unwrap_err();
@@ -73,9 +83,15 @@ fn a_team_sees_and_touches_only_its_namespaces_through_rest() {
         let refused = theirs.try_kubectl(&args).unwrap_err();
         assert!(refused.contains("forbidden"), "{args:?}: {refused}");
     }
-    let mine = a.namespace.kubectl(&["--as", &user, "get", "actors", "-o", "name"]);
+    let mine = a
+        .namespace
+        .kubectl(&["--as", &user, "get", "actors", "-o", "name"]);
     assert_eq!(mine.trim(), "actor.runtime.ate.dev/mine");
-    for args in [&["get", "workers"][..], &["label", "actor", "mine", "x=y"], &["delete", "actor", "mine"]] {
+    for args in [
+        &["get", "workers"][..],
+        &["label", "actor", "mine", "x=y"],
+        &["delete", "actor", "mine"],
+    ] {
         let args: Vec<_> = ["--as", &user].iter().chain(args).copied().collect();
         a.namespace.kubectl(&args);
     }
@@ -91,22 +107,38 @@ fn a_team_sees_and_touches_only_its_namespaces_through_grpc() {
         "spec": {"containers": [{"name": "app", "image": format!("example.org/x@sha256:{}", "a".repeat(64))}]},
     });
     for team in [&a, &b] {
-        team.namespace.pipe(&["create", "-f", "-"], &template.to_string());
+        team.namespace
+            .pipe(&["create", "-f", "-"], &template.to_string());
     }
     let create = |token: &str, team: &Team, id: &str| {
         let request = json!({"actor_id": id, "actor_template_namespace": team.namespace.1, "actor_template_name": "counter"});
         call(&c, Some(token), "CreateActor", &request)
     };
-    eventually("team B may create at home", || create(&b.token, &b, &flat).ok());
+    eventually("team B may create at home", || {
+        create(&b.token, &b, &flat).ok()
+    });
     b.namespace.actor("theirs");
     let refused = create(&a.token, &b, "mine").unwrap_err();
-    assert!(refused.contains("PermissionDenied") && refused.contains("cannot create"), "{refused}");
+    assert!(
+        refused.contains("PermissionDenied") && refused.contains("cannot create"),
+        "{refused}"
+    );
 
     let long = format!("theirs.{}", b.namespace.1);
-    for method in ["GetActor", "UpdateActor", "SuspendActor", "PauseActor", "ResumeActor", "DeleteActor"] {
+    for method in [
+        "GetActor",
+        "UpdateActor",
+        "SuspendActor",
+        "PauseActor",
+        "ResumeActor",
+        "DeleteActor",
+    ] {
         for id in [&flat, &long] {
             let refused = call(&c, Some(&a.token), method, &json!({"actor_id": id})).unwrap_err();
-            assert!(refused.contains("PermissionDenied"), "{method} {id}: {refused}");
+            assert!(
+                refused.contains("PermissionDenied"),
+                "{method} {id}: {refused}"
+            );
             let leaks = id == &flat && refused.contains(&b.namespace.1);
             assert!(!leaks, "{method} says where {id} is: {refused}");
         }
@@ -118,24 +150,49 @@ fn a_team_sees_and_touches_only_its_namespaces_through_grpc() {
     }
 
     // At home the same calls are let through; what they come to is not this test's.
-    let mine = eventually("team A may create at home", || create(&a.token, &a, &format!("{flat}-a")).ok());
+    let mine = eventually("team A may create at home", || {
+        create(&a.token, &a, &format!("{flat}-a")).ok()
+    });
     let id = json!({"actor_id": mine["actor"]["actorId"]});
     assert!(call(&c, Some(&a.token), "GetActor", &id).is_ok());
     let woken = call(&c, Some(&a.token), "ResumeActor", &id);
-    assert!(woken.is_err_and(|e| !e.contains("PermissionDenied")), "nobody can run it");
-    assert!(call(&c, Some(&b.token), "GetActor", &id).unwrap_err().contains("PermissionDenied"));
-    let gone = call(&c, Some(&a.token), "GetActor", &json!({"actor_id": "nobody-has-this"}));
-    assert!(gone.unwrap_err().contains("NotFound"), "kagent takes NotFound for deleted");
+    assert!(
+        woken.is_err_and(|e| !e.contains("PermissionDenied")),
+        "nobody can run it"
+    );
+    assert!(
+        call(&c, Some(&b.token), "GetActor", &id)
+            .unwrap_err()
+            .contains("PermissionDenied")
+    );
+    let gone = call(
+        &c,
+        Some(&a.token),
+        "GetActor",
+        &json!({"actor_id": "nobody-has-this"}),
+    );
+    assert!(
+        gone.unwrap_err().contains("NotFound"),
+        "kagent takes NotFound for deleted"
+    );
 
     // Without credentials one is system:anonymous; with bad ones nobody.
     let anonymous = call(&c, None, "GetActor", &id).unwrap_err();
-    assert!(anonymous.contains("PermissionDenied") && anonymous.contains("system:anonymous"), "{anonymous}");
+    assert!(
+        anonymous.contains("PermissionDenied") && anonymous.contains("system:anonymous"),
+        "{anonymous}"
+    );
     let bad = call(&c, Some("nonsense"), "GetActor", &id).unwrap_err();
     assert!(bad.contains("Unauthenticated"), "{bad}");
     let who = format!("--clusterrole=edit --user=system:anonymous");
-    let args: Vec<_> = ["create", "rolebinding", "anonymous"].into_iter().chain(who.split(' ')).collect();
+    let args: Vec<_> = ["create", "rolebinding", "anonymous"]
+        .into_iter()
+        .chain(who.split(' '))
+        .collect();
     a.namespace.kubectl(&args);
-    eventually("a bound anonymous client works", || call(&c, None, "GetActor", &id).ok());
+    eventually("a bound anonymous client works", || {
+        call(&c, None, "GetActor", &id).ok()
+    });
 }
 
 /// What is for our own processes takes nobody else, whatever their rights.
@@ -152,7 +209,12 @@ fn the_doors_between_our_processes_are_closed_to_clients() {
         .arg(master)
         .arg("-key")
         .arg(c.path("pki/admin.key"))
-        .args(["-d", r#"{"name": "x", "namespace": "y"}"#, &c.grpc(0), "atenode.Bindings/Resolve"])
+        .args([
+            "-d",
+            r#"{"name": "x", "namespace": "y"}"#,
+            &c.grpc(0),
+            "atenode.Bindings/Resolve",
+        ])
         .output()
         .unwrap();
     let said = text(&output.stderr);
