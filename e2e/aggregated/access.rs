@@ -49,7 +49,7 @@ fn status(answer: &Answer, code: u16, reason: &str, message: &str) {
 fn check_01_headers_count_from_the_front_proxy_only() {
     let c = shared();
     let url = format!("{}{ACTORS}/default/actors", c.replica(0));
-    let admin = |direct: Direct| direct.as_admin().get(&url);
+    let admin = |direct: Direct| direct.by_admin().get(&url);
 
     assert_eq!(admin(Direct::proxy(&c)).code, 200);
     let dir = tempfile::tempdir().unwrap();
@@ -77,13 +77,13 @@ fn check_01_headers_count_from_the_front_proxy_only() {
     let berta = client_of(cluster_ca(&c, "ca"), "berta");
     let answer = admin(Direct::with(&c, &berta));
     status(&answer, 403, "Forbidden", r#"User "berta" cannot list"#);
-    let token = c.token("default", "default", None);
+    let token = c.token("ate-system", "ate-apiserver", None);
     let bearer = Direct::stranger(&c).header("authorization", &format!("Bearer {token}"));
     status(
         &bearer.get(&url),
         403,
         "Forbidden",
-        r#"User "system:serviceaccount:default:default" cannot"#,
+        r#"User "system:serviceaccount:ate-system:ate-apiserver" cannot"#,
     );
     let bad = Direct::stranger(&c).header("authorization", "Bearer nonsense");
     status(&bad.get(&url), 401, "Unauthorized", "");
@@ -168,7 +168,7 @@ fn check_02_rights_are_asked_of_kubernetes() {
 #[test]
 fn check_35_nothing_new_in_a_namespace_that_is_going_or_gone() {
     let c = shared();
-    let admin = Direct::proxy(&c).as_admin();
+    let admin = Direct::proxy(&c).by_admin();
     let create = |namespace: &str| {
         let url = format!("{}{ACTORS}/{namespace}/actors", c.replica(0));
         admin.send(
@@ -315,7 +315,7 @@ fn renew(c: &Cluster) {
         .leaf(&LeafRequest::new("front-proxy-client", Usage::Client))
         .unwrap();
     let url = format!("{}{ACTORS}/default/actors", c.replica(0));
-    let by_new = || Direct::with(c, &leaf).as_admin().get(&url).code;
+    let by_new = || Direct::with(c, &leaf).by_admin().get(&url).code;
     assert_eq!(by_new(), 401);
     let bundle = c.path("pki/front-proxy-ca.crt");
     let old = std::fs::read_to_string(&bundle).unwrap();
@@ -323,15 +323,15 @@ fn renew(c: &Cluster) {
     for n in 0..super::harness::REPLICAS {
         let url = format!("{}{ACTORS}/default/actors", c.replica(n));
         eventually("the new CA is trusted", || {
-            (Direct::with(c, &leaf).as_admin().get(&url).code == 200).then_some(())
+            (Direct::with(c, &leaf).by_admin().get(&url).code == 200).then_some(())
         });
     }
     assert_eq!(
-        Direct::proxy(c).as_admin().get(&url).code,
+        Direct::proxy(c).by_admin().get(&url).code,
         200,
         "the old one still is"
     );
-    let former = Direct::proxy(c).as_admin();
+    let former = Direct::proxy(c).by_admin();
     // At this verbosity kube-apiserver says when it has read its certificate again.
     c.pipe(&["replace", "--raw", "/debug/flags/v", "-f", "-"], "2");
     std::fs::write(c.path("pki/front-proxy-client.key"), &leaf.key).unwrap();
@@ -346,8 +346,14 @@ fn renew(c: &Cluster) {
             .map(|_| ())
     });
     c.pipe(&["replace", "--raw", "/debug/flags/v", "-f", "-"], "0");
+    // The old CA goes. kube-apiserver itself keeps in the map what another replica of it may still need.
     std::fs::write(&bundle, ca.certificate()).unwrap();
+    std::fs::copy(dir.path().join("ca.key"), c.path("pki/front-proxy-ca.key")).unwrap();
+    let map = serde_json::json!({"data": {"requestheader-client-ca-file": ca.certificate()}});
     eventually("the old CA is trusted no more", || {
+        let map = map.to_string();
+        let name = "extension-apiserver-authentication";
+        c.kubectl(&["-n", "kube-system", "patch", "configmap", name, "-p", &map]);
         (former.get(&url).code == 401).then_some(())
     });
     assert_eq!(by_new(), 200);

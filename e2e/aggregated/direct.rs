@@ -73,7 +73,7 @@ impl Direct {
     }
 
     /// Speaks as an administrator.
-    pub fn as_admin(self) -> Self {
+    pub fn by_admin(self) -> Self {
         self.header("x-remote-user", "admin")
             .header("x-remote-group", "system:masters")
     }

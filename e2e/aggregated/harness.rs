@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{
     Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -59,7 +59,7 @@ struct Replica {
 pub struct Cluster {
     id: String,
     dir: PathBuf,
-    guard: Mutex<ChildStdin>,
+    guard: Mutex<Child>,
     authority: Authority,
     store: u16,
     replicas: Mutex<Vec<Replica>>,
@@ -165,7 +165,7 @@ impl Cluster {
         let cluster = Cluster {
             authority: Authority::load_or_create(&pki).unwrap(),
             store: free_port("127.0.0.1"),
-            guard: Mutex::new(guard.stdin.take().unwrap()),
+            guard: Mutex::new(guard),
             replicas: Mutex::new(ports.collect()),
             turn: RwLock::new(()),
             id,
@@ -287,7 +287,8 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .unwrap();
-        writeln!(lock(&self.guard), "{}", child.id()).unwrap();
+        let mut guard = lock(&self.guard);
+        writeln!(guard.stdin.as_mut().unwrap(), "{}", child.id()).unwrap();
         child
     }
 
@@ -458,8 +459,9 @@ impl Cluster {
     /// Something of an object.
     pub fn field(&self, namespace: &str, what: &str, path: &str) -> String {
         let path = format!("jsonpath={{{path}}}");
-        self.try_kubectl(&["-n", namespace, "get", what, "-o", &path])
-            .unwrap_or_default()
+        let args = ["-n", namespace, "get", what, "-o", &path];
+        let output = self.client("kubectl").args(args).output().unwrap();
+        text(&output.stdout)
     }
 }
 

@@ -184,7 +184,7 @@ fn a_team_sees_and_touches_only_its_namespaces_through_grpc() {
     );
     let bad = call(&c, Some("nonsense"), "GetActor", &id).unwrap_err();
     assert!(bad.contains("Unauthenticated"), "{bad}");
-    let who = format!("--clusterrole=edit --user=system:anonymous");
+    let who = "--clusterrole=edit --user=system:anonymous";
     let args: Vec<_> = ["create", "rolebinding", "anonymous"]
         .into_iter()
         .chain(who.split(' '))

@@ -25,7 +25,20 @@ pub enum Class {
     Long,
 }
 
-/// The bounds of a server.
+/// How much of each class.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// [`Class::Read`].
+    pub reads: usize,
+    /// [`Class::Write`].
+    pub writes: usize,
+    /// [`Class::Other`].
+    pub others: usize,
+    /// [`Class::Long`].
+    pub long: usize,
+}
+
+/// The bounds of a server, and what is under way.
 #[derive(Clone, Debug)]
 pub struct Inflight {
     reads: Arc<Semaphore>,
@@ -36,18 +49,24 @@ pub struct Inflight {
 
 impl Default for Inflight {
     fn default() -> Self {
-        Self::new([READS, WRITES, OTHERS, LONG])
+        Self::new(Bounds {
+            reads: READS,
+            writes: WRITES,
+            others: OTHERS,
+            long: LONG,
+        })
     }
 }
 
 impl Inflight {
-    fn new(bounds: [usize; 4]) -> Self {
-        let [reads, writes, others, long] = bounds.map(|n| Arc::new(Semaphore::new(n)));
+    /// With nothing under way.
+    pub fn new(bounds: Bounds) -> Self {
+        let of = |n| Arc::new(Semaphore::new(n));
         Self {
-            reads,
-            writes,
-            others,
-            long,
+            reads: of(bounds.reads),
+            writes: of(bounds.writes),
+            others: of(bounds.others),
+            long: of(bounds.long),
         }
     }
 
@@ -69,7 +88,12 @@ mod tests {
 
     #[test]
     fn classes_do_not_fill_one_another() {
-        let bounds = Inflight::new([1; 4]);
+        let bounds = Inflight::new(Bounds {
+            reads: 1,
+            writes: 1,
+            others: 1,
+            long: 1,
+        });
         let read = bounds.enter(Class::Read);
         assert!(read.is_some() && bounds.enter(Class::Read).is_none());
         let others = [Class::Write, Class::Other, Class::Long].map(|c| bounds.enter(c));

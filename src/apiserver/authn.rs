@@ -57,12 +57,9 @@ struct Wish {
     class: Class,
 }
 
-/// Wraps a router: only who may comes through.
-pub fn guard(router: Router, gate: Gate) -> Router {
-    let guard = Arc::new(Guard {
-        gate,
-        inflight: Inflight::default(),
-    });
+/// Wraps a router: only who may comes through, and no more at once than fits.
+pub fn guard(router: Router, gate: Gate, inflight: Inflight) -> Router {
+    let guard = Arc::new(Guard { gate, inflight });
     router.layer(from_fn_with_state(guard, pass))
 }
 

@@ -9,11 +9,15 @@ use super::status::{ApiError, success};
 use super::storage::{ObjectKey, StorageError, Written};
 use crate::api::names::ResourceVersion;
 use axum::response::Response;
+use futures::StreamExt;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 /// How often a deletion is tried against the newest version.
 const MAX_RACES: usize = 8;
+
+/// Deletions of a collection at once: each waits for a store that syncs.
+const AT_ONCE: usize = 16;
 
 /// What a deletion depends on.
 #[derive(Clone, Debug, Default)]
@@ -152,8 +156,7 @@ pub async fn delete_collection(
     let options = options(ctx, headers, bytes)?;
     let filter = list::filter(ctx)?;
     let page = collect(&ctx.registration, &filter, usize::MAX).await?;
-    let mut deleted = vec![];
-    for object in page.items {
+    let deletions = page.items.into_iter().map(|object| {
         let key = ObjectKey::new(
             meta::text(&object, "namespace"),
             meta::text(&object, "name"),
@@ -162,7 +165,12 @@ pub async fn delete_collection(
             uid: Some(meta::text(&object, "uid").to_owned()),
             ..options.clone()
         };
-        match one(&ctx.registration, &key, &of_this).await {
+        async move { one(&ctx.registration, &key, &of_this).await }
+    });
+    let mut outcomes = futures::stream::iter(deletions).buffered(AT_ONCE);
+    let mut deleted = vec![];
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
             Ok(Written::Kept(object) | Written::Gone(object)) => deleted.push(object),
             Err(ApiError::NotFound(_) | ApiError::Conflict { .. }) => {}
             Err(other) => return Err(other),

@@ -119,7 +119,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         inflight: Inflight::default(),
     };
 
-    let router = authn::guard(app.router(), around.rest);
+    let router = authn::guard(app.router(), around.rest, Inflight::default());
     let rest = apiserver::serve(rest, Arc::new(tls.clone()), router, stop.clone());
     let recovery = tokio::spawn(engine.clone().recover(stop.clone()));
     let grpc = control::serve(grpc, tls, engine, cap, access, stop.clone());

@@ -1,6 +1,7 @@
 //! Over real connections: who may come in, and how it ends.
 
 use super::*;
+use crate::access::inflight::{Bounds, Inflight};
 use crate::access::{self, COMPONENTS, MASTERS};
 use crate::apiserver::{authn, serve};
 use crate::identity::tls::open_server_config;
@@ -21,6 +22,10 @@ pub(super) struct Https {
 
 impl Https {
     pub(super) async fn new() -> Self {
+        Self::bounded(Inflight::default()).await
+    }
+
+    async fn bounded(inflight: Inflight) -> Self {
         let harness = Harness::new().await;
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::load_or_create(dir.path()).unwrap();
@@ -35,6 +40,7 @@ impl Https {
         let router = authn::guard(
             harness.router.clone(),
             access::dev(authority.certificate()).unwrap(),
+            inflight,
         );
         let served = tokio::spawn(serve(
             listener,
@@ -120,4 +126,40 @@ async fn many_watches_share_a_connection_and_end_with_the_server() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn too_much_at_once_is_told_to_come_again() {
+    let bounds = Bounds {
+        reads: 1,
+        writes: 0,
+        others: 1,
+        long: 1,
+    };
+    let s = Https::bounded(Inflight::new(bounds)).await;
+    let client = s.client(Some(&s.client_leaf(MASTERS)));
+    let watch = s.url(&format!("{POOLS}?watch=1&resourceVersion=1"));
+    let first = client.get(&watch).send().await.unwrap();
+    assert_eq!(first.status(), 200);
+    for full in [
+        client.get(&watch),
+        client.post(s.url(POOLS)).body(pool("p").to_string()),
+    ] {
+        let refused = full.send().await.unwrap();
+        assert_eq!(refused.status(), 429);
+        assert_eq!(refused.headers()["retry-after"], "1");
+        let status: Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
+        assert_eq!(status["reason"], "TooManyRequests");
+    }
+    for free in [POOLS, "/apis", "/readyz"] {
+        let answer = client.get(s.url(free)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{free} has a place of its own");
+    }
+    drop(first);
+    let again = async {
+        while client.get(&watch).send().await.unwrap().status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
 }
