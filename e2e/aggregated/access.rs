@@ -251,6 +251,28 @@ fn check_39_resume_is_a_right_of_its_own() {
 }
 
 #[test]
+fn to_create_by_applying_is_to_create() {
+    let c = shared();
+    let ns = c.0.namespace("applies");
+    let (user, role) = (name("anna"), name("applies"));
+    let apply = || {
+        let args = ["--as", &user, "apply", "--server-side", "-f", "-"];
+        ns.try_pipe(&args, &super::harness::actor("a"))
+    };
+    bind(&c, &role, "get,patch", "actors.runtime.ate.dev", &user);
+    eventually("the user may read", || {
+        let absent = ns.try_kubectl(&["--as", &user, "get", "actors/none"]);
+        absent.err().filter(|e| e.contains("NotFound"))
+    });
+    let refused = apply().unwrap_err();
+    let said = format!(r#"User "{user}" cannot create resource "actors""#);
+    assert!(refused.contains(&said), "{refused}");
+    ns.actor("a");
+    apply().unwrap();
+    unbind(&c, &role);
+}
+
+#[test]
 fn writes_leave_a_line_and_no_bodies() {
     let c = shared();
     let ns = c.0.namespace("audit");

@@ -301,6 +301,8 @@ impl Cluster {
             ("--dir", dir.display().to_string()),
             ("--save", String::new()),
             ("--appendonly", "yes".to_owned()),
+            // The guard knows our processes by their command line.
+            ("--set-proc-title", "no".to_owned()),
         ];
         let args: Vec<_> = settings
             .into_iter()
@@ -496,6 +498,17 @@ impl Namespace {
     #[track_caller]
     pub fn actor(&self, name: &str) {
         self.pipe(&["create", "-f", "-"], &actor(name));
+    }
+
+    /// The template that its actors name.
+    #[track_caller]
+    pub fn template(&self) {
+        let image = format!("example.org/counter@sha256:{}", "a".repeat(64));
+        let template = serde_json::json!({
+            "apiVersion": "ate.dev/v1alpha1", "kind": "ActorTemplate", "metadata": {"name": "counter"},
+            "spec": {"containers": [{"name": "app", "image": image}]},
+        });
+        self.pipe(&["create", "-f", "-"], &template.to_string());
     }
 
     /// Path of its actors.

@@ -133,6 +133,7 @@ fn check_16_wait_returns() {
             )
         })
     };
+    ns.template();
     let created = wait("--for=create");
     ns.actor("a");
     let (ok, said) = created.join().unwrap();

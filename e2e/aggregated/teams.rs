@@ -102,14 +102,9 @@ fn a_team_sees_and_touches_only_its_namespaces_through_grpc() {
     let c = shared();
     let (a, b) = (team(&c, "team-a"), team(&c, "team-b"));
     let flat = format!("flat-{:08x}", rand::random::<u32>());
-    let template = json!({
-        "apiVersion": "ate.dev/v1alpha1", "kind": "ActorTemplate", "metadata": {"name": "counter"},
-        "spec": {"containers": [{"name": "app", "image": format!("example.org/x@sha256:{}", "a".repeat(64))}]},
-    });
-    for team in [&a, &b] {
-        team.namespace
-            .pipe(&["create", "-f", "-"], &template.to_string());
-    }
+    [&a, &b]
+        .into_iter()
+        .for_each(|team| team.namespace.template());
     let create = |token: &str, team: &Team, id: &str| {
         let request = json!({"actor_id": id, "actor_template_namespace": team.namespace.1, "actor_template_name": "counter"});
         call(&c, Some(token), "CreateActor", &request)

@@ -37,11 +37,9 @@ impl Serving {
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let new = read(&self.certificate, &self.key).and_then(|leaf| certified_key(&leaf));
-            match new {
-                Ok(new) if new.cert == self.current.load().cert => {}
-                Ok(new) => {
-                    self.current.store(Arc::new(new));
+            match self.look() {
+                Ok(false) => {}
+                Ok(true) => {
                     tracing::info!(file = %self.certificate.display(), "serving a new certificate");
                 }
                 Err(error) => {
@@ -52,6 +50,16 @@ impl Serving {
                 }
             }
         }
+    }
+
+    /// Takes a new certificate, if there is one.
+    fn look(&self) -> Result<bool, IdentityError> {
+        let new = certified_key(&read(&self.certificate, &self.key)?)?;
+        let is_new = new.cert != self.current.load().cert;
+        if is_new {
+            self.current.store(Arc::new(new));
+        }
+        Ok(is_new)
     }
 }
 
@@ -68,5 +76,32 @@ fn read(certificate: &Path, key: &Path) -> Result<Leaf, IdentityError> {
 impl ResolvesServerCert for Serving {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load_full())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Authority, LeafRequest, Usage};
+    use super::*;
+
+    #[test]
+    fn a_new_pair_is_taken_half_of_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Authority::load_or_create(dir.path()).unwrap();
+        let new = || ca.leaf(&LeafRequest::new("api", Usage::Server)).unwrap();
+        let (certificate, key) = (dir.path().join("a.crt"), dir.path().join("a.key"));
+        let (one, two) = (new(), new());
+        std::fs::write(&certificate, &one.chain).unwrap();
+        std::fs::write(&key, &one.key).unwrap();
+        let serving = Serving::load(&certificate, &key).unwrap();
+        let served = || serving.current.load().cert.clone();
+        let first = served();
+        assert!(!serving.look().unwrap(), "nothing new");
+        std::fs::write(&certificate, &two.chain).unwrap();
+        assert!(serving.look().is_err(), "its key is not there yet");
+        assert_eq!(served(), first);
+        std::fs::write(&key, &two.key).unwrap();
+        assert!(serving.look().unwrap());
+        assert_ne!(served(), first);
     }
 }

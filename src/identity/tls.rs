@@ -1,4 +1,4 @@
-//! Mutual TLS from PEM, for rustls (hyper) and tonic. Provider: ring, whatever else is linked in.
+//! TLS from PEM, for rustls. Provider: ring, whatever else is linked in.
 
 use super::{IdentityError, Leaf, bad};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -13,16 +13,6 @@ use rustls::{
     SignatureScheme,
 };
 use std::sync::Arc;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
-
-/// Whether a client has to show a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// Without one the handshake fails.
-    Required,
-    /// Without one the client is nobody; a bad one fails the handshake.
-    Optional,
-}
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -52,27 +42,6 @@ fn roots(ca: &str) -> Result<Arc<RootCertStore>, IdentityError> {
 
 fn key(leaf: &Leaf) -> Result<PrivateKeyDer<'static>, IdentityError> {
     PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).map_err(|e| bad("the private key", e))
-}
-
-/// A server that takes clients of `client_ca`; HTTP/2 and HTTP/1.1.
-pub fn server_config(
-    leaf: &Leaf,
-    client_ca: &str,
-    auth: ClientAuth,
-) -> Result<ServerConfig, IdentityError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(client_ca)?, provider());
-    let verifier = match auth {
-        ClientAuth::Required => verifier,
-        ClientAuth::Optional => verifier.allow_unauthenticated(),
-    };
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_client_cert_verifier(verifier.build().map_err(unusable)?)
-        .with_single_cert(certificates("the certificate", &leaf.chain)?, key(leaf)?)
-        .map_err(unusable)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 /// A server that asks clients for a certificate and takes any, or none: who they are is found out per request, by CAs that may
@@ -180,26 +149,11 @@ pub fn client_config(leaf: Option<&Leaf>, ca: &str) -> Result<ClientConfig, Iden
     }
 }
 
-/// The same for a tonic server.
-pub fn tonic_server(leaf: &Leaf, client_ca: &str, auth: ClientAuth) -> ServerTlsConfig {
-    ServerTlsConfig::new()
-        .identity(Identity::from_pem(&leaf.chain, &leaf.key))
-        .client_ca_root(Certificate::from_pem(client_ca))
-        .client_auth_optional(auth == ClientAuth::Optional)
-}
-
-/// The same for a tonic client; `server` is the name that the server's certificate must carry.
-pub fn tonic_client(leaf: &Leaf, ca: &str, server: &str) -> ClientTlsConfig {
-    ClientTlsConfig::new()
-        .identity(Identity::from_pem(&leaf.chain, &leaf.key))
-        .ca_certificate(Certificate::from_pem(ca))
-        .domain_name(server)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Authority, LeafRequest, Peer, Usage};
     use super::*;
+    use rustls::sign::SingleCertAndKey;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     struct Pki {
@@ -213,23 +167,28 @@ mod tests {
         Pki { _dir: dir, ca }
     }
 
-    /// Who the server saw, or that there was no connection.
+    fn serving(leaf: &Leaf) -> ServerConfig {
+        let key = SingleCertAndKey::from(certified_key(leaf).unwrap());
+        open_server_config(Arc::new(key)).unwrap()
+    }
+
+    /// What the client showed, or that there was no connection.
     async fn meet(
         server: ServerConfig,
         client: ClientConfig,
         name: &'static str,
-    ) -> Result<Option<Peer>, ()> {
+    ) -> Result<Vec<CertificateDer<'static>>, ()> {
         let (a, b) = tokio::io::duplex(1 << 16);
         let accept = async {
             let mut tls = tokio_rustls::TlsAcceptor::from(Arc::new(server))
                 .accept(a)
                 .await
                 .map_err(|_| ())?;
-            let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first());
-            let peer = peer.map(|c| Peer::from_certificate(c).unwrap());
+            let shown = tls.get_ref().1.peer_certificates();
+            let shown = shown.unwrap_or_default().to_vec();
             tls.write_all(b"!").await.map_err(|_| ())?;
             tls.flush().await.map_err(|_| ())?;
-            Ok(peer)
+            Ok(shown)
         };
         let connect = async {
             let name = rustls::pki_types::ServerName::try_from(name).unwrap();
@@ -244,67 +203,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_sides_know_each_other() {
+    async fn whoever_connects_only_clients_of_the_ca_are_believed() {
         let pki = pki();
-        let server = pki
-            .ca
-            .leaf(&LeafRequest::new("api", Usage::Server).sans(["localhost", "127.0.0.1"]))
-            .unwrap();
-        let client = pki
-            .ca
-            .leaf(&LeafRequest::new("anna", Usage::Client).group("one"))
-            .unwrap();
-        let ca = pki.ca.certificate();
-        let serve = |auth| server_config(&server, ca, auth).unwrap();
-        let with = || client_config(Some(&client), ca).unwrap();
+        let server = LeafRequest::new("api", Usage::Server).sans(["localhost", "127.0.0.1"]);
+        let server = pki.ca.leaf(&server).unwrap();
+        let request = LeafRequest::new("anna", Usage::Client).group("one");
+        let anna = pki.ca.leaf(&request).unwrap();
+        let stranger = self::pki();
+        let eve = stranger.ca.leaf(&request).unwrap();
+        let ca = ClientCertificates::of(pki.ca.certificate()).unwrap();
+        let with = |leaf: Option<&Leaf>| client_config(leaf, pki.ca.certificate()).unwrap();
         for name in ["localhost", "127.0.0.1"] {
-            let peer = meet(serve(ClientAuth::Required), with(), name)
-                .await
-                .unwrap();
-            let anna = Peer {
-                user: "anna".into(),
-                groups: vec!["one".into()],
-            };
-            assert_eq!(peer, Some(anna));
+            let shown = meet(serving(&server), with(Some(&anna)), name).await;
+            let shown = shown.unwrap();
+            ca.verify(&shown).unwrap();
+            let peer = Peer::from_certificate(&shown[0]).unwrap();
+            assert_eq!(peer.user, "anna");
+            assert_eq!(peer.groups, ["one"]);
         }
-        let without = || client_config(None, ca).unwrap();
-        assert_eq!(
-            meet(serve(ClientAuth::Optional), without(), "localhost").await,
-            Ok(None)
-        );
-        assert!(
-            meet(serve(ClientAuth::Required), without(), "localhost")
-                .await
-                .is_err()
-        );
-        assert!(
-            meet(serve(ClientAuth::Required), with(), "elsewhere")
-                .await
-                .is_err()
-        );
-        let stranger = self::pki()
-            .ca
-            .leaf(&LeafRequest::new("eve", Usage::Client))
-            .unwrap();
-        let stranger = client_config(Some(&stranger), ca).unwrap();
-        assert!(
-            meet(serve(ClientAuth::Optional), stranger, "localhost")
-                .await
-                .is_err()
-        );
-        let wrong_use = client_config(Some(&server), ca).unwrap();
-        assert!(
-            meet(serve(ClientAuth::Required), wrong_use, "localhost")
-                .await
-                .is_err()
-        );
+        for (leaf, what) in [
+            (None, "none"),
+            (Some(&eve), "of another CA"),
+            (Some(&server), "a server's"),
+        ] {
+            let shown = meet(serving(&server), with(leaf), "localhost").await;
+            assert!(ca.verify(&shown.unwrap()).is_err(), "{what}");
+        }
+        let elsewhere = meet(serving(&server), with(Some(&anna)), "elsewhere").await;
+        assert!(elsewhere.is_err());
     }
 
     #[test]
     fn damaged_pem_is_named() {
         let pki = pki();
         let leaf = pki.ca.leaf(&LeafRequest::new("x", Usage::Server)).unwrap();
-        let e = server_config(&leaf, "nothing", ClientAuth::Required).unwrap_err();
+        let e = ClientCertificates::of("nothing").unwrap_err();
         assert_eq!(
             e.to_string(),
             "the CA is not usable: it holds no certificate"
