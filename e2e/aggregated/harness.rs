@@ -500,13 +500,13 @@ impl Namespace {
         self.pipe(&["create", "-f", "-"], &actor(name));
     }
 
-    /// The template that its actors name.
+    /// The template that its actors name; they would boot.
     #[track_caller]
     pub fn template(&self) {
         let image = format!("example.org/counter@sha256:{}", "a".repeat(64));
         let template = serde_json::json!({
             "apiVersion": "ate.dev/v1alpha1", "kind": "ActorTemplate", "metadata": {"name": "counter"},
-            "spec": {"containers": [{"name": "app", "image": image}]},
+            "spec": {"containers": [{"name": "app", "image": image}], "golden": {"policy": "Disabled"}},
         });
         self.pipe(&["create", "-f", "-"], &template.to_string());
     }
