@@ -134,6 +134,7 @@ impl App {
             kinds: vec![],
             namespaces: Arc::new(Everywhere),
             shutdown: CancellationToken::new(),
+            watches: watch::Limits::default(),
         }
     }
 

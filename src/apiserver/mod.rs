@@ -3,7 +3,6 @@
 //!
 //! [`kinds`] registers ours, [`storage`] keeps their objects, [`driver`] is what the API asks of whoever moves actors.
 //! A request goes `server` -> `authn` -> `app` (-> `admission`) -> `list | watch | write | patch | delete | scale | connect`;
-//! A request goes `server` -> `authn` -> `app` (-> `admission`) -> `list | watch | write | patch | delete | scale | connect`;
 //! [`apply`] decides who owns which field of what is written, [`fanout`] shares a kind's changes among its watches. What an actor
 //! does next is decided elsewhere; here wishes are stored and records shown. Called by cli and dev, which put the parts together.
 
