@@ -1,5 +1,5 @@
-// applycases writes src/apiserver/apply/cases.json: random sequences of applies and updates on one object, and what
-// Kubernetes' own FieldManager makes of them. Times are left out; those of a scenario fall into one second.
+// applycases writes src/apiserver/apply/cases.json: sequences of applies and updates on one object, random ones and a
+// few chosen ones, and what Kubernetes' own FieldManager makes of them. Times are left out; those of a scenario fall into one second.
 //
 //	cd e2e/applycases && go run . > ../../src/apiserver/apply/cases.json
 package main
@@ -65,6 +65,23 @@ type step struct {
 	Given       map[string]any `json:"given"`
 	Object      map[string]any `json:"object,omitempty"`
 	Error       string         `json:"error,omitempty"`
+}
+
+// What "one" applies, "edit" updates to, and "two" applies four times, as the specs of a thing. Applying nothing again
+// may remove what the first time left.
+var again = [][3]string{
+	{`{"map": {"a": 0}}`, `{"map": {}, "set": []}`, `{}`},
+	{`{"free": {"a": null}}`, `{"free": {}, "set": []}`, `{}`},
+	{`{"free": {"a": "x"}, "map": {"a": 0}}`, `{"free": {}, "map": {}, "list": [], "set": []}`, `{}`},
+	// Not so where somebody owns the map, ...
+	{`{"map": {}}`, `{"map": {}, "set": []}`, `{}`},
+	// ... where there is no map, where there is no list, where something is not empty, ...
+	{`{}`, `{"set": []}`, `{}`},
+	{`{"map": {"a": 0}}`, `{"map": {}}`, `{}`},
+	{`{"map": {"a": 0}}`, `{"map": {}, "set": [], "text": "x"}`, `{}`},
+	// ... or where it applies something.
+	{`{"map": {"a": 0}}`, `{"map": {}, "set": []}`, `{"list": []}`},
+	{`{"map": {"a": 0}}`, `{"map": {}, "set": []}`, `{"map": {}}`},
 }
 
 type identity struct{}
@@ -253,6 +270,10 @@ func (g gen) step(fms map[string]*managedfields.FieldManager, live *unstructured
 			"fieldsV1": map[string]any{"f:spec": map[string]any{"f:text": map[string]any{}, "f:nested": map[string]any{".": map[string]any{}}}},
 		}}
 	}
+	return s.run(fms, live)
+}
+
+func (s step) run(fms map[string]*managedfields.FieldManager, live *unstructured.Unstructured) (step, *unstructured.Unstructured) {
 	given := (&unstructured.Unstructured{Object: s.Given}).DeepCopy()
 	if s.Apply {
 		out, err := fms[s.Subresource].Apply(live.DeepCopy(), given, s.Manager, s.Force)
@@ -269,14 +290,32 @@ func (g gen) scenario(fms map[string]*managedfields.FieldManager) []step {
 	live, out := empty(), []step{}
 	for i := 0; i < steps; i++ {
 		s, next := g.step(fms, live, i == 0)
-		if s.Error == "" {
-			next = next.DeepCopy()
-			s.Object = withoutTimes(next).Object
-			next.SetUID("u")
-		}
-		out, live = append(out, s), next
+		s, live = s.record(next)
+		out = append(out, s)
 	}
 	return out
+}
+
+func appliedAgain(fms map[string]*managedfields.FieldManager, specs [3]string) []step {
+	live, out := empty(), []step{}
+	for i, by := range []string{"one", "edit", "two", "two", "two", "two"} {
+		var given unstructured.Unstructured
+		text := fmt.Sprintf(`{"apiVersion": %q, "kind": "Thing", "metadata": {"name": "thing"}, "spec": %s}`, version, specs[min(i, 2)])
+		check(given.UnmarshalJSON([]byte(text)))
+		s, next := step{Manager: by, Apply: by != "edit", Force: i == 0 || i == 2, Given: given.Object}.run(fms, live)
+		s, live = s.record(next)
+		out = append(out, s)
+	}
+	return out
+}
+
+func (s step) record(next *unstructured.Unstructured) (step, *unstructured.Unstructured) {
+	if s.Error == "" {
+		next = next.DeepCopy()
+		s.Object = withoutTimes(next).Object
+		next.SetUID("u")
+	}
+	return s, next
 }
 
 func withoutTimes(object *unstructured.Unstructured) *unstructured.Unstructured {
@@ -298,23 +337,30 @@ func main() {
 	tc, err := managedfields.NewTypeConverter(map[string]*spec.Schema{"thing": &s}, false)
 	check(err)
 	fms := managers(tc)
+	runs := []func() []step{}
+	for i := int64(0); i < scenarios; i++ {
+		runs = append(runs, func() []step { return gen{rand.New(rand.NewSource(seed + i))}.scenario(fms) })
+	}
+	for _, specs := range again {
+		runs = append(runs, func() []step { return appliedAgain(fms, specs) })
+	}
 	fmt.Printf("{\"schema\": %s,\n\"scenarios\": [\n", schemaText)
-	for i := 0; i < scenarios; i++ {
+	for i, run := range runs {
 		end := ","
-		if i == scenarios-1 {
+		if i == len(runs)-1 {
 			end = "]}"
 		}
-		text, err := json.Marshal(withinOneSecond(i, fms))
+		text, err := json.Marshal(withinOneSecond(run))
 		check(err)
 		fmt.Printf("%s%s\n", text, end)
 	}
 }
 
 // Entries are ordered by time: a scenario that began in another second is run again.
-func withinOneSecond(i int, fms map[string]*managedfields.FieldManager) []step {
+func withinOneSecond(run func() []step) []step {
 	for {
 		start := time.Now().Unix()
-		out := gen{rand.New(rand.NewSource(seed + int64(i)))}.scenario(fms)
+		out := run()
 		if time.Now().Unix() == start {
 			return out
 		}

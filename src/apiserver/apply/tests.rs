@@ -132,6 +132,28 @@ impl History {
         self.keep(object)
     }
 
+    /// Whether applying nothing for the second time removes the spec, as in Kubernetes: nothing is left in it but empty
+    /// maps that nobody owns and empty lists, one of them owned. What an apply removes it knows from the fields that the
+    /// object mentions, and an empty list is none: the maps go, and the spec, which looks empty then, with the lists.
+    /// The third time brings back the empty map that is applied, and it stays.
+    fn is_left_over(&self) -> bool {
+        let mut all = FieldSet::default();
+        let managers = Managers::decode(self.live.pointer("/metadata/managedFields")).unwrap();
+        for entry in managers.0.values() {
+            all = all.union(&entry.set);
+        }
+        let owned = |name: &str| all.has(&Path::of(&["spec", name]).0);
+        let spec = || self.spec().as_object().into_iter().flatten();
+        let lost = |name: &str, value: &Value| match value {
+            Value::Object(map) => map.is_empty() && !owned(name),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        };
+        spec().all(|(name, value)| lost(name, value))
+            && spec().any(|(_, value)| value.is_object())
+            && spec().any(|(name, value)| value.is_array() && owned(name))
+    }
+
     fn spec(&self) -> &Value {
         &self.live["spec"]
     }
@@ -343,6 +365,38 @@ fn an_owner_follows_a_schema_that_became_atomic() {
     assert!(error.to_string().ends_with("\"one\": .spec.m"), "{error}");
 }
 
+#[test]
+fn nothing_applied_twice_removes_what_is_left_over() {
+    for (first, second) in [
+        (json!({"map": {"a": 0}}), json!({"map": {}, "set": []})),
+        (json!({"free": {"a": null}}), json!({"free": {}, "set": []})),
+    ] {
+        let mut h = History::new();
+        h.apply("one", first).update("edit", second.clone());
+        h.apply("two", json!({}));
+        assert_eq!(*h.spec(), second);
+        assert!(h.is_left_over());
+        for spec in [json!(null), json!({}), json!({})] {
+            h.apply("two", json!({}));
+            assert_eq!(*h.spec(), spec);
+            assert_eq!(h.owns("two"), [".spec"]);
+            assert!(h.owns("edit").is_empty());
+        }
+    }
+    // One thing in it, or an owner of the map, keeps it all.
+    for (first, second) in [
+        (json!({"map": {"a": 0}}), json!({"map": {}, "set": ["a"]})),
+        (json!({"map": {}}), json!({"map": {}, "set": []})),
+    ] {
+        let mut h = History::new();
+        h.apply("one", first).update("edit", second.clone());
+        for _ in 0..3 {
+            h.apply("two", json!({}));
+            assert_eq!(*h.spec(), second);
+        }
+    }
+}
+
 fn arbitrary_spec() -> impl Strategy<Value = Value> {
     let word = || prop::sample::select(vec!["a", "b", "c"]);
     let words = move || prop::collection::btree_set(word(), 0..3);
@@ -383,9 +437,19 @@ proptest! {
     ) {
         let mut h = History::new();
         h.force("one", first).update("edit", second).force("two", third.clone());
+        let left_over = third == json!({}) && h.is_left_over();
         let once = h.live.clone();
+        h.apply("two", third.clone());
+        if left_over {
+            prop_assert_eq!(h.spec(), &Value::Null);
+            h.apply("two", third.clone());
+            prop_assert_eq!(h.spec(), &third);
+        } else {
+            prop_assert_eq!(&once, &h.live);
+        }
+        let settled = h.live.clone();
         h.apply("two", third);
-        prop_assert_eq!(&once, &h.live);
+        prop_assert_eq!(&settled, &h.live);
     }
 
     #[test]
