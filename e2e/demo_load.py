@@ -459,7 +459,7 @@ def main():
     parser.add_argument("--already", type=float, default=0, help="seconds that count as spent before")
     parser.add_argument("--actors", type=int, default=50)
     parser.add_argument("--slots", type=int, default=4)
-    parser.add_argument("--wakes", type=int, default=80, help="before each actor is looked at once more")
+    parser.add_argument("--wakes", type=int, default=60, help="before each actor is looked at once more")
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:end])
