@@ -24,6 +24,8 @@ use tokio_util::task::TaskTracker;
 const MAX_REPLAY: u64 = 64 * 1024;
 /// How long a client may take to send such a body.
 const REPLAY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before a request that no worker has seen is offered again where its actor is still said to be: first, and at most.
+const OFFER_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Longest wait for the head of an actor's response. An agent may think for long.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Answers 200 on a host that is no actor's, for probes.
@@ -43,6 +45,8 @@ pub(super) struct Forwarder {
     pub(super) tunnels: TaskTracker,
     /// Ends the tunnels.
     pub(super) cut: CancellationToken,
+    /// How long a request that no worker has seen is offered again.
+    pub(super) offer_timeout: Duration,
 }
 
 /// A request on its way, with what is needed to send it again.
@@ -109,16 +113,17 @@ impl Forwarder {
         self.answer(reply, timing, client, permit)
     }
 
-    /// To the actor and back; a second time where the first met a worker that the actor has left.
+    /// To the actor and back; once more where the first met a worker that the actor has left. What nobody has seen is offered
+    /// until somebody finds out that the worker is lost.
     async fn travel(&self, journey: Journey) -> Result<(Reply, Timing), Answer> {
         let Journey {
             target,
-            request,
-            again,
+            mut request,
+            mut again,
             idempotent,
         } = journey;
         let mut timing = Timing::default();
-        let binding = match self.bindings.known(&target) {
+        let mut binding = match self.bindings.known(&target) {
             Some(binding) => binding,
             None => {
                 let found = timed(&mut timing.resolve, self.bindings.resolve(&target)).await?;
@@ -126,33 +131,38 @@ impl Forwarder {
                 found
             }
         };
-        let failed = match self.send(&binding, request, &mut timing).await? {
-            Ok(reply) => return Ok((reply, timing)),
-            Err(failed) => failed,
-        };
-        log(&target, &binding, &failed);
-        self.pool.forget(&binding.address);
-        let renewed = timed(&mut timing.resolve, self.bindings.renew(&target, &binding)).await?;
-        timing.steps.extend(renewed.steps.iter().cloned());
-        let request = match (failed, again) {
-            (SendError::NotSent { request, .. }, _) => *request,
-            (SendError::Broken { reused, .. }, Some(again))
-                if idempotent || (reused && renewed.address != binding.address) =>
-            {
-                again.map(Either::Left)
+        let mut pause = OFFER_PAUSE.0;
+        let mut until = None;
+        loop {
+            let failed = match self.send(&binding, request, &mut timing).await? {
+                Ok(reply) => return Ok((reply, timing)),
+                Err(failed) => failed,
+            };
+            log(&target, &binding, &failed);
+            self.pool.forget(&binding.address);
+            let until = *until.get_or_insert_with(|| Instant::now() + self.offer_timeout);
+            let renewed =
+                timed(&mut timing.resolve, self.bindings.renew(&target, &binding)).await?;
+            timing.steps.extend(renewed.steps.iter().cloned());
+            let moved = renewed.address != binding.address;
+            request = match (failed, again.take()) {
+                (SendError::NotSent { request, .. }, kept) if Instant::now() < until => {
+                    again = kept;
+                    *request
+                }
+                (SendError::NotSent { .. }, _) => return Err(unreachable(&target)),
+                (SendError::Broken { reused, .. }, Some(kept))
+                    if idempotent || (reused && moved) =>
+                {
+                    kept.map(Either::Left)
+                }
+                (SendError::Broken { .. }, _) => return Err(unanswered(&target)),
+            };
+            if !moved {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(OFFER_PAUSE.1);
             }
-            (SendError::Broken { .. }, _) => return Err(unanswered(&target)),
-        };
-        match self.send(&renewed, request, &mut timing).await? {
-            Ok(reply) => Ok((reply, timing)),
-            Err(failed) => {
-                log(&target, &renewed, &failed);
-                self.pool.forget(&renewed.address);
-                Err(match failed {
-                    SendError::NotSent { .. } => unreachable(&target),
-                    SendError::Broken { .. } => unanswered(&target),
-                })
-            }
+            binding = renewed;
         }
     }
 

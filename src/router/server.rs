@@ -40,6 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Options {
     /// Longest wait for an actor to wake.
     pub resolve_timeout: Duration,
+    /// How long a request that no worker has seen is offered again, to where its actor is said to be.
+    pub offer_timeout: Duration,
     /// Requests in flight; 503 with Retry-After beyond.
     pub max_requests: usize,
     /// How long a client may take to send a request's head, and to send nothing between two requests.
@@ -52,6 +54,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             resolve_timeout: Duration::from_secs(30),
+            offer_timeout: Duration::from_secs(10),
             max_requests: 10_000,
             head_timeout: Duration::from_secs(30),
             drain: Duration::from_secs(20),
@@ -153,6 +156,7 @@ impl Router {
                 in_flight: Arc::new(Semaphore::new(options.max_requests)),
                 tunnels: TaskTracker::new(),
                 cut: cut.clone(),
+                offer_timeout: options.offer_timeout,
             },
             http,
             head_timeout: options.head_timeout,

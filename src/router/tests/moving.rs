@@ -8,6 +8,7 @@ use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use std::convert::Infallible;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -64,16 +65,35 @@ async fn an_actor_that_moved_is_found_again() {
 }
 
 #[tokio::test]
-async fn it_is_looked_for_once_only() {
+async fn what_nobody_has_seen_is_offered_until_its_time_is_over() {
     let fake = Fake::at(&nowhere().await);
-    let router = router(fake.clone(), Options::default()).await;
+    let options = Options {
+        offer_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let router = router(fake.clone(), options).await;
     let answer = ask(&router, get()).await;
     assert_eq!(answer.status(), 503);
     assert_eq!(
         answer.body(),
         "team/a cannot be reached at its worker; try again\n"
     );
-    assert_eq!(fake.asked(), 2);
+    assert!(fake.asked() >= 2);
+}
+
+#[tokio::test]
+async fn an_actor_whose_worker_was_lost_is_waited_for() {
+    let fake = Fake::at(&nowhere().await);
+    let router = router(fake.clone(), Options::default()).await;
+    let new = actor_saying("new").await;
+    let come_back = async {
+        while fake.asked() < 3 {
+            tokio::task::yield_now().await;
+        }
+        fake.say(Ok(binding(&new.address, 2)));
+    };
+    let (answer, ()) = tokio::join!(ask(&router, post(chunked("x"))), come_back);
+    assert_eq!(answer.body(), "new");
 }
 
 #[tokio::test]
