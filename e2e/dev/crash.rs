@@ -198,7 +198,7 @@ fn a_crash_at_any_step_or_store_call_loses_nothing() {
         }
         let armed_here = |names: &[&str]| {
             let of = |name: &&str| points.iter().any(|point| point.starts_with(name));
-            names.iter().any(|name| of(name))
+            names.iter().any(of)
         };
         for (_, beside) in BESIDE.iter().filter(|(names, _)| armed_here(names)) {
             beside(&dev);
