@@ -183,6 +183,19 @@ pub struct Page<T> {
     pub remaining: u64,
 }
 
+impl Page<WorkerRecord> {
+    /// All workers that there are: nothing follows.
+    fn of_workers(mut items: Vec<WorkerRecord>, version: ResourceVersion) -> Self {
+        items.sort_by(|a, b| a.key.cmp(&b.key));
+        Self {
+            items,
+            version,
+            next: None,
+            remaining: 0,
+        }
+    }
+}
+
 impl Change {
     /// What it is about.
     pub fn kind(&self) -> Option<Kind> {

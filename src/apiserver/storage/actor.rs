@@ -1,8 +1,8 @@
 //! Actors: objects are views of the store's records; deletion goes through whoever moves actors.
 
 use super::{
-    Backdrop, ObjectChange, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Part, Storage,
-    StorageError, Written, stamp,
+    Backdrop, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Part, Storage, StorageError,
+    Written,
 };
 use crate::api::actor::Actor;
 use crate::api::names::{ActorKey, ResourceVersion, TemplateKey};
@@ -14,7 +14,7 @@ use crate::api::view;
 use crate::apiserver::driver::{ActorDriver, DriveError};
 use crate::kube::Catalog;
 use crate::lifecycle::placement;
-use crate::store::{Change, Image, Kind, ListRequest, Store};
+use crate::store::{Image, Kind, ListRequest, Store};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
@@ -197,28 +197,9 @@ impl Storage for ActorStorage {
         wait: Duration,
     ) -> Result<ObjectChanges, StorageError> {
         let changes = self.store.changes(Kind::Actor, after, BATCH, wait).await?;
-        let image = |image: &Option<Image>, version| match image {
-            Some(Image::Actor(record)) => {
-                let mut object = self.look.object(record)?;
-                stamp(&mut object, version);
-                Ok(Some(object))
-            }
-            Some(Image::Worker(_)) | None => Ok::<_, StorageError>(None),
-        };
-        let change = |c: &Arc<Change>| {
-            Ok(ObjectChange {
-                version: c.version,
-                before: image(&c.before, c.version)?,
-                after: image(&c.after, c.version)?,
-            })
-        };
-        Ok(ObjectChanges {
-            items: changes
-                .items
-                .iter()
-                .map(change)
-                .collect::<Result<_, StorageError>>()?,
-            upto: changes.upto,
+        ObjectChanges::of_records(&changes, |image| match image {
+            Image::Actor(record) => self.look.object(record).map(Some),
+            Image::Worker(_) => Ok(None),
         })
     }
 

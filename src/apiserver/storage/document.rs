@@ -104,7 +104,7 @@ impl Storage for DocumentStorage {
             .store
             .document_changes(self.kind, after, BATCH, wait)
             .await?;
-        let change = |c: &Arc<DocumentChange>| {
+        ObjectChanges::of(&changes, |c: &DocumentChange| {
             let image = |body: &Option<String>| {
                 let body = body.as_ref();
                 body.map(|b| parse(b, c.version)).transpose()
@@ -114,14 +114,6 @@ impl Storage for DocumentStorage {
                 before: image(&c.before)?,
                 after: image(&c.after)?,
             })
-        };
-        Ok(ObjectChanges {
-            items: changes
-                .items
-                .iter()
-                .map(change)
-                .collect::<Result<_, StorageError>>()?,
-            upto: changes.upto,
         })
     }
 

@@ -16,7 +16,7 @@ pub use worker::WorkerStorage;
 use crate::api::names::ResourceVersion;
 use crate::api::time::Timestamp;
 use crate::api::validate::Violation;
-use crate::store::StoreError;
+use crate::store::{Change, Changes, Image, StoreError};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -164,6 +164,42 @@ pub struct ObjectChanges {
     pub items: Vec<ObjectChange>,
     /// Nothing is missing up to here: go on from it.
     pub upto: ResourceVersion,
+}
+
+impl ObjectChanges {
+    /// A piece of the store's log, each change as `change` shows it.
+    fn of<T>(
+        changes: &Changes<T>,
+        change: impl Fn(&T) -> Result<ObjectChange, StorageError>,
+    ) -> Result<Self, StorageError> {
+        let items = changes.items.iter().map(|c| change(c));
+        Ok(Self {
+            items: items.collect::<Result<_, _>>()?,
+            upto: changes.upto,
+        })
+    }
+
+    /// The same of records, each image as `object` shows it.
+    fn of_records(
+        changes: &Changes<Change>,
+        object: impl Fn(&Image) -> Result<Option<Value>, StorageError>,
+    ) -> Result<Self, StorageError> {
+        let shown = |image: &Option<Image>, version| {
+            let Some(image) = image else { return Ok(None) };
+            let mut shown = object(image)?;
+            if let Some(object) = &mut shown {
+                stamp(object, version);
+            }
+            Ok::<_, StorageError>(shown)
+        };
+        Self::of(changes, |c| {
+            Ok(ObjectChange {
+                version: c.version,
+                before: shown(&c.before, c.version)?,
+                after: shown(&c.after, c.version)?,
+            })
+        })
+    }
 }
 
 /// A change of an object. `before` is absent at creation, `after` at removal; both carry the change's

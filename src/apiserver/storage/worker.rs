@@ -1,12 +1,10 @@
 //! Workers, as the store's records show them. Read-only.
 
-use super::{
-    ObjectChange, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Storage, StorageError, stamp,
-};
+use super::{ObjectChanges, ObjectKey, ObjectList, ObjectPage, Storage, StorageError};
 use crate::api::names::ResourceVersion;
 use crate::api::record::WorkerRecord;
 use crate::api::worker::Worker;
-use crate::store::{Change, Image, Kind, Store};
+use crate::store::{Image, Kind, Store};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
@@ -58,28 +56,9 @@ impl Storage for WorkerStorage {
         wait: Duration,
     ) -> Result<ObjectChanges, StorageError> {
         let changes = self.store.changes(Kind::Worker, after, BATCH, wait).await?;
-        let image = |image: &Option<Image>, version| match image {
-            Some(Image::Worker(record)) => {
-                let mut object = object(record)?;
-                stamp(&mut object, version);
-                Ok(Some(object))
-            }
-            Some(Image::Actor(_)) | None => Ok::<_, StorageError>(None),
-        };
-        let change = |c: &Arc<Change>| {
-            Ok(ObjectChange {
-                version: c.version,
-                before: image(&c.before, c.version)?,
-                after: image(&c.after, c.version)?,
-            })
-        };
-        Ok(ObjectChanges {
-            items: changes
-                .items
-                .iter()
-                .map(change)
-                .collect::<Result<_, StorageError>>()?,
-            upto: changes.upto,
+        ObjectChanges::of_records(&changes, |image| match image {
+            Image::Worker(record) => object(record).map(Some),
+            Image::Actor(_) => Ok(None),
         })
     }
 }

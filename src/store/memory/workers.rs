@@ -118,7 +118,7 @@ impl State {
     pub(super) fn list_workers(&self, pool: Option<&PoolKey>) -> Page<WorkerRecord> {
         let of_pool = |w: &&WorkerRecord| pool.is_none_or(|p| w.pool == *p);
         let items = self.workers.values().filter(of_pool).cloned().collect();
-        self.page_of_workers(items, self.version())
+        Page::of_workers(items, self.version())
     }
 
     pub(super) fn workers_at(
@@ -138,20 +138,6 @@ impl State {
                 _ => {}
             }
         }
-        Ok(self.page_of_workers(workers.into_values().collect(), at))
-    }
-
-    fn page_of_workers(
-        &self,
-        mut items: Vec<WorkerRecord>,
-        version: ResourceVersion,
-    ) -> Page<WorkerRecord> {
-        items.sort_by(|a, b| a.key.cmp(&b.key));
-        Page {
-            items,
-            version,
-            next: None,
-            remaining: 0,
-        }
+        Ok(Page::of_workers(workers.into_values().collect(), at))
     }
 }

@@ -156,7 +156,7 @@ pub async fn list(
 ) -> Result<Page<WorkerRecord>, StoreError> {
     let (floor, version) = log::version_of(client, None).await?;
     let items = current(client, pool, floor).await?;
-    Ok(page(items, version))
+    Ok(Page::of_workers(items, version))
 }
 
 /// All workers at a version.
@@ -189,17 +189,7 @@ pub async fn list_at(
             items.insert((pool, key), record);
         }
     }
-    Ok(page(items.into_values().collect(), version))
-}
-
-fn page(mut items: Vec<WorkerRecord>, version: ResourceVersion) -> Page<WorkerRecord> {
-    items.sort_by(|a, b| a.key.cmp(&b.key));
-    Page {
-        items,
-        version,
-        next: None,
-        remaining: 0,
-    }
+    Ok(Page::of_workers(items.into_values().collect(), version))
 }
 
 /// The workers of a pool, or all, once every shard's stamps are above `floor`.
