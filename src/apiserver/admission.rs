@@ -4,30 +4,11 @@
 
 use super::Context;
 use super::authn;
-use super::body;
 use super::status::{ApiError, Target};
-use super::storage::{Part, StorageError};
 use crate::kube::Lifecycle;
-use http::HeaderMap;
 
-/// The media type of server-side apply.
-const APPLY: &str = "application/apply-patch+yaml";
-
-/// Before a write is read: may it create, if it will.
-pub async fn check(ctx: &Context, part: Part, headers: &HeaderMap) -> Result<(), ApiError> {
-    match (part, ctx.info.verb) {
-        (Part::Spec, "create") => takes_new(ctx).await,
-        (Part::Spec, "patch") if body::media_type(headers) == APPLY => {
-            match ctx.registration.storage.get(&ctx.key()).await {
-                Err(StorageError::NotFound) => may_create(ctx).await,
-                Ok(_) | Err(_) => Ok(()),
-            }
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether the caller may create the object that the path names: what a write that creates asks beside its own verb.
+/// Whether the caller may create the object that the path names, and its namespace takes it: what a write that creates under
+/// another verb asks right before.
 pub async fn may_create(ctx: &Context) -> Result<(), ApiError> {
     if let Some(caller) = &ctx.caller {
         let mut wish = authn::resource(&ctx.info);
@@ -37,7 +18,8 @@ pub async fn may_create(ctx: &Context) -> Result<(), ApiError> {
     takes_new(ctx).await
 }
 
-async fn takes_new(ctx: &Context) -> Result<(), ApiError> {
+/// Whether the namespace that the path names takes new objects.
+pub async fn takes_new(ctx: &Context) -> Result<(), ApiError> {
     let Some(namespace) = ctx.namespace() else {
         return Ok(());
     };

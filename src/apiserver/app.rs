@@ -328,7 +328,9 @@ async fn dispatch(
         "list" => list::list(ctx).await,
         "watch" => watch::watch(ctx, app.watches, app.shutdown.clone()).await,
         _ => {
-            admission::check(ctx, part, headers).await?;
+            if verb == "create" {
+                admission::takes_new(ctx).await?;
+            }
             let bytes = body::read(body).await?;
             match verb {
                 "create" => write::create(ctx, headers, &bytes).await,

@@ -2,6 +2,7 @@
 //! Kubernetes' own kinds.
 
 use super::Context;
+use super::admission;
 use super::body;
 use super::fields::{self, Applied, Tracking};
 use super::status::ApiError;
@@ -109,6 +110,7 @@ async fn apply(
             Err(ApiError::NotFound(_)) if part == Part::Spec => {}
             Err(other) => return Err(other),
         }
+        admission::may_create(ctx).await?;
         let object = applied.made_anew(ctx, &options)?;
         match write::add(ctx, &options, &ctx.key(), object, Tracking::Applied).await {
             // Somebody else made it meanwhile.
