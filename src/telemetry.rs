@@ -1,5 +1,7 @@
 //! Logs of our processes: where they go, in which form, and how loud. Every binary calls [`init`] once, first thing.
 //!
+//! [`chain`] puts an error into a line.
+//!
 //! Traces and metrics of a service live with that service; here is only what all of them share.
 
 use std::fmt;
@@ -25,6 +27,17 @@ pub enum Format {
     Text,
     /// One JSON object a line, for what collects logs.
     Json,
+}
+
+/// An error and what caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
 }
 
 /// Sends this process's log to stderr; `component` (`atelet`, `router`, ...) stands on each line.

@@ -1,5 +1,6 @@
 //! Objects in a bucket of any S3 server.
 
+use crate::telemetry::chain;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -120,7 +121,8 @@ impl S3Store {
         // The SDK's own message is "service error".
         let source = match (status, error.message()) {
             (Some(status), message) => format!("{status} {code}: {}", message.unwrap_or("")).into(),
-            (None, _) => causes(&error).into(),
+            // The SDK's own way to show that adds the debug form of everything.
+            (None, _) => chain(&error).into(),
         };
         match (status, code.as_str()) {
             (_, "NoSuchBucket") => SnapshotError::BadLocation {
@@ -163,7 +165,7 @@ impl S3Store {
             let request = self.client.abort_multipart_upload();
             let request = request.bucket(&self.bucket).key(key).upload_id(upload);
             if let Err(error) = request.send().await {
-                let error = causes(&error);
+                let error = chain(&error);
                 tracing::warn!(key, error, "parts of a failed upload stay behind");
             }
         }
@@ -266,7 +268,7 @@ impl ObjectStore for S3Store {
                 let chunk = match body.try_next().await {
                     Ok(Some(chunk)) => Ok(chunk),
                     Ok(None) => break,
-                    Err(e) => Err(io::Error::other(causes(&e))),
+                    Err(e) => Err(io::Error::other(chain(&e))),
                 };
                 let last = chunk.is_err();
                 // A reader that is gone wants no more.
@@ -310,17 +312,6 @@ impl ObjectStore for S3Store {
             more: answer.is_truncated().unwrap_or(false),
         })
     }
-}
-
-/// What went wrong and why. The SDK's own way to show that adds the debug form of everything.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    message
 }
 
 async fn part(file: &Path, offset: u64, length: Option<u64>) -> Result<ByteStream> {

@@ -1,8 +1,9 @@
 //! What an earlier node agent left: executors that run are taken over, everything that nobody wants is removed.
 
-use super::error::{Error, chain};
+use super::error::Error;
 use super::files::{self, Phase};
 use super::slot::{Node, Slot};
+use crate::telemetry::chain;
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Fetching a file by HTTPS, within bounds.
 
-use super::error::chain;
+use crate::telemetry::chain;
 use futures::StreamExt;
 use reqwest::{Client, ClientBuilder};
 use sha2::{Digest, Sha256};

@@ -1,12 +1,12 @@
 //! How an order ended, as its callers are told.
 
-use super::error::chain;
 use crate::api::Reason;
 use crate::image::ImageError;
 use crate::lifecycle::slot::Refusal;
 use crate::proto::atenode::StepTiming;
 use crate::rpc::nodes::{failed, refused};
 use crate::snapshot::SnapshotError;
+use crate::telemetry::chain;
 use tonic::Status;
 
 /// What an order led to.

@@ -2,12 +2,12 @@
 
 use super::adopt::sweep_logs;
 use super::config::PoolSlots;
-use super::error::chain;
 use super::files::{DesiredFile, SlotFile};
 use super::provider::Place;
 use super::slot::{Node, Slot};
 use crate::lifecycle::slot::{Lease, missing, surplus};
 use crate::proto::atenode as wire;
+use crate::telemetry::chain;
 use futures::future::join_all;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -9,6 +9,7 @@ use crate::lifecycle::slot::Lease;
 use crate::node::deadline::boottime;
 use crate::proto::atenode::nodes_client::NodesClient;
 use crate::proto::atenode::{ReportRequest, ReportResponse};
+use crate::telemetry::chain;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -92,7 +93,7 @@ impl Reporter {
     async fn report(&mut self, request: ReportRequest) -> Result<ReportResponse, String> {
         match timeout(ANSWER_LIMIT, self.client.report(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(super::error::chain(&status)),
+            Ok(Err(status)) => Err(chain(&status)),
             Err(_) => Err(format!("no answer within {} s", ANSWER_LIMIT.as_secs())),
         }
     }

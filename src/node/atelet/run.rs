@@ -2,7 +2,7 @@
 
 use super::adopt::adopt;
 use super::config::{Options, PoolSlots};
-use super::error::{Error, chain, io};
+use super::error::{Error, io};
 use super::fences::Fences;
 use super::herder::Herder;
 use super::layout::Layout;
@@ -20,6 +20,7 @@ use crate::proto::atenode::ateom_herder_server::AteomHerderServer;
 use crate::proto::atenode::nodes_client::NodesClient;
 use crate::rpc::{APISERVER, CONTROLLER, Tls, client_identity, control};
 use crate::snapshot::Stores;
+use crate::telemetry::chain;
 use std::fs::{File, TryLockError};
 use std::sync::Arc;
 use std::time::Duration;

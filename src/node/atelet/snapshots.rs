@@ -3,7 +3,7 @@
 //! Beside every node copy, `held/ID.json` says what it is of, what it needs, and whether it is the only one there is:
 //! those are pinned until they are published or deleted.
 
-use super::error::{Error, chain, io};
+use super::error::{Error, io};
 use super::files::{self, Identity, Target};
 use super::layout::Layout;
 use super::outcome::Failure;
@@ -12,6 +12,7 @@ use crate::api::{Epoch, Reason, SnapshotId};
 use crate::snapshot::{
     self, ActorIdentity, Cpu, LocalCache, Meta, Pin, RuntimeIdentity, SnapshotError, Stores,
 };
+use crate::telemetry::chain;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

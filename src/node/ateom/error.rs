@@ -1,5 +1,6 @@
 //! What can go wrong in the executor and with it.
 
+use crate::telemetry::chain;
 use crate::{network, sandbox};
 use std::path::PathBuf;
 use tonic::{Code, Status};
@@ -110,12 +111,6 @@ impl Error {
 /// slow, DataLoss = the image is not complete, Internal = worth a try elsewhere.
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        Status::new(error.code(), message)
+        Status::new(error.code(), chain(&error))
     }
 }

@@ -1,6 +1,5 @@
 //! The loop of a slot: ask, plan, do one step, again.
 
-use super::super::error::chain;
 use super::super::files::Phase;
 use super::{LOG, Slot};
 use crate::failpoint;
@@ -9,6 +8,7 @@ use crate::lifecycle::slot::{Sandbox, Step, plan};
 use crate::proto::atenode::ObserveWorkloadRequest;
 use crate::proto::atenode::observe_workload_response::State as Wire;
 use crate::sandbox::logs;
+use crate::telemetry::chain;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
