@@ -2,13 +2,12 @@
 
 use super::audit;
 use super::calls::Calls;
+use super::kit::One;
 use super::store::{Life, Mortal};
 use super::world::{Content, Guards, Promise, World};
 use crate::api::record::{ActorRecord, Desired, Phase, SpecRecord, StatusRecord};
-use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
-use crate::api::{ActorKey, ActorTemplate, TemplateKey, WorkerPool, WorkerPoolSpec};
+use crate::api::{ActorKey, TemplateKey};
 use crate::engine::{Call, Engine, Options};
-use crate::kube::Catalog;
 use crate::proto::atenode::ReportRequest;
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, StoreError};
@@ -99,32 +98,6 @@ impl Tally {
                 .all(|n| **n > 100),
             "{self}"
         );
-    }
-}
-
-/// One template that boots from its image, one pool.
-struct Fixed;
-
-impl Catalog for Fixed {
-    fn is_synced(&self) -> bool {
-        true
-    }
-    fn template(&self, _: &TemplateKey) -> Option<Arc<ActorTemplate>> {
-        let mut template = ActorTemplate::new("t", ActorTemplateSpec::default());
-        template.metadata.namespace = Some("ns".into());
-        template.spec.golden.policy = GoldenPolicy::Disabled;
-        Some(Arc::new(template))
-    }
-    fn templates(&self) -> Vec<Arc<ActorTemplate>> {
-        self.template(&TemplateKey::new("ns", "t"))
-            .into_iter()
-            .collect()
-    }
-    fn pools(&self) -> Vec<Arc<WorkerPool>> {
-        let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
-        pool.metadata.namespace = Some("ns".into());
-        pool.spec.replicas = 2;
-        vec![Arc::new(pool)]
     }
 }
 
@@ -238,7 +211,7 @@ impl Simulation {
             world: self.world.clone(),
             life: life.clone(),
         });
-        let engine = Engine::new(store, nodes, Arc::new(Fixed), options());
+        let engine = Engine::new(store, nodes, Arc::new(One::of(2)), options());
         let stop = CancellationToken::new();
         tokio::spawn(engine.clone().recover(stop.clone()));
         Replica { engine, life, stop }
