@@ -1,20 +1,19 @@
 //! One control plane for all tests of this process, two replicas of our API server behind it. A guard removes everything
 //! when this process ends, however it ends.
 
+use crate::parts::look::{self, outcome, text};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{
     Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use substrate::identity::{Authority, LeafRequest, Usage, files};
 
 /// Bound of whatever a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(100);
 /// Names in the replicas' certificates: for kube-apiserver, for gRPC clients, for our own processes.
 const NAMES: [&str; 3] = [
     "ate-apiserver.ate-system.svc",
@@ -26,26 +25,12 @@ pub const ACTORS: &str = "/apis/runtime.ate.dev/v1alpha1/namespaces";
 
 /// Looks until it is so, within a bound.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{what}: not within {PATIENCE:?}"
-        );
-        std::thread::sleep(LOOK);
-    }
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    look::until(PATIENCE, what, look)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// A replica of `ate apiserver` on the host.
@@ -536,14 +521,6 @@ pub fn actor(name: &str) -> String {
         "metadata": {"name": name}, "spec": {"templateRef": {"name": "counter"}},
     })
     .to_string()
-}
-
-fn outcome(what: &str, output: &Output) -> Result<String, String> {
-    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
-    match output.status.success() {
-        true => Ok(said),
-        false => Err(format!("{what}: {said}")),
-    }
 }
 
 fn base64(text: &str) -> String {

@@ -129,7 +129,7 @@ fn check_16_wait_returns() {
                 .unwrap();
             (
                 output.status.success(),
-                super::harness::text(&output.stderr),
+                crate::parts::look::text(&output.stderr),
             )
         })
     };

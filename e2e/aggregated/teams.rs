@@ -1,6 +1,7 @@
 //! Team A sees and touches only its namespaces, through either door.
 
-use super::harness::{Namespace, Shared, eventually, shared, text};
+use super::harness::{Namespace, Shared, eventually, shared};
+use crate::parts::look::text;
 use serde_json::{Value, json};
 
 /// A team: a namespace whose `edit` role a ServiceAccount in it has.

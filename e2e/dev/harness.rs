@@ -1,18 +1,17 @@
 //! An `ate dev` of a test's own: its directory, addresses and subnet collide with nobody's, and nothing of it is left.
 
+use crate::parts::look::{self, LOOK, outcome, text};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Bound of whatever a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// One `ate dev` at a time: each has sandboxes of its own, and two cores are few.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -29,22 +28,9 @@ pub struct Dev {
 }
 
 /// Looks until it is so, within a bound.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{what}: not within {PATIENCE:?}"
-        );
-        std::thread::sleep(LOOK);
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+#[track_caller]
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    look::until(PATIENCE, what, look)
 }
 
 /// So many consecutive ports that nobody listens on.
@@ -156,15 +142,6 @@ impl Dev {
         command
     }
 
-    fn outcome(&self, what: &str, output: Output) -> Result<String, String> {
-        let shown = format!("{}{}", text(&output.stdout), text(&output.stderr));
-        if output.status.success() {
-            Ok(shown)
-        } else {
-            Err(format!("{what}: {shown}"))
-        }
-    }
-
     pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
         let output = self
             .client("kubectl")
@@ -172,7 +149,7 @@ impl Dev {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        self.outcome(&format!("kubectl {}", args.join(" ")), output)
+        outcome(&format!("kubectl {}", args.join(" ")), &output)
     }
 
     #[track_caller]
@@ -194,7 +171,7 @@ impl Dev {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        self.outcome(&format!("kubectl ate {}", args.join(" ")), output)
+        outcome(&format!("kubectl ate {}", args.join(" ")), &output)
     }
 
     #[track_caller]
@@ -228,7 +205,7 @@ impl Dev {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        self.outcome(&format!("grpcurl {what}"), output)
+        outcome(&format!("grpcurl {what}"), &output)
     }
 
     pub fn apply(&self, yaml: &str) -> String {

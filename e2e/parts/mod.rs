@@ -1,4 +1,5 @@
-//! Real servers that several suites need; those in `src` include a file by its path.
+//! Real servers, and ways of looking, that several suites need; those in `src` include a file by its path.
 
 pub mod https;
+pub mod look;
 pub mod versitygw;
