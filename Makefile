@@ -47,4 +47,4 @@ manifests: ## Generate crds/ from the Rust types
 .PHONY: lint
 lint: ## Check formatting and clippy
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features failpoints -- -D warnings

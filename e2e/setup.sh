@@ -71,7 +71,7 @@ take_lock() {
     flock -w "$setup_lock_seconds" 9 || die "another e2e/setup.sh has been running for $setup_lock_seconds s: end it, then try again"
     exec "$0" "${arguments[@]}"
   fi
-  scratch=$(mktemp -d "$prefix/.setup.XXXXXX") # beside bin: the last step of an installation is a rename
+  scratch=$(mktemp -d -p "$prefix" --suffix=.setup) # beside bin: the last step of an installation is a rename
 }
 
 # --- prerequisites --------------------------------------------------------------------------------------------------

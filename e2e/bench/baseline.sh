@@ -51,7 +51,7 @@ done
 
 # Once more inside namespaces: there this process is the init that reaps dead sandboxes, and what it leaves dies with it.
 if [ -z "${BASELINE_WORK:-}" ]; then
-  BASELINE_WORK=$(mktemp -d "${TMPDIR:-/var/tmp}/ate-baseline.XXXXXX")
+  BASELINE_WORK=$(mktemp -d -p "${TMPDIR:-/var/tmp}" --suffix=.ate-baseline)
   export BASELINE_WORK
   trap 'rm -rf "$BASELINE_WORK"' EXIT
   status=0

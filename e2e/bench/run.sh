@@ -41,7 +41,7 @@ echo "bare runsc: $wakes wakes of a server that holds $mib MiB"
 "$e2e/bench/baseline.sh" -n "$wakes" -m "$mib" "$rootfs" /testserver >"$dir/baseline.json"
 
 echo "store: bytes of 100,000 sleeping actors"
-(cd "$e2e/.." && cargo test --lib store::redis::tests::numbers -- --nocapture) >"$dir/store.txt" 2>&1 9>&- ||
+(cd "$e2e/.." && cargo test --features failpoints --lib store::redis::tests::numbers -- --nocapture) >"$dir/store.txt" 2>&1 9>&- ||
   die "the store's measurement failed: $(tail -n 5 "$dir/store.txt")"
 
 echo "through the router: $wakes wakes of the same server as an actor"
