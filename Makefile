@@ -26,12 +26,14 @@ dev: ## Run everything on this machine until Ctrl-C
 	cargo build --bins
 	$(TARGET)/debug/ate dev
 
+# More threads than cores: most tests wait, for a lease, a process, a sandbox.
 # Examples in rustdoc are left out: there each is a binary of its own to link.
 .PHONY: test
 test: ## Run all tests, against real sandboxes, Valkey and S3
 	@e2e/setup.sh test
 	@mkdir -p $(TARGET)
-	@cargo test --no-fail-fast --features failpoints --lib --bins --tests 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
+	@RUST_TEST_THREADS=$$((3 * $$(nproc))) \
+	cargo test --no-fail-fast --features failpoints --lib --bins --tests 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
 	awk -f e2e/summary.awk $(TARGET)/test.log; exit $${failed:-0}
 
 .PHONY: bench

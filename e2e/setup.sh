@@ -29,6 +29,7 @@ readonly kubectl_sha256=af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21
 
 export PATH=$bin:$HOME/.cargo/bin:/usr/local/go/bin:$HOME/go/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export DEBIAN_FRONTEND=noninteractive
+export GOGC=400 # the Go compiler collects garbage less often: a fifth less work for a few hundred MiB more
 
 # --- one line per thing ---------------------------------------------------------------------------------------------
 

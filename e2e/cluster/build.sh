@@ -5,6 +5,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${E2E_CACHE:-/usr/local/lib/agent-substrate/cluster}
 mkdir -p "$cache/images"
+export GOGC=${GOGC:-400} # the compiler's garbage: less work, more memory
 
 need=()
 only=openssl

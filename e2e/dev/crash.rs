@@ -163,8 +163,8 @@ fn at_rest(dev: &Dev) {
     );
 }
 
-#[test]
-fn a_crash_at_any_step_or_store_call_loses_nothing() {
+/// An `ate dev` that crashes once at each of these points, before and after what happens there.
+fn crash_at(names: impl Iterator<Item = String>) {
     let armed = tempfile::tempdir().unwrap();
     let crash_dir = [("ATE_CRASH_DIR", armed.path().to_str().unwrap())];
     let dev = Dev::start_with(
@@ -172,18 +172,7 @@ fn a_crash_at_any_step_or_store_call_loses_nothing() {
         &crash_dir,
     );
     dev.with_counter(2);
-    let steps = lifecycle::actor::Step::VARIANTS
-        .iter()
-        .map(|step| format!("engine.{step}"));
-    let stores = substrate::store::redis::SCRIPTS
-        .iter()
-        .map(|script| format!("store.{script}"));
-    let slots = lifecycle::slot::STEPS
-        .iter()
-        .map(|step| format!("slot.{}", step.name()));
-    let all: Vec<_> = steps
-        .chain(stores)
-        .chain(slots)
+    let all: Vec<_> = names
         .flat_map(|p| [format!("{p}.before"), format!("{p}.after")])
         .collect();
     let mut missed = Vec::new();
@@ -215,4 +204,22 @@ fn a_crash_at_any_step_or_store_call_loses_nothing() {
     );
     missed.retain(|point| !BY_CHANCE.iter().any(|p| point.starts_with(p)));
     assert!(missed.is_empty(), "never passed: {missed:?}");
+}
+
+#[test]
+fn a_crash_at_any_step_of_an_actor_loses_nothing() {
+    let steps = lifecycle::actor::Step::VARIANTS;
+    crash_at(steps.iter().map(|step| format!("engine.{step}")));
+}
+
+#[test]
+fn a_crash_around_any_store_call_loses_nothing() {
+    let scripts = substrate::store::redis::SCRIPTS;
+    crash_at(scripts.iter().map(|script| format!("store.{script}")));
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_slot_loses_nothing() {
+    let steps = lifecycle::slot::STEPS;
+    crash_at(steps.iter().map(|step| format!("slot.{}", step.name())));
 }

@@ -7,14 +7,41 @@ use hyper_util::rt::TokioExecutor;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Condvar, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Bound of whatever a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// One `ate dev` at a time: each has sandboxes of its own, and two cores are few.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// So many `ate dev` at a time: tests mostly wait, but each has sandboxes of its own.
+const AT_ONCE: usize = 3;
+/// How many there are, and who waits for one to end.
+static PRESENT: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+/// The next one's subnet, of 10.10.0.0/16 to 10.209.0.0/16, from a random one on: other processes test here too.
+static SUBNET: LazyLock<AtomicU8> = LazyLock::new(|| AtomicU8::new(rand::random()));
+
+/// One of the `ate dev` that there may be at a time.
+struct Turn;
+
+impl Turn {
+    fn take() -> Turn {
+        let (present, ended) = &PRESENT;
+        let present = present.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |present: &mut usize| *present == AT_ONCE;
+        let present = ended.wait_while(present, full);
+        *present.unwrap_or_else(PoisonError::into_inner) += 1;
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (present, ended) = &PRESENT;
+        *present.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ended.notify_one();
+    }
+}
 
 pub struct Dev {
     pub dir: tempfile::TempDir,
@@ -24,7 +51,7 @@ pub struct Dev {
     child: Option<Child>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 /// Looks until it is so, within a bound.
@@ -49,7 +76,7 @@ impl Dev {
 
     /// The same, with variables in the environment of every component.
     pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Dev {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::take();
         let mut dev = Dev {
             dir: tempfile::Builder::new()
                 .prefix("ate-e2e-")
@@ -57,14 +84,14 @@ impl Dev {
                 .unwrap(),
             api: free_ports(3),
             router: free_ports(1),
-            subnet: 10 + rand::random::<u8>() % 200,
+            subnet: 10 + SUBNET.fetch_add(1, Relaxed) % 200,
             child: None,
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
             environment: environment
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
-            _alone: alone,
+            _turn: turn,
         };
         dev.restart();
         dev
