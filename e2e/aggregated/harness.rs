@@ -349,6 +349,30 @@ impl Cluster {
         eventually("a replica ends", || child.try_wait().unwrap());
     }
 
+    /// Ends a replica without a chance to say goodbye.
+    pub fn kill_replica(&self, n: usize) {
+        if let Some(mut child) = lock(&self.replicas)[n].child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Process id of a replica that runs.
+    pub fn replica_pid(&self, n: usize) -> u32 {
+        lock(&self.replicas)[n].child.as_ref().unwrap().id()
+    }
+
+    /// Asks the store itself.
+    #[track_caller]
+    pub fn ask_store(&self, command: &[&str]) -> String {
+        let output = Command::new("valkey-cli")
+            .args(["-p", &self.store.to_string()])
+            .args(command)
+            .output()
+            .unwrap();
+        outcome("valkey-cli", &output).unwrap()
+    }
+
     /// Tells Kubernetes which replicas there are.
     pub fn route(&self, replicas: &[usize]) {
         let subset = |n: &usize| {

@@ -5,12 +5,12 @@ use crate::parts::look::text;
 use serde_json::{Value, json};
 
 /// A team: a namespace whose `edit` role a ServiceAccount in it has.
-struct Team {
-    namespace: Namespace,
-    token: String,
+pub struct Team {
+    pub namespace: Namespace,
+    pub token: String,
 }
 
-fn team(c: &Shared, name: &str) -> Team {
+pub fn team(c: &Shared, name: &str) -> Team {
     let namespace = c.0.namespace(name);
     namespace.kubectl(&["create", "serviceaccount", "robot"]);
     let who = format!("--serviceaccount={}:robot", namespace.1);
@@ -26,7 +26,12 @@ impl Team {
 }
 
 /// grpcurl with a bearer token, or none.
-fn call(c: &Shared, token: Option<&str>, method: &str, request: &Value) -> Result<Value, String> {
+pub fn call(
+    c: &Shared,
+    token: Option<&str>,
+    method: &str,
+    request: &Value,
+) -> Result<Value, String> {
     let ca = c.path("ours/ca.crt");
     let mut command = c.client("grpcurl");
     command
