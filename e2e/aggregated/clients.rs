@@ -2,7 +2,7 @@
 
 use super::direct::Direct;
 use super::goclient::{Go, briefly};
-use super::harness::{Cluster, Namespace, actor, alone, eventually, shared};
+use super::harness::{Cluster, Namespace, REPLICAS, actor, alone, eventually, shared};
 use futures::TryStreamExt;
 use http::Method;
 use kube::core::{DynamicObject, GroupVersionKind};
@@ -146,13 +146,23 @@ fn metadata_informers_sync_either_way() {
     }
 }
 
-/// Cuts every log to nothing, as many writes would.
-fn trim_logs(c: &Cluster) {
+/// Cuts every log to nothing, as many writes would, and the replicas' memory of it too.
+fn forget_changes(c: &Cluster) {
     for clock in c.ask_store(&["KEYS", "{ate:*}:clock"]).lines() {
         let last = c.ask_store(&["HGET", clock, "last"]);
         c.ask_store(&["XTRIM", &clock.replace("clock", "log"), "MAXLEN", "0"]);
         c.ask_store(&["HSET", clock, "trimmed", last.trim()]);
     }
+    for n in 0..REPLICAS {
+        c.kill_replica(n);
+        c.start_replica(n);
+    }
+    let available = ["wait", "--for=condition=Available", "--timeout=1s"];
+    let available = [&available[..], &["apiservice/v1alpha1.runtime.ate.dev"]].concat();
+    eventually("the API is back", || {
+        c.try_kubectl(&available).ok()?;
+        c.try_kubectl(&["get", "actors"]).ok()
+    });
 }
 
 #[test]
@@ -170,7 +180,7 @@ fn check_13_who_was_away_too_long_lists_again() {
     writer.label("a1", "missed");
     writer.create("missed");
     writer.delete("a2");
-    trim_logs(&c);
+    forget_changes(&c);
     for go in &mut informers {
         go.store("join");
         go.until("it is told that its version is gone", |said| {
