@@ -63,6 +63,12 @@ impl Go {
     }
 
     fn spawn(c: &Cluster, ns: &Namespace, args: &[&str], watch_list: bool) -> Go {
+        // client-go's own words about broken watches are no output of a test.
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(c.path("log/goclient.log"))
+            .unwrap();
         let mut child = c
             .client(program().to_str().unwrap())
             .env(WATCH_LIST, watch_list.to_string())
@@ -71,6 +77,7 @@ impl Go {
             .args(&args[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
