@@ -54,6 +54,7 @@ pub(super) struct StoreArgs {
 }
 
 impl StoreArgs {
+    /// The store; it may still be away.
     pub(super) async fn connect(&self) -> anyhow::Result<Arc<RedisStore>> {
         let first = self.store.first().cloned().unwrap_or_default();
         let options = StoreOptions {
@@ -61,7 +62,7 @@ impl StoreArgs {
             cluster: self.store_cluster,
             ..StoreOptions::new(first)
         };
-        let store = RedisStore::connect(options).await;
+        let store = RedisStore::connect_in_time(options).await;
         Ok(Arc::new(store.with_context(|| {
             format!("cannot use the store {}", redacted(&self.store))
         })?))

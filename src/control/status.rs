@@ -44,7 +44,7 @@ fn code_of(reason: Reason) -> Code {
 /// The gRPC status of a failed store call.
 pub(super) fn of_store(id: &str, error: &StoreError) -> Status {
     match error {
-        StoreError::Unavailable(_) => Status::unavailable("the store is unavailable; try again"),
+        StoreError::Unavailable(why) => Status::unavailable(format!("{error}: {why}; try again")),
         StoreError::Exists(_) => Status::already_exists(format!("Actor {id} already exists")),
         StoreError::NotFound(_) => Status::not_found(format!("Actor {id} not found")),
         StoreError::Conflict(_) | StoreError::Fenced(_) => {

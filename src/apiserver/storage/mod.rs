@@ -84,8 +84,11 @@ impl From<StoreError> for StorageError {
         let message = error.to_string();
         match error {
             StoreError::Unavailable(source) => {
-                tracing::warn!(error = %source, "the store is unavailable");
-                Self::Unavailable(message)
+                tracing::warn!(
+                    error = &*source as &dyn std::error::Error,
+                    "the store is unavailable"
+                );
+                Self::Unavailable(format!("{message}: {source}"))
             }
             StoreError::Exists(_) => Self::Exists,
             StoreError::NotFound(_) => Self::NotFound,

@@ -234,7 +234,11 @@ pub async fn update_spec(
     meta: &MetaRecord,
 ) -> Result<ActorRecord, StoreError> {
     let due = spec.deleted.is_some() && meta.finalizers.is_empty();
-    let call = call(client, &scripts::UPDATE_SPEC, key)
+    let script = match spec.deleted {
+        Some(_) => &scripts::MARK_DELETED,
+        None => &scripts::UPDATE_SPEC,
+    };
+    let call = call(client, script, key)
         .key(deletions(client, key))
         .number(expected.tick())
         .arg(encode_spec(key, spec)?)

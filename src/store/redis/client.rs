@@ -11,11 +11,16 @@ use crate::failpoint;
 use crate::store::{Durability, StoreError};
 use ::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// A call without an answer for this long fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A call fails after so long, whatever was tried meanwhile: who asked waits for an answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two attempts to reach a store that was not there at the start.
+const CONNECT_AGAIN: Duration = Duration::from_millis(500);
 /// What a reply said of the incarnation holds for so long without asking.
 const JUST_NOW: Duration = Duration::from_secs(1);
 /// Attempts of a call that may be repeated.
@@ -93,7 +98,7 @@ impl Call {
     fn command(&self, seen: &Seen, whole: bool) -> Cmd {
         let mut cmd = ::redis::cmd(if whole { "EVAL" } else { "EVALSHA" });
         cmd.arg(if whole {
-            self.script.text
+            self.script.text.as_str()
         } else {
             &self.script.sha1
         });
@@ -142,6 +147,12 @@ impl Seen {
     }
 }
 
+/// What calls are sent on.
+struct Connections {
+    link: Link,
+    durable: Option<Durable>,
+}
+
 /// The connections and what was learnt from replies.
 pub struct Client {
     /// Names of keys.
@@ -150,8 +161,7 @@ pub struct Client {
     pub seen: Seen,
     /// Wakes the reader of the log when this process wrote.
     pub wrote: Notify,
-    link: Link,
-    durable: Option<Durable>,
+    connections: OnceLock<Connections>,
     incarnation: AtomicU64,
     round_trips: AtomicU64,
     started: Instant,
@@ -160,30 +170,74 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, checks that the installation is ours, and loads the scripts.
-    pub async fn connect(options: &StoreOptions) -> Result<Self, StoreError> {
-        let link = Link::connect(options, RESPONSE_TIMEOUT)
-            .await
-            .map_err(link::to_store_error)?;
-        let keys = Keys::new(&options.prefix, options.shards);
-        let incarnation = loss::check_in(&link, &keys).await?;
-        for script in scripts::all() {
-            let mut load = ::redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(script.text);
-            link.send(&load).await.map_err(link::to_store_error)?;
-        }
-        let durable = Durable::connect(options, &keys).await?;
-        Ok(Self {
+    fn new(options: &StoreOptions) -> Self {
+        Self {
             seen: Seen::new(options.shards),
             wrote: Notify::new(),
-            link,
-            durable,
-            incarnation: AtomicU64::new(incarnation.0),
+            connections: OnceLock::new(),
+            incarnation: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
             started: Instant::now(),
             heard: AtomicU64::new(0),
-            keys,
-        })
+            keys: Keys::new(&options.prefix, options.shards),
+        }
+    }
+
+    /// Connects.
+    pub async fn connect(options: &StoreOptions) -> Result<Arc<Self>, StoreError> {
+        let client = Arc::new(Self::new(options));
+        client.open(options).await?;
+        Ok(client)
+    }
+
+    /// Connects, now or as soon as the store is there. Until then calls fail as they do whenever it is away.
+    pub async fn connect_in_time(options: &StoreOptions) -> Result<Arc<Self>, StoreError> {
+        let client = Arc::new(Self::new(options));
+        match client.open(options).await {
+            Ok(()) => return Ok(client),
+            Err(StoreError::Unavailable(why)) => {
+                tracing::warn!(
+                    error = &*why as &dyn std::error::Error,
+                    "the store is not there yet"
+                );
+            }
+            Err(other) => return Err(other),
+        }
+        let (waiting, options) = (Arc::downgrade(&client), options.clone());
+        tokio::spawn(async move {
+            while let Some(client) = waiting.upgrade() {
+                match client.open(&options).await {
+                    Ok(()) => return tracing::info!("the store is there"),
+                    Err(StoreError::Unavailable(_)) => {}
+                    Err(error) => tracing::error!(%error, "the store cannot be used"),
+                }
+                drop(client);
+                tokio::time::sleep(CONNECT_AGAIN).await;
+            }
+        });
+        Ok(client)
+    }
+
+    /// Makes the connections, checks that the installation is ours, and loads the scripts.
+    async fn open(&self, options: &StoreOptions) -> Result<(), StoreError> {
+        let link = Link::connect(options, RESPONSE_TIMEOUT)
+            .await
+            .map_err(link::to_store_error)?;
+        self.note_incarnation(loss::check_in(&link, &self.keys).await?);
+        for script in scripts::all() {
+            let mut load = ::redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(&script.text);
+            link.send(&load).await.map_err(link::to_store_error)?;
+        }
+        let durable = Durable::connect(options, &self.keys).await?;
+        // One task opens.
+        let _ = self.connections.set(Connections { link, durable });
+        Ok(())
+    }
+
+    fn connections(&self) -> RedisResult<&Connections> {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotConnected).into();
+        self.connections.get().ok_or_else(missing)
     }
 
     /// How often a caller waited for the server so far.
@@ -216,13 +270,18 @@ impl Client {
     /// A command that is no script, on one key.
     pub async fn plain(&self, command: &Cmd) -> Result<Value, StoreError> {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
-        self.link.send(command).await.map_err(link::to_store_error)
+        let sent = async { self.connections()?.link.send(command).await };
+        sent.await.map_err(link::to_store_error)
     }
 
     /// Calls a script. A reply that tells of lost writes is repaired first, then the call is made again.
     pub async fn call(&self, call: Call) -> Result<Reply, StoreError> {
         failpoint::crash(&format!("store.{}.before", call.script.name));
-        let reply = self.call_surely(&call).await;
+        let answered = tokio::time::timeout(CALL_TIMEOUT, self.call_surely(&call)).await;
+        let reply = answered.unwrap_or_else(|_| {
+            let why = "it does not answer in time";
+            Err(StoreError::Unavailable(why.into()))
+        });
         failpoint::crash(&format!("store.{}.after", call.script.name));
         reply
     }
@@ -277,10 +336,11 @@ impl Client {
     async fn attempt(&self, call: &Call, whole: bool) -> RedisResult<Value> {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
         let command = call.command(&self.seen, whole);
-        match (&self.durable, call.durability) {
+        let Connections { link, durable } = self.connections()?;
+        match (durable, call.durability) {
             (Some(durable), Durability::Fsync) => durable.send(call.shard, command).await,
             (durable, _) => {
-                let result = self.link.send(&command).await;
+                let result = link.send(&command).await;
                 if let (Some(durable), Err(e)) = (durable, &result)
                     && e.is_io_error()
                 {

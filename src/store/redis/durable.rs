@@ -132,6 +132,11 @@ impl Lane {
                 return;
             }
             self.check().await;
+            // Whoever has given up was told that the store is away: what they wanted is not done now, out of the blue.
+            group.retain(|job| !job.done.is_closed());
+            if group.is_empty() {
+                continue;
+            }
             let mut commands = Pipeline::with_capacity(group.len() + 1);
             for job in &group {
                 commands.add_command(job.command.clone());

@@ -6,14 +6,17 @@ use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    Client, ClientTlsConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind,
-    TlsCertificates, Value,
+    Client, ClientTlsConfig, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline,
+    RedisError, RedisResult, ServerErrorKind, TlsCertificates, Value,
 };
 use std::time::Duration;
 
 /// To connect, and to connect again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that acknowledges nothing for so long is gone, even if nobody closed the connection.
+const GONE: Duration = Duration::from_secs(15);
 /// How often a lost connection is made again before calls fail; each later call tries anew.
 const RECONNECTS: usize = 2;
 /// The cluster client's own attempts: redirections count.
@@ -50,9 +53,10 @@ impl Link {
             return Ok(Link::Cluster(connection));
         }
         let url = options.urls.first().map(String::as_str).unwrap_or_default();
+        let info = with_settings(url.into_connection_info()?);
         let client = match tls {
-            Some(tls) => Client::build_with_tls(url, tls)?,
-            None => Client::open(url)?,
+            Some(tls) => Client::build_with_tls(info, tls)?,
+            None => Client::open(info)?,
         };
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -83,6 +87,13 @@ impl Link {
             }
         }
     }
+}
+
+fn with_settings(info: ConnectionInfo) -> ConnectionInfo {
+    let settings = TcpSettings::default()
+        .set_nodelay(true)
+        .set_user_timeout(GONE);
+    info.set_tcp_settings(settings)
 }
 
 /// Whether the same call may succeed later.
@@ -119,5 +130,32 @@ pub fn to_store_error(e: RedisError) -> StoreError {
             why: e.to_string(),
         };
     }
-    StoreError::Unavailable(Box::new(e))
+    StoreError::Unavailable(Box::new(Away {
+        why: why(&e),
+        source: e,
+    }))
+}
+
+/// Why the store is away, in a user's words.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+struct Away {
+    why: &'static str,
+    source: RedisError,
+}
+
+fn why(e: &RedisError) -> &'static str {
+    match (e.code(), e.kind()) {
+        (Some("OOM"), _) => "its memory is full: delete actors, or give it more memory (maxmemory)",
+        (Some("MISCONF"), _) => "it cannot write to its disk",
+        (Some("NOAUTH" | "WRONGPASS" | "NOPERM"), _) | (_, ErrorKind::AuthenticationFailed) => {
+            "it refuses our user or password"
+        }
+        (Some("BUSY"), _) => "it is busy with a script",
+        (_, ErrorKind::Server(ServerErrorKind::BusyLoading)) => "it is still loading its data",
+        (_, ErrorKind::Server(kind)) if not_executed(kind) => "it is failing over",
+        (_, ErrorKind::Server(_)) => "it answered with an error",
+        _ if e.is_timeout() => "it does not answer in time",
+        _ => "it cannot be reached",
+    }
 }

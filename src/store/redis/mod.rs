@@ -103,13 +103,22 @@ impl RedisStore {
     /// Connects. `Unavailable` when nobody answers, `Corrupt` when the installation there has another format or
     /// another number of shards.
     pub async fn connect(options: StoreOptions) -> Result<Self, StoreError> {
-        let client = Arc::new(Client::connect(&options).await?);
-        Ok(Self {
+        Ok(Self::of(Client::connect(&options).await?))
+    }
+
+    /// Connects, now or as soon as somebody answers; until then every operation is `Unavailable`. Errors are those of
+    /// an installation that cannot be used.
+    pub async fn connect_in_time(options: StoreOptions) -> Result<Self, StoreError> {
+        Ok(Self::of(Client::connect_in_time(&options).await?))
+    }
+
+    fn of(client: Arc<Client>) -> Self {
+        Self {
             records: Feed::new(Records(client.clone())),
             documents: Mutex::default(),
             caps: caps::Caps::default(),
             client,
-        })
+        }
     }
 
     fn documents(&self, kind: &str) -> Arc<Feed<Documents>> {

@@ -2,23 +2,33 @@
 
 use std::sync::LazyLock;
 
+/// Scripts that a server whose memory is full refuses. All others go on: what reads, what goes on with operations and
+/// leases, and what makes room.
+const GROWING: [&str; 3] = ["create", "update_spec", "put_document"];
+
 /// A script and the SHA-1 by which a server that has seen it knows it.
 #[derive(Debug)]
 pub struct Lua {
     /// Its file, without the ending.
     pub name: &'static str,
     /// Its source.
-    pub text: &'static str,
+    pub text: String,
     /// Hex SHA-1 of the source.
     pub sha1: String,
 }
 
 impl Lua {
-    fn new(file: &'static str, text: &'static str) -> Self {
+    fn new(file: &'static str, text: &str) -> Self {
+        let name = file.trim_end_matches(".lua");
+        let head = match GROWING.contains(&name) {
+            true => "",
+            false => "#!lua flags=allow-oom\n",
+        };
+        let text = format!("{head}{text}");
         Self {
-            name: file.trim_end_matches(".lua"),
+            name,
+            sha1: ::redis::Script::new(&text).get_hash().to_owned(),
             text,
-            sha1: ::redis::Script::new(text).get_hash().to_owned(),
         }
     }
 }
@@ -55,6 +65,7 @@ scripts! {
     RENEW = "renew.lua", "actor.lua";
     TOUCH = "touch.lua", "actor.lua";
     UPDATE_SPEC = "update_spec.lua", "actor.lua";
+    MARK_DELETED = "mark_deleted.lua", "actor.lua", "update_spec.lua";
     REMOVE = "remove.lua", "actor.lua";
     LIST = "list.lua", "undo.lua";
     LOG_BEFORE = "log_before.lua", "undo.lua";

@@ -1,0 +1,1 @@
+-- What update_spec.lua does, of an actor that is to go: a script of its own because it may run when memory is full.
