@@ -25,6 +25,7 @@ mod meta;
 pub mod negotiate;
 mod openapi;
 mod patch;
+mod patience;
 pub mod registration;
 pub mod request;
 mod scale;

@@ -1,9 +1,10 @@
 //! HTTPS for a router: HTTP/2 and HTTP/1.1, the client's certificate at hand, an orderly end.
 
 use super::authn::PeerCertificates;
+use super::patience::{self, Streams};
 use axum::Router;
 use axum::extract::Request;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -23,6 +24,8 @@ const MAX_CONNECTIONS: usize = 8192;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle HTTP/2 connection is asked whether it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A client that takes nothing of an answer for so long is cut off.
+const STALL: Duration = Duration::from_secs(30);
 /// After the signal to end, requests under way have this long.
 const DRAIN: Duration = Duration::from_secs(10);
 /// After an error of accept (no file descriptors left) the next try waits.
@@ -34,6 +37,17 @@ pub async fn serve(
     tls: Arc<rustls::ServerConfig>,
     router: Router,
     shutdown: CancellationToken,
+) {
+    serve_with(listener, tls, router, shutdown, STALL).await;
+}
+
+/// The same with another patience for clients that take nothing.
+pub(super) async fn serve_with(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    router: Router,
+    shutdown: CancellationToken,
+    stall: Duration,
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let graceful = GracefulShutdown::new();
@@ -49,7 +63,7 @@ pub async fn serve(
         };
         let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
         tokio::spawn(async move {
-            connection(stream, acceptor, router, watcher).await;
+            connection(stream, acceptor, router, watcher, stall).await;
             drop(permit);
         });
     }
@@ -76,8 +90,15 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, watcher: Watcher) {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    watcher: Watcher,
+    stall: Duration,
+) {
     let _ = stream.set_nodelay(true);
+    patience::limit(&stream, stall);
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
     let stream = match handshake {
         Ok(Ok(stream)) => stream,
@@ -94,7 +115,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, wa
         }
         request
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let service = service.map_response(patience::paced);
+    let mut builder = auto::Builder::new(Streams(stall));
     builder
         .http1()
         .timer(TokioTimer::new())
