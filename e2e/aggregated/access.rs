@@ -1,6 +1,8 @@
 //! Who calls, and may they.
 
 use super::direct::{Answer, Direct, client_of, cluster_ca};
+use super::faults::{assert_followed, beside_writers};
+use super::follow::Follower;
 use super::harness::{ACTORS, Cluster, alone, eventually, shared};
 use http::Method;
 use std::time::{Duration, Instant};
@@ -298,10 +300,26 @@ fn writes_leave_a_line_and_no_bodies() {
     assert!(!(c.log(0) + &c.log(1)).contains(secret));
 }
 
-/// Renewed while clients go on: the serving certificate, then the front proxy's CA, then its certificate.
+/// Renewed while clients read, write and watch: the serving certificate, then the front proxy's CA, then its certificate.
 #[test]
 fn check_38_certificates_are_renewed_and_nobody_notices() {
     let c = alone();
+    let ns = c.0.namespace("renewed");
+    let direct = Direct::kubernetes(&c);
+    let url = format!("{}{}", c.kubernetes(), ns.actors());
+    let follow = || Follower::start(Direct::kubernetes(&c), vec![url.clone()], 0);
+    let followers: Vec<_> = (0..4).map(|_| follow()).collect();
+    let written = beside_writers(&direct, std::slice::from_ref(&url), 4, || {
+        renew_beside_readers(&c)
+    });
+    for written in &written {
+        assert_eq!(written.refused, [], "a write failed");
+    }
+    assert_followed(&direct, &url, &followers, &written);
+    assert!(followers.iter().all(|f| f.seen().lists == 1));
+}
+
+fn renew_beside_readers(c: &Cluster) {
     let stop = std::sync::atomic::AtomicBool::new(false);
     let failures = std::sync::Mutex::new(vec![]);
     std::thread::scope(|s| {
@@ -312,7 +330,7 @@ fn check_38_certificates_are_renewed_and_nobody_notices() {
                 }
             }
         });
-        let renewed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| renew(&c)));
+        let renewed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| renew(c)));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         if let Err(panic) = renewed {
             std::panic::resume_unwind(panic);

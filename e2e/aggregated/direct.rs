@@ -27,7 +27,12 @@ pub struct Answer {
 
 impl Direct {
     fn new(cluster: &Cluster, leaf: Option<&Leaf>) -> Self {
-        let mut tls = client_config(leaf, cluster.authority().certificate()).unwrap();
+        Self::trusting(cluster.authority().certificate(), leaf)
+    }
+
+    /// Somebody with a certificate who trusts this CA.
+    fn trusting(ca: &str, leaf: Option<&Leaf>) -> Self {
+        let mut tls = client_config(leaf, ca).unwrap();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
@@ -64,6 +69,16 @@ impl Direct {
             key: read("pki/front-proxy-client.key"),
         };
         Self::with(cluster, &leaf)
+    }
+
+    /// The cluster's administrator, to be asked of kube-apiserver.
+    pub fn kubernetes(cluster: &Cluster) -> Self {
+        let read = |file: &str| std::fs::read_to_string(cluster.path(file)).unwrap();
+        let leaf = Leaf {
+            chain: read("pki/admin.crt"),
+            key: read("pki/admin.key"),
+        };
+        Self::trusting(&read("pki/ca.crt"), Some(&leaf))
     }
 
     /// Says a header in every request.

@@ -47,6 +47,7 @@ pub struct Cluster {
     guard: Mutex<Child>,
     authority: Authority,
     store: u16,
+    store_process: Mutex<Option<Child>>,
     replicas: Mutex<Vec<Replica>>,
     /// Tests that stop or change what all use hold it alone.
     turn: RwLock<()>,
@@ -83,6 +84,7 @@ impl Drop for Alone {
         if std::thread::panicking() {
             eprintln!("{}", self.0.logs());
         }
+        self.0.start_store();
         (0..REPLICAS).for_each(|n| self.0.start_replica(n));
         self.0.route(&[0, 1]);
     }
@@ -119,7 +121,14 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn free_port(host: &str) -> u16 {
+/// Kills a process and waits for it.
+pub fn kill(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A port that nobody listens on.
+pub fn free_port(host: &str) -> u16 {
     let listener = TcpListener::bind((host, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -150,6 +159,7 @@ impl Cluster {
         let cluster = Cluster {
             authority: Authority::load_or_create(&pki).unwrap(),
             store: free_port("127.0.0.1"),
+            store_process: Mutex::default(),
             guard: Mutex::new(guard),
             replicas: Mutex::new(ports.collect()),
             turn: RwLock::new(()),
@@ -240,6 +250,11 @@ impl Cluster {
         format!("10.199.{}.1", self.id)
     }
 
+    /// `https://...` of kube-apiserver.
+    pub fn kubernetes(&self) -> String {
+        format!("https://10.199.{}.2:6443", self.id)
+    }
+
     pub fn path(&self, file: &str) -> PathBuf {
         self.dir.join(file)
     }
@@ -277,11 +292,27 @@ impl Cluster {
         child
     }
 
-    fn start_store(&self) {
-        let dir = self.path("valkey");
+    /// Starts the store if it does not run, and waits until it listens.
+    pub fn start_store(&self) {
+        let mut process = lock(&self.store_process);
+        if process.is_none() {
+            *process = Some(self.spawn_store(self.store, "valkey", &[]));
+        }
+    }
+
+    /// Kills the store.
+    pub fn kill_store(&self) {
+        if let Some(mut child) = lock(&self.store_process).take() {
+            kill(&mut child);
+        }
+    }
+
+    /// A `valkey-server` with a folder of the cluster's.
+    pub fn spawn_store(&self, port: u16, folder: &str, more: &[&str]) -> Child {
+        let dir = self.path(folder);
         std::fs::create_dir_all(&dir).unwrap();
         let settings = [
-            ("--port", self.store.to_string()),
+            ("--port", port.to_string()),
             ("--bind", "127.0.0.1".to_owned()),
             ("--dir", dir.display().to_string()),
             ("--save", String::new()),
@@ -289,15 +320,13 @@ impl Cluster {
             // The guard knows our processes by their command line.
             ("--set-proc-title", "no".to_owned()),
         ];
-        let args: Vec<_> = settings
-            .into_iter()
-            .flat_map(|(k, v)| [k.to_owned(), v])
-            .collect();
-        let child = self.spawn("valkey-server", &args, "log/valkey.log");
-        std::mem::forget(child); // ends with the cluster
+        let settings = settings.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
+        let args: Vec<_> = settings.chain(more.iter().map(|&a| a.to_owned())).collect();
+        let child = self.spawn("valkey-server", &args, &format!("log/{folder}.log"));
         eventually("valkey-server listens", || {
-            std::net::TcpStream::connect(("127.0.0.1", self.store)).ok()
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
         });
+        child
     }
 
     /// Starts a replica that does not run, and waits until it answers.
@@ -311,23 +340,7 @@ impl Cluster {
             }
             (replica.rest, replica.grpc)
         };
-        let file = |name: &str| self.path("ours").join(name).display().to_string();
-        let args = [
-            ("--listen", format!("{}:{rest}", self.host())),
-            ("--listen-grpc", format!("{}:{grpc}", self.host())),
-            ("--store", format!("redis://127.0.0.1:{}", self.store)),
-            ("--kubeconfig", file("kubeconfig")),
-            ("--tls-ca", file("ca.crt")),
-            ("--tls-cert", file("apiserver.crt")),
-            ("--tls-key", file("apiserver.key")),
-        ];
-        let args = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
-        let args: Vec<_> = ["apiserver".to_owned()].into_iter().chain(args).collect();
-        let child = self.spawn(
-            env!("CARGO_BIN_EXE_ate"),
-            &args,
-            &format!("log/ate-{n}.log"),
-        );
+        let child = self.spawn_replica((rest, grpc), self.store, &format!("ate-{n}"));
         lock(&self.replicas)[n].child = Some(child);
         let (direct, url) = (super::direct::Direct::stranger(self), self.replica(n));
         eventually("a replica answers", || {
@@ -338,6 +351,23 @@ impl Cluster {
             }
             direct.try_get(&format!("{url}/readyz")).ok()
         });
+    }
+
+    /// An `ate apiserver` of the cluster with ports for REST and gRPC, and the port of its store.
+    pub fn spawn_replica(&self, (rest, grpc): (u16, u16), store: u16, log: &str) -> Child {
+        let file = |name: &str| self.path("ours").join(name).display().to_string();
+        let args = [
+            ("--listen", format!("{}:{rest}", self.host())),
+            ("--listen-grpc", format!("{}:{grpc}", self.host())),
+            ("--store", format!("redis://127.0.0.1:{store}")),
+            ("--kubeconfig", file("kubeconfig")),
+            ("--tls-ca", file("ca.crt")),
+            ("--tls-cert", file("apiserver.crt")),
+            ("--tls-key", file("apiserver.key")),
+        ];
+        let args = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
+        let args: Vec<_> = ["apiserver".to_owned()].into_iter().chain(args).collect();
+        self.spawn(env!("CARGO_BIN_EXE_ate"), &args, &format!("log/{log}.log"))
     }
 
     /// Ends a replica by a signal, and waits for it.

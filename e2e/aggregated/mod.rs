@@ -1,14 +1,21 @@
 //! The aggregated API behind a real kube-apiserver: the checks of its wire contract, each a test `check_NN_...`, with real
 //! clients. [`harness`] has the cluster (one for all tests), Valkey and two replicas of `ate apiserver`; [`direct`] asks a
 //! replica itself, as kube-apiserver or a stranger would; [`goclient`] is client-go.
+//! Tests of faults have a store and replicas of their own ([`own`]) where they can; [`follow`] has clients that write and
+//! watch through whatever happens.
 
 mod access;
 mod availability;
 mod clients;
 mod direct;
+mod faults;
+mod follow;
+mod fuzz;
 mod goclient;
 mod harness;
 mod kubectl;
+mod own;
 mod protocol;
+mod store_faults;
 mod teams;
 mod watches;

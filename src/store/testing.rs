@@ -3,6 +3,7 @@
 
 use super::redis::{RedisStore, StoreOptions};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -21,7 +22,7 @@ struct Server {
     process: Mutex<Process>,
     args: Vec<String>,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 struct Process(Child);
@@ -100,7 +101,7 @@ impl Server {
             process: Mutex::new(spawn(&args)),
             args,
             port: port.parse().unwrap(),
-            _dir: dir,
+            dir,
         };
         server.is_up().then_some(server)
     }
@@ -124,12 +125,14 @@ impl Server {
         false
     }
 
-    fn kill_and_start(&self) {
+    fn kill(&self) {
         let mut process = self.process();
         let _ = process.0.kill();
         let _ = process.0.wait();
-        *process = spawn(&self.args);
-        drop(process);
+    }
+
+    fn start_again(&self) {
+        *self.process() = spawn(&self.args);
         assert!(self.is_up(), "valkey-server starts again");
     }
 }
@@ -156,7 +159,34 @@ impl TestServer {
 
     /// Kills the servers as a crash would and starts them on the same files and ports.
     pub fn kill_and_start(&self) {
-        self.servers.iter().for_each(Server::kill_and_start);
+        self.kill();
+        self.start();
+    }
+
+    /// Kills the servers.
+    pub fn kill(&self) {
+        self.servers.iter().for_each(Server::kill);
+    }
+
+    /// Starts them again.
+    pub fn start(&self) {
+        self.servers.iter().for_each(Server::start_again);
+    }
+
+    /// A copy of the first server's files.
+    pub fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(self.servers[0].dir.path(), copy.path());
+        copy
+    }
+
+    /// Kills the first server and starts it on a copy of its files.
+    pub fn kill_and_start_on(&self, copy: &TempDir) {
+        let server = &self.servers[0];
+        server.kill();
+        std::fs::remove_dir_all(server.dir.path().join("appendonlydir")).unwrap();
+        copy_files(copy.path(), server.dir.path());
+        server.start_again();
     }
 
     /// The server that tests share while one of them holds it.
@@ -226,9 +256,25 @@ impl TestServer {
         RedisStore::connect(self.options()).await.unwrap()
     }
 
+    /// A command to every server.
+    pub fn ask_all(&self, args: &[&str]) {
+        for server in &self.servers {
+            ask(server.port, args).unwrap();
+        }
+    }
+
     /// A command to the first server, its answer as text.
     pub fn ask(&self, args: &[&str]) -> String {
         ask(self.servers[0].port, args).unwrap()
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    let (from, to) = (from.join("appendonlydir"), to.join("appendonlydir"));
+    std::fs::create_dir(&to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
 }
 

@@ -3,7 +3,8 @@
 use super::*;
 use crate::access::inflight::{Bounds, Inflight};
 use crate::access::{self, COMPONENTS, MASTERS};
-use crate::apiserver::{authn, serve};
+use crate::apiserver::authn;
+use crate::apiserver::server::serve_with;
 use crate::identity::tls::open_server_config;
 use crate::identity::{Authority, Leaf, LeafRequest, Serving, Usage, files};
 use std::net::SocketAddr;
@@ -22,10 +23,10 @@ pub(super) struct Https {
 
 impl Https {
     pub(super) async fn new() -> Self {
-        Self::bounded(Inflight::default()).await
+        Self::bounded(Inflight::default(), PATIENCE).await
     }
 
-    async fn bounded(inflight: Inflight) -> Self {
+    async fn bounded(inflight: Inflight, stall: Duration) -> Self {
         let harness = Harness::new().await;
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::load_or_create(dir.path()).unwrap();
@@ -42,11 +43,12 @@ impl Https {
             access::dev(authority.certificate()).unwrap(),
             inflight,
         );
-        let served = tokio::spawn(serve(
+        let served = tokio::spawn(serve_with(
             listener,
             Arc::new(tls),
             router,
             harness.shutdown.clone(),
+            stall,
         ));
         Self {
             harness,
@@ -136,7 +138,7 @@ async fn too_much_at_once_is_told_to_come_again() {
         others: 1,
         long: 1,
     };
-    let s = Https::bounded(Inflight::new(bounds)).await;
+    let s = Https::bounded(Inflight::new(bounds), PATIENCE).await;
     let client = s.client(Some(&s.client_leaf(MASTERS)));
     let watch = s.url(&format!("{POOLS}?watch=1&resourceVersion=1"));
     let first = client.get(&watch).send().await.unwrap();
@@ -162,4 +164,37 @@ async fn too_much_at_once_is_told_to_come_again() {
         }
     };
     tokio::time::timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_are_reset_and_others_are_not() {
+    let stall = Duration::from_secs(1);
+    let s = Https::bounded(Inflight::default(), stall).await;
+    // More than a client takes before it is read, on a stream of its own.
+    for n in 0..30 {
+        let mut large = pool(&format!("p{n}"));
+        large["metadata"]["annotations"] = json!({"large": "x".repeat(100_000)});
+        s.harness.make(POOLS, &large).await;
+    }
+    let client = s.client(Some(&s.client_leaf(MASTERS)));
+    let ask = |path: String| client.get(s.url(&path)).send();
+    let unread = [
+        ask(POOLS.to_owned()).await.unwrap(),
+        ask(format!("{POOLS}?watch=1")).await.unwrap(),
+    ];
+    // A watch that has nothing to say is none that nobody reads.
+    let mut idle = ask(format!("{ACTORS}?watch=1")).await.unwrap();
+    let quick = ask(POOLS.to_owned()).await.unwrap().bytes().await.unwrap();
+    assert!(quick.len() > 3_000_000);
+    crate::store::conformance::leases::eventually("the watch is over", || async {
+        (s.harness.fanout("workerpools").watchers == 0).then_some(())
+    })
+    .await;
+    for answer in unread {
+        let error = answer.bytes().await.unwrap_err();
+        assert!(format!("{error:?}").contains("CANCEL"), "{error:?}");
+    }
+    s.harness.make(ACTORS, &actor("a")).await;
+    let chunk = tokio::time::timeout(PATIENCE, idle.chunk()).await.unwrap();
+    assert!(chunk.unwrap().is_some(), "the idle watch goes on");
 }

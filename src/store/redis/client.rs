@@ -13,7 +13,7 @@ use ::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 /// A call without an answer for this long fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -115,14 +115,21 @@ impl Call {
     }
 }
 
-/// The highest stamps seen in the store's replies, per shard and of all.
+/// What a shard's replies told.
+#[derive(Debug, Default)]
+struct OfShard {
+    tick: AtomicU64,
+    incarnation: AtomicU64,
+}
+
+/// The highest stamps seen in the store's replies, per shard and of all, and the incarnation that each shard was in then.
 #[derive(Debug)]
-pub struct Seen(Vec<AtomicU64>, AtomicU64);
+pub struct Seen(Vec<OfShard>, AtomicU64);
 
 impl Seen {
     fn new(shards: u16) -> Self {
         Self(
-            (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            (0..shards).map(|_| OfShard::default()).collect(),
             AtomicU64::new(0),
         )
     }
@@ -131,7 +138,7 @@ impl Seen {
     pub fn of(&self, shard: u16) -> u64 {
         self.0
             .get(usize::from(shard))
-            .map_or(0, |tick| tick.load(Ordering::Acquire))
+            .map_or(0, |seen| seen.tick.load(Ordering::Acquire))
     }
 
     /// Of any shard.
@@ -139,11 +146,22 @@ impl Seen {
         self.1.load(Ordering::Acquire)
     }
 
-    fn note(&self, shard: u16, tick: u64) {
+    /// The incarnation in which a shard's stamps were seen. One that never lost anything is in the first.
+    pub fn incarnation(&self, shard: u16) -> Incarnation {
+        let seen = self.0.get(usize::from(shard));
+        let known = seen.map_or(0, |seen| seen.incarnation.load(Ordering::Acquire));
+        Incarnation(known.max(1))
+    }
+
+    fn note(&self, shard: u16, reply: &Reply) {
         if let Some(of_shard) = self.0.get(usize::from(shard)) {
-            of_shard.fetch_max(tick, Ordering::AcqRel);
+            of_shard.tick.fetch_max(reply.last, Ordering::AcqRel);
+            let incarnation = reply.incarnation.0;
+            of_shard
+                .incarnation
+                .fetch_max(incarnation, Ordering::AcqRel);
         }
-        self.1.fetch_max(tick, Ordering::AcqRel);
+        self.1.fetch_max(reply.last, Ordering::AcqRel);
     }
 }
 
@@ -163,6 +181,8 @@ pub struct Client {
     pub wrote: Notify,
     connections: OnceLock<Connections>,
     incarnation: AtomicU64,
+    /// Held by the call that repairs what was lost.
+    pub recovering: Mutex<()>,
     round_trips: AtomicU64,
     started: Instant,
     /// Milliseconds from the start to the last reply.
@@ -176,6 +196,7 @@ impl Client {
             wrote: Notify::new(),
             connections: OnceLock::new(),
             incarnation: AtomicU64::new(0),
+            recovering: Mutex::default(),
             round_trips: AtomicU64::new(0),
             started: Instant::now(),
             heard: AtomicU64::new(0),
@@ -224,6 +245,7 @@ impl Client {
             .await
             .map_err(link::to_store_error)?;
         self.note_incarnation(loss::check_in(&link, &self.keys).await?);
+        self.boot(&link).await.map_err(link::to_store_error)?;
         for script in scripts::all() {
             let mut load = ::redis::cmd("SCRIPT");
             load.arg("LOAD").arg(&script.text);
@@ -290,18 +312,19 @@ impl Client {
         let mut delay = BACKOFF;
         for attempt in 1.. {
             let last_attempt = attempt >= ATTEMPTS;
+            let known = self.seen.incarnation(call.shard);
             match self.once(call).await {
                 Ok(value) => {
                     let reply = Reply::read(value)?;
-                    self.hear(&reply);
                     if reply.code != "LOST" {
-                        self.seen.note(call.shard, reply.last);
+                        self.hear(&reply);
+                        self.seen.note(call.shard, &reply);
                         return Ok(reply);
                     }
                     if last_attempt {
                         return Err(reply.fail(&"the store"));
                     }
-                    Box::pin(loss::recover(self, call.shard, reply.last)).await?;
+                    Box::pin(loss::recover(self, known, call.shard, reply.last)).await?;
                 }
                 Err(e)
                     if !last_attempt
@@ -324,9 +347,21 @@ impl Client {
         futures::future::try_join_all(calls).await
     }
 
+    /// Tells every shard that its server may have been started; `boot.lua` knows whether it was.
+    async fn boot(&self, link: &Link) -> RedisResult<()> {
+        let boots = (0..self.keys.shards()).map(|shard| {
+            let command = Call::new(self, &scripts::BOOT, shard).blind();
+            let command = command.command(&self.seen, true);
+            async move { link.send(&command).await }
+        });
+        futures::future::try_join_all(boots).await?;
+        Ok(())
+    }
+
     async fn once(&self, call: &Call) -> RedisResult<Value> {
         match self.attempt(call, false).await {
             Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.boot(&self.connections()?.link).await?;
                 self.attempt(call, true).await
             }
             result => result,

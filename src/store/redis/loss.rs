@@ -1,6 +1,7 @@
 //! What the installation remembers of itself, and what is done when the store has lost writes.
 //!
-//! A shard whose newest stamp is below one that a client has seen was restored from an older state. The incarnation is
+//! A shard whose newest stamp is below one that a client has seen was restored from an older state; so was one that a
+//! server had up to an older stamp when it started (`boot.lua`), even if others wrote to it since. The incarnation is
 //! raised by exactly one of the clients that notice, every shard's stamps continue above what was seen, and
 //! every older version counts as expired.
 
@@ -86,26 +87,34 @@ pub async fn read_incarnation(client: &Client) -> Result<Incarnation, StoreError
         value => Incarnation(parse(value)?),
     };
     if stored < client.incarnation() {
-        return raise(client).await;
+        return raise(client, client.incarnation()).await;
     }
     client.note_incarnation(stored);
     Ok(client.incarnation())
 }
 
-async fn raise(client: &Client) -> Result<Incarnation, StoreError> {
+/// Raises the incarnation above `known`, unless somebody did.
+async fn raise(client: &Client, known: Incarnation) -> Result<Incarnation, StoreError> {
     let mut eval = ::redis::cmd("EVAL");
     eval.arg(RAISE).arg(1).arg(client.keys.meta());
-    eval.arg(client.incarnation().0)
-        .arg(FORMAT)
-        .arg(client.keys.shards());
+    eval.arg(known.0).arg(FORMAT).arg(client.keys.shards());
     let incarnation = Incarnation(parse(client.plain(&eval).await?)?);
     client.note_incarnation(incarnation);
     Ok(incarnation)
 }
 
-/// A shard has lost stamps that this client saw.
-pub async fn recover(client: &Client, shard: u16, last: u64) -> Result<(), StoreError> {
-    let incarnation = raise(client).await?;
+/// A shard has lost stamps that this client saw in an incarnation. Repaired once for all calls that notice.
+pub async fn recover(
+    client: &Client,
+    known: Incarnation,
+    shard: u16,
+    last: u64,
+) -> Result<(), StoreError> {
+    let _turn = client.recovering.lock().await;
+    if client.seen.incarnation(shard) > known {
+        return Ok(());
+    }
+    let incarnation = raise(client, known).await?;
     tracing::warn!(
         shard,
         last,

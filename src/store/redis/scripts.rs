@@ -21,7 +21,7 @@ impl Lua {
     fn new(file: &'static str, text: &str) -> Self {
         let name = file.trim_end_matches(".lua");
         let head = match GROWING.contains(&name) {
-            true => "",
+            true => "#!lua\n",
             false => "#!lua flags=allow-oom\n",
         };
         let text = format!("{head}{text}");
@@ -52,6 +52,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    BOOT = "boot.lua";
     CLOCK = "clock.lua";
     RAISE = "raise.lua";
     RECOVER = "recover.lua";

@@ -5,9 +5,11 @@ local LOG_MAX, LOG_SLACK = 10000, 500
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local clock = redis.call('HMGET', KEYS[1], 'last', 'incarnation')
+local clock = redis.call('HMGET', KEYS[1], 'last', 'incarnation', 'kept', 'resumed')
 local last = tonumber(clock[1] or '0')
 local incarnation = tonumber(clock[2] or '0')
+-- The newest stamp that a server had when it started, and below which it then gave none: see boot.lua.
+local kept, resumed = tonumber(clock[3] or '0'), tonumber(clock[4] or '0')
 local trimmed_field = 'trimmed'
 
 local function integer(n)
@@ -44,6 +46,14 @@ local function log(kind, name, before, after, meta_before, meta_after)
   end
 end
 
-if last < tonumber(ARGV[1]) then
+-- Up to where the log is gone for a reader that wants stamps from `first` on.
+local function gone(first, trimmed)
+  local lost = tonumber(redis.call('HGET', KEYS[1], 'lost') or '0')
+  local forgotten = first > kept + 1 and first <= resumed and first or 0
+  return math.max(tonumber(trimmed or '0'), lost, forgotten)
+end
+
+local seen = tonumber(ARGV[1])
+if last < seen or (seen > kept and seen < resumed) then
   return reply('LOST')
 end

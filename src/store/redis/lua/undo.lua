@@ -16,8 +16,7 @@ end
 -- after `after`: how far the log is gone, the first stamp not looked at or 0, how many of those names existed before
 -- and how many after what was looked at, and for each name up to `upto` its first image: name, record, metadata.
 local function undo(kind, first, prefix, after, upto)
-  local marks = redis.call('HMGET', KEYS[1], trimmed_field, 'lost')
-  local gone = math.max(tonumber(marks[1] or '0'), tonumber(marks[2] or '0'))
+  local upto_gone = gone(tonumber(first), redis.call('HGET', KEYS[1], trimmed_field))
   local entries = redis.call('XRANGE', KEYS[2], first .. '-0', integer(last), 'COUNT', SCAN)
   local seen, images, existed, exist = {}, {}, 0, 0
   for _, entry in ipairs(entries) do
@@ -37,5 +36,5 @@ local function undo(kind, first, prefix, after, upto)
   if #entries == SCAN then
     more = tonumber(string.match(entries[SCAN][1], '^%d+')) + 1
   end
-  return {gone, more, existed, exist, images}
+  return {upto_gone, more, existed, exist, images}
 end

@@ -1,7 +1,7 @@
 //! A store that lost writes.
 
 use super::fsck;
-use crate::api::names::Incarnation;
+use crate::api::names::{ActorKey, Incarnation};
 use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
 use crate::store::testing::TestServer;
@@ -66,5 +66,50 @@ async fn what_was_acknowledged_survives_a_kill() {
     let next = created(&store, "team", "b").await;
     let seen = store.changes(Kind::Actor, page.version, 10, PATIENCE).await;
     assert_eq!(seen.unwrap().items[0].version, next.header.resource_version);
+    fsck::check(&store).await;
+}
+
+/// The one who saw the write that was lost comes last; those before have written already.
+#[tokio::test]
+async fn a_lost_write_is_noticed_after_others_wrote() {
+    let server = TestServer::single();
+    let options = server.options();
+    let store = RedisStore::connect(options.clone()).await.unwrap();
+    let first = created(&store, "team", "a").await;
+    let other = RedisStore::connect(options.clone()).await.unwrap();
+    other.list_actors(None, None, 1).await.unwrap();
+    let before = server.copy();
+    let lost = created(&store, "team", "lost")
+        .await
+        .header
+        .resource_version;
+    server.kill_and_start_on(&before);
+
+    // A process that knows nothing, and one that saw less.
+    let new = RedisStore::connect(options).await.unwrap();
+    for store in [&new, &other] {
+        let names = (0..64).map(|i| format!("b{i}"));
+        for name in names {
+            let made = created(store, "team", &name).await;
+            assert!(made.header.resource_version > lost);
+        }
+        let seen = store.changes(Kind::Actor, lost, 10, Duration::ZERO).await;
+        assert!(matches!(seen, Err(StoreError::Expired(_))), "{seen:?}");
+        let list = store.workers_at(Some(lost)).await;
+        assert!(matches!(list, Err(StoreError::Expired(_))), "{list:?}");
+        assert_eq!(store.incarnation().await.unwrap(), Incarnation(1));
+    }
+    let old = first.header.resource_version;
+    new.changes(Kind::Actor, old, 10, Duration::ZERO)
+        .await
+        .unwrap();
+    let gone = ActorKey::new("team", "lost");
+    let read = store.get_actor(&gone).await;
+    assert!(matches!(read, Err(StoreError::NotFound(_))));
+    assert_eq!(store.incarnation().await.unwrap(), Incarnation(2));
+    for store in [&store, &other, &new] {
+        let seen = store.changes(Kind::Actor, old, 10, Duration::ZERO).await;
+        assert!(matches!(seen, Err(StoreError::Expired(_))), "{seen:?}");
+    }
     fsck::check(&store).await;
 }

@@ -1,10 +1,12 @@
 //! Connections, durability, the log's bound.
 
 use crate::api::names::ResourceVersion;
+use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
 use crate::store::redis::StoreTls;
 use crate::store::testing::{TestServer, free_port};
 use crate::store::{Kind, ListRequest, RedisStore, Store, StoreError, StoreOptions};
+use crate::telemetry::chain;
 use std::time::{Duration, Instant};
 
 fn calls(server: &TestServer, command: &str) -> u64 {
@@ -112,6 +114,75 @@ async fn nobody_there_is_unavailable_soon() {
     let e = RedisStore::connect(StoreOptions::new("redis://127.0.0.1:1")).await;
     assert!(matches!(e.err(), Some(StoreError::Unavailable(_))));
     assert!(start.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_there_yet_is_used_when_it_is() {
+    let server = TestServer::single();
+    let options = server.options();
+    server.kill();
+    let refused = RedisStore::connect(options.clone()).await;
+    assert!(matches!(refused.err(), Some(StoreError::Unavailable(_))));
+    let store = RedisStore::connect_in_time(options).await.unwrap();
+    let away = store.version().await.err().unwrap();
+    assert!(matches!(away, StoreError::Unavailable(_)), "{away}");
+    assert_eq!(
+        chain(&away).lines().next().unwrap().split(": ").nth(1),
+        Some("it cannot be reached")
+    );
+    server.start();
+    eventually("it is used", || async { store.version().await.ok() }).await;
+    created(&store, "team", "a").await;
+}
+
+#[tokio::test]
+async fn a_full_server_takes_nothing_new_and_goes_on_otherwise() {
+    for server in [TestServer::single(), TestServer::cluster()] {
+        let store = server.store().await;
+        let kept = created(&store, "team", "a").await;
+        server.ask_all(&["CONFIG", "SET", "maxmemory", "1"]);
+        let refused = store.create_actor(actor("team", "b"), CAP).await;
+        let why = chain(&refused.err().unwrap());
+        assert!(why.contains("its memory is full"), "{why}");
+        let at = kept.header.resource_version;
+        let mut spec = kept.spec.clone();
+        spec.generation += 1;
+        let refused = store.update_spec(&kept.key, at, &spec, &kept.meta).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+        let page = store.list_actors(None, None, 10).await.unwrap();
+        assert_eq!(page.items, [kept.clone()]);
+        store.workers_at(None).await.unwrap();
+        let seen = store.changes(Kind::Actor, page.version, 10, Duration::ZERO);
+        assert!(seen.await.unwrap().items.is_empty());
+        store.renew_node("n1", "10.0.0.1", PATIENCE).await.unwrap();
+        spec.deleted = Some(crate::api::time::Timestamp::now());
+        let marked = store.update_spec(&kept.key, at, &spec, &kept.meta).await;
+        assert!(marked.unwrap().spec.deleted.is_some());
+        server.ask_all(&["CONFIG", "SET", "maxmemory", "0"]);
+        created(&store, "team", "b").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_in_time() {
+    let server = TestServer::single();
+    let store = server.store().await;
+    let kept = created(&store, "team", "a").await;
+    server.ask(&["CLIENT", "PAUSE", "60000", "ALL"]);
+    let start = Instant::now();
+    let (read, made) = tokio::join!(
+        store.get_actor(&kept.key),
+        store.create_actor(actor("team", "b"), CAP)
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        start.elapsed()
+    );
+    for why in [read.err().unwrap(), made.err().unwrap()] {
+        let why = chain(&why);
+        assert!(why.contains("it does not answer in time"), "{why}");
+    }
 }
 
 #[tokio::test]

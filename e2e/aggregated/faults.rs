@@ -1,0 +1,215 @@
+//! Replicas that die, and clients that do not behave, while others go on.
+
+use super::direct::Direct;
+use super::follow::{self, Follower};
+use super::harness::{Cluster, REPLICAS, actor, alone, eventually};
+use super::own::Own;
+use http::Method;
+use serde_json::{Value, json};
+use std::io::Read;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use substrate::identity::Leaf;
+use substrate::identity::tls::client_config;
+
+/// How soon after a fault everybody is served again.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Runs writers while `meanwhile` lasts; what was acknowledged to each.
+pub fn beside_writers(
+    direct: &Direct,
+    urls: &[String],
+    writers: usize,
+    meanwhile: impl FnOnce(),
+) -> Vec<follow::Written> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let (stop, direct) = (&stop, direct);
+        let writers: Vec<_> = (0..writers)
+            .map(|n| {
+                let write =
+                    async move { follow::write(direct, urls, &format!("w{n}"), stop).await };
+                s.spawn(move || direct.runtime.block_on(write))
+            })
+            .collect();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
+        stop.store(true, Ordering::SeqCst);
+        let written = writers.into_iter().map(|w| w.join().unwrap()).collect();
+        if let Err(panic) = done {
+            std::panic::resume_unwind(panic);
+        }
+        written
+    })
+}
+
+/// Asserts that everything acknowledged is there and that followers were shown each of it once.
+pub fn assert_followed(
+    direct: &Direct,
+    url: &str,
+    followers: &[Follower],
+    written: &[follow::Written],
+) {
+    let last = format!("last-{:08x}", rand::random::<u32>());
+    let made = direct.send(Method::POST, url, "application/json", actor(&last));
+    assert_eq!(made.code, 201, "{}", made.text);
+    for follower in followers {
+        follower.knows(SOON, &last);
+        let seen = follower.seen();
+        assert!(seen.wrong.is_empty(), "{:?}", seen.wrong);
+        for name in written.iter().flat_map(|w| w.labels.keys()) {
+            assert!(seen.state.contains_key(name), "{name} is not known");
+            if seen.lists == 1 {
+                assert_eq!(seen.added.get(name), Some(&1), "{name}");
+            }
+        }
+    }
+    for written in written {
+        follow::assert_kept(direct, url, written);
+    }
+}
+
+fn grows(follower: &Follower, by: usize) {
+    let before = follower.seen().versions.len();
+    eventually("writes and watches go on", || {
+        (follower.seen().versions.len() >= before + by).then_some(())
+    });
+}
+
+#[test]
+fn a_replica_is_killed_and_nobody_loses_anything() {
+    let c = alone();
+    let ns = c.0.namespace("killed");
+    let direct = Direct::kubernetes(&c);
+    let url = format!("{}{}", c.kubernetes(), ns.actors());
+    let follow = || Follower::start(Direct::kubernetes(&c), vec![url.clone()], 0);
+    let followers: Vec<_> = (0..6).map(|_| follow()).collect();
+    let written = beside_writers(&direct, std::slice::from_ref(&url), 4, || {
+        for n in (0..REPLICAS).chain(0..REPLICAS) {
+            grows(&followers[0], 40);
+            c.kill_replica(n);
+            grows(&followers[0], 20);
+            c.start_replica(n);
+        }
+    });
+    assert_followed(&direct, &url, &followers, &written);
+    let ends: u32 = followers.iter().map(|f| f.seen().ends).sum();
+    assert!(ends >= 4, "watches of the killed replicas broke: {ends}");
+    assert!(
+        followers.iter().all(|f| f.seen().lists == 1),
+        "nobody had to list again"
+    );
+}
+
+/// Answers that nobody reads at once.
+const STUCK: usize = 20;
+/// Objects, and bytes of each: a list is far larger than any window.
+const OBJECTS: usize = 40;
+const SIZE: usize = 100 << 10;
+/// A replica may grow by so much meanwhile, in KiB: half of what the answers come to.
+const GROWTH: u64 = (STUCK * OBJECTS * SIZE / 2) as u64 >> 10;
+/// How soon the answers are given up: the patience of 30 s, and what noticing takes.
+const CLOSED: Duration = Duration::from_secs(60);
+
+fn large(name: &str) -> String {
+    let mut object: Value = serde_json::from_str(&actor(name)).unwrap();
+    object["metadata"]["annotations"] = json!({"large": "x".repeat(SIZE)});
+    object.to_string()
+}
+
+/// Resident memory of a process, in KiB.
+pub fn memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn sockets(pid: u32) -> usize {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    links
+        .filter(|to| to.to_string_lossy().starts_with("socket"))
+        .count()
+}
+
+/// Asks by HTTP/1.1 and reads nothing.
+fn ask_and_leave(c: &Cluster, address: &str, path: &str) -> impl Read + use<> {
+    use std::io::Write;
+    let read = |file: &str| std::fs::read_to_string(c.path(file)).unwrap();
+    let leaf = Leaf {
+        chain: read("pki/front-proxy-client.crt"),
+        key: read("pki/front-proxy-client.key"),
+    };
+    let config = client_config(Some(&leaf), c.authority().certificate()).unwrap();
+    let host = address.split(':').next().unwrap().to_owned();
+    let name = rustls::pki_types::ServerName::try_from(host.clone()).unwrap();
+    let session = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(session, TcpStream::connect(address).unwrap());
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: {host}\r\nx-remote-user: admin\r\nx-remote-group: system:masters\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.flush().unwrap();
+    stream
+}
+
+#[test]
+fn clients_that_never_read_are_cut_off() {
+    let own = Own::start("unread");
+    let ns = own.cluster().namespace("unread");
+    let direct = own.admin();
+    let url = format!("{}{}", own.url(0), ns.actors());
+    for n in 0..OBJECTS {
+        let made = direct.send(
+            Method::POST,
+            &url,
+            "application/json",
+            large(&format!("a{n}")),
+        );
+        assert_eq!(made.code, 201, "{}", made.text);
+    }
+    let small = format!("{}?limit=1", url);
+    let follower = Follower::start(own.admin(), vec![url.clone()], 0);
+    (0..3).for_each(|_| drop(direct.get(&url)));
+    let before = (memory(own.pid(0)), sockets(own.pid(0)));
+    let never = own.admin();
+    let stuck: Vec<_> = never.runtime.block_on(async {
+        let ask = |n: usize| {
+            let query = ["", "?watch=1"][n % 2];
+            never.request(Method::GET, &format!("{url}{query}")).send()
+        };
+        let answers = futures::future::join_all((0..STUCK).map(ask)).await;
+        answers.into_iter().map(Result::unwrap).collect()
+    });
+    let address = own.url(0).replace("https://", "");
+    let mut left: Vec<_> = (0..STUCK / 4)
+        .map(|_| ask_and_leave(&own.cluster, &address, &ns.actors()))
+        .collect();
+
+    // Others do not notice.
+    let written = beside_writers(&direct, std::slice::from_ref(&url), 1, || {
+        eventually("streams are reset", || {
+            let other = direct.get(&small);
+            assert_eq!(other.code, 200, "{}", other.text);
+            let reset = own.log(0).matches("a stream is reset").count();
+            (reset >= STUCK).then_some(())
+        });
+        crate::parts::look::until(CLOSED, "connections are closed", || {
+            (sockets(own.pid(0)) <= before.1 + 2).then_some(())
+        });
+    });
+    let after = memory(own.pid(0));
+    assert!(after < before.0 + GROWTH, "{} -> {after} KiB", before.0);
+    assert_eq!(written[0].refused, []);
+    assert!(written[0].longest < SOON, "{:?}", written[0].longest);
+    assert_followed(&direct, &url, &[follower], &written);
+    for answer in stuck {
+        let read = never.runtime.block_on(answer.bytes());
+        assert!(read.is_err(), "it was not complete");
+    }
+    for connection in &mut left {
+        let mut read = vec![];
+        let ended = connection.read_to_end(&mut read);
+        assert!(ended.is_err() || read.len() < OBJECTS * SIZE);
+    }
+}
