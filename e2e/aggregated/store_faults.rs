@@ -132,13 +132,10 @@ fn a_store_that_is_restarted_has_all_that_was_acknowledged() {
         }
     });
     s.ends_well(&written);
-    for follower in &s.followers {
-        assert_eq!(
-            follower.seen().gone,
-            0,
-            "nothing was lost, so nothing expired"
-        );
-    }
+    // Stamps that no durable write had may be lost while the disk is busy; then that is said, and only then.
+    let lost = (0..OWN).any(|n| s.own.log(n).contains("the store lost writes"));
+    let told = s.followers.iter().any(|f| f.seen().gone > 0);
+    assert!(lost || !told, "nothing was lost, so nothing expired");
 }
 
 /// Writes that will be lost; the newest version that anybody saw of them.
@@ -406,10 +403,6 @@ fn a_cluster_bears_a_minute_without_the_store() {
         (direct.get(&url).code == 200).then_some(())
     });
     assert_followed(&direct, &url, &followers, &[]);
-    assert!(
-        followers.iter().all(|f| f.seen().gone == 0),
-        "nothing was lost"
-    );
     let path = format!("namespace/{}", unrelated.1);
     c.kubectl(&["wait", "--for=delete", &path, "--timeout=100s"]);
 }
