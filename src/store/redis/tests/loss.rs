@@ -87,8 +87,8 @@ async fn a_lost_write_is_noticed_after_others_wrote() {
 
     // A process that knows nothing, and one that saw less.
     let new = RedisStore::connect(options).await.unwrap();
-    for store in [&new, &other] {
-        let names = (0..64).map(|i| format!("b{i}"));
+    for (of, store) in [("new", &new), ("other", &other)] {
+        let names = (0..64).map(|i| format!("{of}-{i}"));
         for name in names {
             let made = created(store, "team", &name).await;
             assert!(made.header.resource_version > lost);
