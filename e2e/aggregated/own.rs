@@ -58,13 +58,9 @@ impl Own {
     }
 
     pub fn start_store(&self) {
-        self.start_store_with(&[]);
-    }
-
-    pub fn start_store_with(&self, more: &[&str]) {
         let mut valkey = lock(&self.valkey);
         if valkey.is_none() {
-            *valkey = Some(self.cluster.spawn_store(self.store, &self.name, more));
+            *valkey = Some(self.cluster.spawn_store(self.store, &self.name, &[]));
         }
     }
 
