@@ -103,6 +103,7 @@ pub struct ActorStatus {
     pub phase: String,
     /// Ready, Awake, and RolledBack, ColdBoot, CrashLoop, Stalled where they apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// What old clients call it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -160,6 +161,7 @@ pub struct SnapshotStatus {
     pub time: Option<Time>,
     /// Nodes that hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub nodes: Vec<String>,
 }
 
@@ -174,6 +176,7 @@ pub struct Transition {
     pub duration: String,
     /// Its steps, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub steps: Vec<TransitionStep>,
 }
 

@@ -122,6 +122,7 @@ pub struct PoolTemplate {
     pub node_selector: Option<BTreeMap<String, String>>,
     /// Taints that are tolerated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Option<Vec<Toleration>>,
     /// Where pods go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,5 +162,6 @@ pub struct WorkerPoolStatus {
     pub selector: Option<String>,
     /// Ready and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

@@ -43,6 +43,7 @@ pub struct ActorTemplateSpec {
     pub pause_image: Option<String>,
     /// The containers; one runs as the sandbox's root.
     #[schemars(length(min = 1, max = 16))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[garde(
         custom(rules::given("name at least one container")),
         length(max = 16),
@@ -53,6 +54,7 @@ pub struct ActorTemplateSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[garde(custom(rules::unsupported))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Vec<Volume>,
     /// Where snapshots are kept. The installation has a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,6 +103,7 @@ pub struct ActorTemplateSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[garde(length(max = 256), inner(custom(rules::dns_label)))]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub allowed_namespaces: Vec<String>,
 }
 
@@ -143,14 +146,17 @@ pub struct Container {
     pub image: String,
     /// Overrides the image's entrypoint and command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     #[garde(skip)]
     pub command: Vec<String>,
     /// Arguments to the command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     #[garde(skip)]
     pub args: Vec<String>,
     /// Environment, as it is when the golden snapshot is taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[garde(dive(()))]
     pub env: Vec<EnvVar>,
     /// Overrides the image's working directory.
@@ -159,6 +165,7 @@ pub struct Container {
     pub working_dir: Option<String>,
     /// Ports; requests go to the one named `http`, else the first, else 80.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["containerPort"]))]
     #[garde(dive(()))]
     pub ports: Vec<ContainerPort>,
     /// Requests and limits.
@@ -172,6 +179,7 @@ pub struct Container {
     /// Where volumes appear.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[garde(custom(rules::unsupported))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["mountPath"]))]
     pub volume_mounts: Vec<VolumeMount>,
 }
 
@@ -449,6 +457,7 @@ pub struct Hook {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecHook {
     /// The command and its arguments; not run in a shell.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub command: Vec<String>,
 }
 
@@ -519,6 +528,7 @@ pub struct ActorTemplateStatus {
     pub golden_snapshot: Option<String>,
     /// Golden snapshots, one per runtime build.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub golden_snapshots: Vec<GoldenSnapshot>,
     /// Failed attempts in a row.
     #[serde(default)]
@@ -528,6 +538,7 @@ pub struct ActorTemplateStatus {
     pub retry_at: Option<Time>,
     /// Ready, GoldenReady, Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// How many actors there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use crate::api::validate::{Cause, MAX_VIOLATIONS, Violation};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A schema, compiled once.
 #[derive(Debug, Default, Deserialize)]
@@ -34,6 +34,10 @@ pub struct Schema {
     preserve: bool,
     #[serde(rename = "x-kubernetes-int-or-string")]
     int_or_string: bool,
+    #[serde(rename = "x-kubernetes-list-type")]
+    list_type: ListType,
+    #[serde(rename = "x-kubernetes-list-map-keys")]
+    list_map_keys: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -41,6 +45,19 @@ pub struct Schema {
 enum Additional {
     Any(bool),
     Of(Box<Schema>),
+}
+
+/// What tells a list's items apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ListType {
+    /// Their places.
+    #[default]
+    Atomic,
+    /// They themselves.
+    Set,
+    /// Some of their fields.
+    Map,
 }
 
 /// A schema that cannot be used.
@@ -199,6 +216,7 @@ impl Schema {
                     path,
                     out,
                 );
+                self.check_once(all, path, out);
                 if let Some(schema) = &self.items {
                     for (i, inner) in all.iter().enumerate() {
                         schema.check_at(inner, &format!("{path}[{i}]"), out);
@@ -240,6 +258,34 @@ impl Schema {
             if let Some(schema) = self.of(key) {
                 schema.check_at(inner, &field(path, key), out);
             }
+        }
+    }
+
+    /// Names each item that is there already (apiextensions-apiserver/pkg/apiserver/schema/listtype).
+    fn check_once(&self, all: &[Value], path: &str, out: &mut Vec<Violation>) {
+        let key = |item: &Value| match self.list_type {
+            ListType::Atomic => None,
+            ListType::Set => Some(item.clone()),
+            ListType::Map => {
+                let of = |k: &String| Some((k.clone(), item.get(k)?.clone()));
+                let key: Map<_, _> = self.list_map_keys.iter().filter_map(of).collect();
+                (!key.is_empty()).then_some(Value::Object(key))
+            }
+        };
+        let mut seen = BTreeSet::new();
+        for (i, item) in all.iter().enumerate() {
+            let Some(key) = key(item).map(|k| k.to_string()) else {
+                continue;
+            };
+            if seen.contains(&key) {
+                let message = format!("Duplicate value: {key}");
+                out.push(violation(
+                    &format!("{path}[{i}]"),
+                    Cause::Duplicate,
+                    message,
+                ));
+            }
+            seen.insert(key);
         }
     }
 
@@ -331,6 +377,9 @@ mod tests {
                     "x": {"type": "integer", "default": 7}}}},
                 "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
                 "port": {"x-kubernetes-int-or-string": true},
+                "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+                "map": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a", "b"],
+                    "items": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}},
                 "maybe": {"type": "string", "nullable": true},
             }}}}),
         )
@@ -355,6 +404,23 @@ mod tests {
         schema().fill(&mut value);
         let filled = json!({"spec": {"replicas": 1, "class": "a", "list": [{"x": 7}, {"x": 1}], "maybe": null}});
         assert_eq!(value, filled);
+    }
+
+    #[test]
+    fn names_what_is_there_twice() {
+        let value = json!({"spec": {"replicas": 1, "set": ["x", "y", "x"], "map": [
+            {"a": "1", "b": 1}, {"a": "1", "b": 2}, {"a": "1"}, {"b": 2, "a": "1"}, {"a": "1"}, {}, {}]}});
+        let all = schema().check(&value);
+        let said: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                r#"spec.map[3]: Duplicate value: {"a":"1","b":2}"#,
+                r#"spec.map[4]: Duplicate value: {"a":"1"}"#,
+                r#"spec.set[2]: Duplicate value: "x""#,
+            ]
+        );
+        assert!(all.iter().all(|v| v.cause == Cause::Duplicate));
     }
 
     #[test]

@@ -102,7 +102,11 @@ fn violations(
     let mut ruled = (registration.rules.validate)(object, old);
     // Rules that speak of the spec as a whole could not read it; the schema says where.
     ruled.retain(|v| v.field.contains('.'));
-    all.retain(|v| !ruled.iter().any(|r| r.field == v.field));
+    let same = |r: &Violation, v: &Violation| {
+        let twice = v.cause == Cause::Duplicate && r.field.starts_with(&v.field);
+        twice || r.field == v.field
+    };
+    all.retain(|v| !ruled.iter().any(|r| same(r, v)));
     all.extend(ruled);
     all.truncate(MAX_VIOLATIONS);
     all

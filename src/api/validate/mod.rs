@@ -31,14 +31,17 @@ pub enum Cause {
     NotSupported,
     /// The field must not be set here.
     Forbidden,
+    /// The list has such an item already.
+    Duplicate,
 }
 
 impl Cause {
-    const ALL: [Cause; 4] = [
+    const ALL: [Cause; 5] = [
         Cause::Invalid,
         Cause::Required,
         Cause::NotSupported,
         Cause::Forbidden,
+        Cause::Duplicate,
     ];
 
     /// As Kubernetes writes it.
@@ -48,6 +51,7 @@ impl Cause {
             Cause::Required => "FieldValueRequired",
             Cause::NotSupported => "FieldValueNotSupported",
             Cause::Forbidden => "FieldValueForbidden",
+            Cause::Duplicate => "FieldValueDuplicate",
         }
     }
 

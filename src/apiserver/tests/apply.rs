@@ -299,3 +299,42 @@ async fn actors_made_through_grpc_carry_no_managed_fields() {
         ["one Apply", "before-first-apply Update"]
     );
 }
+
+/// A controller that says one thing about an object does not unsay what another one says.
+#[tokio::test]
+async fn conditions_of_several_managers_stand_side_by_side() {
+    let h = Harness::new().await;
+    h.make(POOLS, &pool("p")).await;
+    let uri = format!("{POOLS}/p/status");
+    let says = |kind: &str, status: &str| {
+        let condition = json!({"type": kind, "status": status, "reason": "Seen", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let mut object = pool("p");
+        object["status"] = json!({"conditions": [condition]});
+        object
+    };
+    h.apply(&uri, "one", &says("Ready", "False")).await.ok();
+    h.apply(&uri, "two", &says("Stalled", "True")).await.ok();
+    let last = h.apply(&uri, "one", &says("Ready", "True")).await;
+    let all = last.ok()["status"]["conditions"].as_array().unwrap();
+    let all: Vec<_> = all.iter().map(|c| (&c["type"], &c["status"])).collect();
+    let (ready, stalled) = (json!("Ready"), json!("Stalled"));
+    let yes = json!("True");
+    assert_eq!(all, [(&ready, &yes), (&stalled, &yes)]);
+    let other = h.apply(&uri, "two", &says("Ready", "False")).await;
+    let field = r#".status.conditions[type="Ready"].status"#;
+    other.fails(409, "Conflict", field);
+}
+
+#[tokio::test]
+async fn a_list_with_the_same_key_twice_is_refused() {
+    let h = Harness::new().await;
+    let mut twice = template("t");
+    let port = json!({"containerPort": 80});
+    twice["spec"]["containers"][0]["ports"] = json!([port, port]);
+    let refused = h.post(TEMPLATES, &twice).await;
+    let said = r#"spec.containers[0].ports[1]: Duplicate value: {"containerPort":80}"#;
+    refused.fails(422, "Invalid", said);
+    let cause = &refused.body["details"]["causes"][0];
+    assert_eq!(cause["reason"], "FieldValueDuplicate", "{cause}");
+}
