@@ -59,7 +59,7 @@ pub fn resources(app: &App, group: &str, version: &str) -> Option<Value> {
     for r in app.of_group(group, version) {
         all.push(json!({
             "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind,
-            "verbs": r.verbs, "shortNames": r.short_names, "categories": r.categories,
+            "verbs": r.announced(), "shortNames": r.short_names, "categories": r.categories,
         }));
         for sub in subresources(r) {
             let mut entry = json!({
@@ -200,7 +200,7 @@ fn aggregated_resource(r: &Registration) -> Value {
     let mut resource = json!({
         "resource": r.plural, "responseKind": kind(&r.group, &r.version, &r.kind),
         "scope": if r.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": r.singular,
-        "verbs": r.verbs, "shortNames": r.short_names, "categories": r.categories,
+        "verbs": r.announced(), "shortNames": r.short_names, "categories": r.categories,
     });
     if !subs.is_empty() {
         resource["subresources"] = subs.into();

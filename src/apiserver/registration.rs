@@ -98,6 +98,8 @@ pub struct Registration {
     pub namespaced: bool,
     /// What may be done with it.
     pub verbs: &'static [&'static str],
+    /// Discovery does not say that it can be watched, which it can: whoever watches all that there is leaves it out.
+    pub watch_hidden: bool,
     /// Columns of its tables after NAME.
     pub columns: Vec<Column>,
     /// Fields that selectors may use.
@@ -172,6 +174,7 @@ impl Registration {
             categories: crd.names.categories.unwrap_or_default(),
             namespaced: crd.scope == "Namespaced",
             verbs: ALL_VERBS,
+            watch_hidden: false,
             columns: columns.iter().map(Column::of).collect::<Result<_, _>>()?,
             selectable: vec![NAME, NAMESPACE],
             schema: Schema::compile(&published)?,
@@ -221,6 +224,13 @@ impl Registration {
             kind: self.kind.clone(),
             name: name.to_owned(),
         }
+    }
+
+    /// What discovery says may be done with it.
+    pub fn announced(&self) -> Vec<&'static str> {
+        let hidden = |verb: &&str| self.watch_hidden && *verb == "watch";
+        let all = self.verbs.iter().copied();
+        all.filter(|verb| !hidden(verb)).collect()
     }
 
     /// Whether something may be done with it.

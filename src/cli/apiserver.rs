@@ -31,6 +31,10 @@ pub(super) struct Args {
     /// How many actors a namespace may have
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_ACTOR_CAP)]
     actors_per_namespace: u64,
+    /// Leave `watch` out of what discovery says of actors, which can be watched all the same: for installations with so many
+    /// that kube-controller-manager and Argo CD, which watch everything, must not hold them all in memory
+    #[arg(long)]
+    hide_actor_watch: bool,
     /// Serve templates, pools and namespaces too, and know clients by certificates of --tls-ca: what `ate dev` runs
     #[arg(long)]
     without_kubernetes: bool,
@@ -103,10 +107,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     });
     let around = surroundings(&args, &client, &stop).await?;
     let cap = args.actors_per_namespace;
-    let kinds = match args.without_kubernetes {
+    let mut kinds = match args.without_kubernetes {
         true => kinds::dev(&store, &driver, &catalog, cap)?,
         false => kinds::cluster(&store, &driver, &catalog, cap)?,
     };
+    for kind in kinds.iter_mut().filter(|k| k.plural == "actors") {
+        kind.watch_hidden = args.hide_actor_watch;
+    }
     let app = App::builder()
         .register_all(kinds)
         .namespaces(around.namespaces.clone())

@@ -28,6 +28,7 @@ pub fn namespaces(kinds: Vec<Arc<dyn Storage>>) -> Result<Registration, Registra
         categories: vec![],
         namespaced: false,
         verbs: &["get", "list"],
+        watch_hidden: false,
         columns: vec![
             Column::text("Status", "Where it is.", false, |o, _| {
                 text(o, "/status/phase")

@@ -131,6 +131,11 @@ async fn openapi_documents() {
         "{patch}"
     );
     assert!(!document.to_string().contains("strategic-merge-patch"));
+    let status = &document["components"]["schemas"]["dev.ate.runtime.v1alpha1.Actor"]["properties"]
+        ["status"];
+    let conditions = &status["properties"]["conditions"];
+    assert_eq!(conditions["x-kubernetes-list-type"], "map");
+    assert_eq!(conditions["x-kubernetes-list-map-keys"], json!(["type"]));
     let v2 = h.get("/openapi/v2").await.ok().clone();
     assert!(
         v2["definitions"]
@@ -173,4 +178,39 @@ async fn paths_that_lead_nowhere() {
     h.post(&format!("{POOLS}/p"), &json!({}))
         .await
         .fails(405, "MethodNotAllowed", "");
+}
+
+/// Whoever watches everything passes over a kind that does not say it can be watched; whoever knows it watches it.
+#[tokio::test]
+async fn watch_can_be_left_unsaid() {
+    let h = Harness::new().await;
+    let mut kinds = kinds::dev(&h.store, &h.driver(), &h.known(), 10).unwrap();
+    kinds[0].watch_hidden = true;
+    let router = App::builder().register_all(kinds).build().router();
+    let ask = async |uri: &str, accept: &str| {
+        let request = Request::builder().uri(uri).header(header::ACCEPT, accept);
+        let request = request.body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    };
+    let read = async |response: axum::response::Response| -> Value {
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+        serde_json::from_slice(&body.unwrap()).unwrap()
+    };
+    let old = read(ask("/apis/runtime.ate.dev/v1alpha1", "application/json").await).await;
+    let new = read(ask("/apis", AGGREGATED).await).await;
+    let resources = [
+        &old["resources"],
+        &new["items"][1]["versions"][0]["resources"],
+    ];
+    for all in resources {
+        let of = |name: &str| {
+            let named = |r: &&Value| r["name"] == name || r["resource"] == name;
+            let found = all.as_array().unwrap().iter().find(named).unwrap();
+            found["verbs"].to_string()
+        };
+        assert!(!of("actors").contains("watch") && of("actors").contains("deletecollection"));
+        assert!(of("workers").contains("watch"));
+    }
+    let watch = ask(&format!("{ACTORS}?watch=1"), "application/json").await;
+    assert_eq!(watch.status(), StatusCode::OK);
 }

@@ -221,6 +221,16 @@ impl Harness {
         }
     }
 
+    /// Who moves its actors.
+    pub(super) fn driver(&self) -> Arc<dyn ActorDriver> {
+        Arc::new(FakeDriver(self.store.clone()))
+    }
+
+    /// The templates that it knows.
+    pub(super) fn known(&self) -> Arc<dyn Catalog> {
+        self.catalog.clone()
+    }
+
     /// Another replica on the same store.
     pub(super) async fn replica(&self) -> Self {
         let options = self.options.clone();
