@@ -321,7 +321,11 @@ async fn dispatch(
         _ => return Err(ApiError::NoSuchPath),
     };
     if !allowed(ctx, part) {
-        return Err(ApiError::MethodNotAllowed);
+        let writes = ["update", "patch"].contains(&verb) && part == Part::Status;
+        return Err(match writes {
+            true => ApiError::ObservedStatus(ctx.registration.target(&ctx.info.name)),
+            false => ApiError::MethodNotAllowed,
+        });
     }
     match verb {
         "get" => list::get(ctx).await,

@@ -76,6 +76,9 @@ pub enum ApiError {
     /// 405.
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
+    /// 405, about a status that nobody but we write.
+    #[error("the status of {} is read-only: it says what was observed; what you want goes into spec, what you note into labels and annotations", .0.qualified())]
+    ObservedStatus(Target),
     /// 406.
     #[error("only the following media types are accepted: application/json, application/yaml")]
     NotAcceptable,
@@ -232,7 +235,9 @@ impl ApiError {
                 (StatusCode::FORBIDDEN, "Forbidden")
             }
             Self::NoSuchPath | Self::NotFound(_) => (StatusCode::NOT_FOUND, "NotFound"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            Self::MethodNotAllowed | Self::ObservedStatus(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed")
+            }
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } | Self::Owned(_) => (StatusCode::CONFLICT, "Conflict"),
@@ -271,7 +276,10 @@ impl ApiError {
 
     fn details(&self) -> Option<Value> {
         match self {
-            Self::NotFound(t) | Self::AlreadyExists(t) | Self::Conflict { target: t, .. } => {
+            Self::NotFound(t)
+            | Self::AlreadyExists(t)
+            | Self::ObservedStatus(t)
+            | Self::Conflict { target: t, .. } => {
                 Some(json!({"name": t.name, "group": t.group, "kind": t.resource}))
             }
             Self::Invalid { target, causes } => {
@@ -334,9 +342,12 @@ impl ApiError {
                 why,
             },
             StorageError::Expired => Self::Expired,
-            StorageError::Full(why) | StorageError::Forbidden(why) => Self::Forbidden(why),
+            StorageError::Full(why) | StorageError::Forbidden(why) => Self::Denied {
+                target: target(),
+                why,
+            },
             StorageError::Unavailable(why) => Self::Unavailable(why),
-            StorageError::ReadOnly => Self::MethodNotAllowed,
+            StorageError::ReadOnly => Self::ObservedStatus(target()),
             StorageError::Invalid(causes) => Self::Invalid {
                 target: target(),
                 causes,

@@ -46,7 +46,9 @@ pub enum StoreError {
     #[error("another operation has taken {0} over")]
     Fenced(String),
     /// The namespace is full.
-    #[error("namespace {namespace} has reached its cap of {cap} actors")]
+    #[error(
+        "exceeded quota: namespace {namespace} has its {cap} actors, and may have no more; delete some first"
+    )]
     CapReached {
         /// The namespace.
         namespace: String,
