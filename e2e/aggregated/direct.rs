@@ -26,12 +26,7 @@ pub struct Answer {
 }
 
 impl Direct {
-    fn new(cluster: &Cluster, leaf: Option<&Leaf>) -> Self {
-        Self::trusting(cluster.authority().certificate(), leaf)
-    }
-
-    /// Somebody with a certificate who trusts this CA.
-    fn trusting(ca: &str, leaf: Option<&Leaf>) -> Self {
+    fn new(ca: &str, leaf: Option<&Leaf>) -> Self {
         let mut tls = client_config(leaf, ca).unwrap();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let http = reqwest::Client::builder()
@@ -53,12 +48,12 @@ impl Direct {
 
     /// Somebody without a certificate.
     pub fn stranger(cluster: &Cluster) -> Self {
-        Self::new(cluster, None)
+        Self::new(cluster.authority().certificate(), None)
     }
 
     /// Somebody with a certificate.
     pub fn with(cluster: &Cluster, leaf: &Leaf) -> Self {
-        Self::new(cluster, Some(leaf))
+        Self::new(cluster.authority().certificate(), Some(leaf))
     }
 
     /// kube-apiserver, with its own certificate.
@@ -78,7 +73,7 @@ impl Direct {
             chain: read("pki/admin.crt"),
             key: read("pki/admin.key"),
         };
-        Self::trusting(&read("pki/ca.crt"), Some(&leaf))
+        Self::new(&read("pki/ca.crt"), Some(&leaf))
     }
 
     /// Says a header in every request.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # guard.sh: a control plane for as long as its starter lives, however that ends. Takes a free E2E_ID of 3..7, starts
-# e2e/cluster, prints the id, then reads process ids to kill, one a line. At the end of its input (the starter is gone) it
-# kills those that still run in the cluster's folder, and removes the cluster. Start it with setsid: a signal to the
+# e2e/cluster, prints the id, then reads process ids to end, one a line. At the end of its input (the starter is gone) it
+# ends those that still run in the cluster's folder (a node agent cleans up, so they are asked first), and removes the cluster. Start it with setsid: a signal to the
 # starter's group is not for it.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,8 +32,11 @@ touch "$dir/guarded"
 echo "$id"
 pids=()
 while read -r pid; do pids+=("$pid"); done
+# Its number may be somebody else's by now.
+ours() { tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF "$dir/"; }
+for pid in "${pids[@]}"; do ! ours "$pid" || kill "$pid"; done
 for pid in "${pids[@]}"; do
-  # Its number may be somebody else's by now.
-  ! tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$dir/" || kill -9 "$pid"
+  for _ in {1..100}; do ours "$pid" || break; sleep .1; done
+  ! ours "$pid" || kill -9 "$pid"
 done
 "$cluster/down.sh" --purge

@@ -1,7 +1,9 @@
 //! One control plane for all tests of this process, two replicas of our API server behind it. A guard removes everything
 //! when this process ends, however it ends.
 
-use crate::parts::look::{self, outcome, text};
+pub use super::namespace::{Kubectl, Namespace, actor};
+use super::namespace::{pipe, run};
+use crate::parts::look::{self, text};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Replica {
     rest: u16,
     grpc: u16,
+    flags: Vec<String>,
     child: Option<Child>,
 }
 
@@ -98,6 +101,15 @@ impl Drop for Shared {
     }
 }
 
+/// A replica beside those that serve the API; ends with its handle.
+pub struct Extra(&'static Cluster, pub usize);
+
+impl Drop for Extra {
+    fn drop(&mut self) {
+        self.0.stop_replica(self.1);
+    }
+}
+
 /// The cluster, beside other tests.
 pub fn shared() -> Shared {
     let cluster = cluster();
@@ -154,6 +166,7 @@ impl Cluster {
         let ports = (0..REPLICAS).map(|_| Replica {
             rest: free_port(&host),
             grpc: free_port(&host),
+            flags: vec![],
             child: None,
         });
         let cluster = Cluster {
@@ -245,6 +258,11 @@ impl Cluster {
         write("ours/apiserver.crt", files::PUBLIC_MODE, &leaf.chain);
     }
 
+    /// Which of the clusters that may run on a machine it is.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The host's address in the cluster's network.
     pub fn host(&self) -> String {
         format!("10.199.{}.1", self.id)
@@ -264,6 +282,11 @@ impl Cluster {
         &self.authority
     }
 
+    /// `https://...` of kube-apiserver.
+    pub fn kubernetes(&self) -> String {
+        format!("https://10.199.{}.2:6443", self.id)
+    }
+
     /// `https://...` of a replica.
     pub fn replica(&self, n: usize) -> String {
         format!("https://{}:{}", self.host(), lock(&self.replicas)[n].rest)
@@ -274,7 +297,8 @@ impl Cluster {
         format!("{}:{}", self.host(), lock(&self.replicas)[n].grpc)
     }
 
-    fn spawn(&self, program: &str, args: &[String], log: &str) -> Child {
+    /// Starts a program that does not outlive the cluster.
+    pub fn spawn(&self, program: &str, args: &[String], log: &str) -> Child {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -329,18 +353,35 @@ impl Cluster {
         child
     }
 
+    /// A replica with more flags, which Kubernetes is not told of.
+    pub fn extra_replica(&'static self, flags: &[&str]) -> Extra {
+        let host = self.host();
+        let n = {
+            let mut all = lock(&self.replicas);
+            all.push(Replica {
+                rest: free_port(&host),
+                grpc: free_port(&host),
+                flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+                child: None,
+            });
+            all.len() - 1
+        };
+        self.start_replica(n);
+        Extra(self, n)
+    }
+
     /// Starts a replica that does not run, and waits until it answers.
     pub fn start_replica(&self, n: usize) {
-        let (rest, grpc) = {
+        let (rest, grpc, flags) = {
             let replica = &mut lock(&self.replicas)[n];
             if let Some(child) = &mut replica.child
                 && child.try_wait().unwrap().is_none()
             {
                 return;
             }
-            (replica.rest, replica.grpc)
+            (replica.rest, replica.grpc, replica.flags.clone())
         };
-        let child = self.spawn_replica((rest, grpc), self.store, &format!("ate-{n}"));
+        let child = self.spawn_replica((rest, grpc), self.store, &flags, &format!("ate-{n}"));
         lock(&self.replicas)[n].child = Some(child);
         let (direct, url) = (super::direct::Direct::stranger(self), self.replica(n));
         eventually("a replica answers", || {
@@ -354,7 +395,13 @@ impl Cluster {
     }
 
     /// An `ate apiserver` of the cluster with ports for REST and gRPC, and the port of its store.
-    pub fn spawn_replica(&self, (rest, grpc): (u16, u16), store: u16, log: &str) -> Child {
+    pub fn spawn_replica(
+        &self,
+        (rest, grpc): (u16, u16),
+        store: u16,
+        flags: &[String],
+        log: &str,
+    ) -> Child {
         let file = |name: &str| self.path("ours").join(name).display().to_string();
         let args = [
             ("--listen", format!("{}:{rest}", self.host())),
@@ -366,7 +413,8 @@ impl Cluster {
             ("--tls-key", file("apiserver.key")),
         ];
         let args = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
-        let args: Vec<_> = ["apiserver".to_owned()].into_iter().chain(args).collect();
+        let args = ["apiserver".to_owned()].into_iter().chain(args);
+        let args: Vec<_> = args.chain(flags.iter().cloned()).collect();
         self.spawn(env!("CARGO_BIN_EXE_ate"), &args, &format!("log/{log}.log"))
     }
 
@@ -444,9 +492,17 @@ impl Cluster {
         command
     }
 
+    /// A kubectl.
+    pub fn with(&self, kubectl: Kubectl) -> Command {
+        match kubectl {
+            Kubectl::OnPath => self.client("kubectl"),
+            Kubectl::OfCluster => self.client(self.path("bin/kubectl").to_str().unwrap()),
+            Kubectl::Newest => self.client("kubectl1.35"),
+        }
+    }
+
     pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
-        let output = self.client("kubectl").args(args).output().unwrap();
-        outcome(&format!("kubectl {}", args.join(" ")), &output)
+        run(self.with(Kubectl::OnPath), args)
     }
 
     #[track_caller]
@@ -459,22 +515,7 @@ impl Cluster {
 
     /// kubectl with something on its standard input.
     pub fn try_pipe(&self, args: &[&str], input: &str) -> Result<String, String> {
-        let mut child = self
-            .client("kubectl")
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(input.as_bytes())
-            .unwrap();
-        let output = child.wait_with_output().unwrap();
-        outcome(&format!("kubectl {}", args.join(" ")), &output)
+        pipe(self.with(Kubectl::OnPath), args, input)
     }
 
     #[track_caller]
@@ -492,9 +533,14 @@ impl Cluster {
 
     /// A namespace of a test's own; goes with it.
     pub fn namespace(&'static self, prefix: &str) -> Namespace {
+        self.namespace_with(Kubectl::OnPath, prefix)
+    }
+
+    /// The same, handled by one kubectl.
+    pub fn namespace_with(&'static self, kubectl: Kubectl, prefix: &str) -> Namespace {
         let name = format!("{prefix}-{:08x}", rand::random::<u32>());
         self.kubectl(&["create", "namespace", &name]);
-        Namespace(self, name)
+        Namespace::new(self, name, kubectl)
     }
 
     /// Something of an object.
@@ -504,77 +550,6 @@ impl Cluster {
         let output = self.client("kubectl").args(args).output().unwrap();
         text(&output.stdout)
     }
-}
-
-/// A test's namespace.
-pub struct Namespace(&'static Cluster, pub String);
-
-impl Namespace {
-    /// kubectl in it.
-    #[track_caller]
-    pub fn kubectl(&self, args: &[&str]) -> String {
-        self.0.kubectl(&[&["-n", &self.1], args].concat())
-    }
-
-    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
-        self.0.try_kubectl(&[&["-n", &self.1], args].concat())
-    }
-
-    #[track_caller]
-    pub fn pipe(&self, args: &[&str], input: &str) -> String {
-        self.0.pipe(&[&["-n", &self.1], args].concat(), input)
-    }
-
-    pub fn try_pipe(&self, args: &[&str], input: &str) -> Result<String, String> {
-        self.0.try_pipe(&[&["-n", &self.1], args].concat(), input)
-    }
-
-    pub fn field(&self, what: &str, path: &str) -> String {
-        self.0.field(&self.1, what, path)
-    }
-
-    /// An actor in it.
-    #[track_caller]
-    pub fn actor(&self, name: &str) {
-        self.pipe(&["create", "-f", "-"], &actor(name));
-    }
-
-    /// The template that its actors name; they would boot.
-    #[track_caller]
-    pub fn template(&self) {
-        let image = format!("example.org/counter@sha256:{}", "a".repeat(64));
-        let template = serde_json::json!({
-            "apiVersion": "ate.dev/v1alpha1", "kind": "ActorTemplate", "metadata": {"name": "counter"},
-            "spec": {"containers": [{"name": "app", "image": image}], "golden": {"policy": "Disabled"}},
-        });
-        self.pipe(&["create", "-f", "-"], &template.to_string());
-    }
-
-    /// Path of its actors.
-    pub fn actors(&self) -> String {
-        format!("{ACTORS}/{}/actors", self.1)
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.0.try_kubectl(&[
-            "delete",
-            "namespace",
-            &self.1,
-            "--wait=false",
-            "--ignore-not-found",
-        ]);
-    }
-}
-
-/// The manifest of an actor.
-pub fn actor(name: &str) -> String {
-    serde_json::json!({
-        "apiVersion": "runtime.ate.dev/v1alpha1", "kind": "Actor",
-        "metadata": {"name": name}, "spec": {"templateRef": {"name": "counter"}},
-    })
-    .to_string()
 }
 
 fn base64(text: &str) -> String {

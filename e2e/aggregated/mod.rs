@@ -1,6 +1,7 @@
 //! The aggregated API behind a real kube-apiserver: the checks of its wire contract, each a test `check_NN_...`, with real
 //! clients. [`harness`] has the cluster (one for all tests), Valkey and two replicas of `ate apiserver`; [`direct`] asks a
-//! replica itself, as kube-apiserver or a stranger would; [`goclient`] is client-go.
+//! replica itself, as kube-apiserver or a stranger would; [`goclient`] is client-go; [`node`] is a node with sandboxes, for
+//! the few tests that wake actors.
 //! Tests of faults have a store and replicas of their own ([`own`]) where they can; [`follow`] has clients that write and
 //! watch through whatever happens.
 
@@ -11,9 +12,14 @@ mod direct;
 mod faults;
 mod follow;
 mod fuzz;
+mod gitops;
 mod goclient;
 mod harness;
 mod kubectl;
+mod limits;
+mod logs;
+mod namespace;
+mod node;
 mod own;
 mod protocol;
 mod store_faults;

@@ -147,7 +147,7 @@ impl Own {
             return;
         }
         let (ports, log) = ((replica.rest, replica.grpc), format!("{}-{n}", self.name));
-        *child = Some(self.cluster.spawn_replica(ports, self.store, &log));
+        *child = Some(self.cluster.spawn_replica(ports, self.store, &[], &log));
         drop(child);
         let (direct, url) = (Direct::stranger(&self.cluster), self.url(n));
         look::until(PATIENCE, "a replica of its own answers", || {

@@ -157,38 +157,6 @@ fn check_32_a_json_patch_whose_test_fails() {
     assert_eq!(ns.field("actor/a", ".metadata.labels"), "");
 }
 
-/// Nobody but we write an actor's status; it is read like any other.
-#[test]
-fn check_33_status_leaves_the_spec_alone() {
-    let c = shared();
-    let ns = c.0.namespace("status");
-    ns.actor("a");
-    let read = ns.kubectl(&[
-        "get",
-        "actor",
-        "a",
-        "--subresource=status",
-        "-o",
-        "jsonpath={.status.phase}",
-    ]);
-    assert_eq!(read, "Suspended");
-    let patch = r#"{"spec": {"operatingMode": "Running"}, "status": {"phase": "Running"}}"#;
-    let args = [
-        "patch",
-        "actor",
-        "a",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        patch,
-    ];
-    let said = ns.try_kubectl(&args).unwrap_err();
-    assert!(said.contains("MethodNotAllowed"), "{said}");
-    assert_eq!(ns.field("actor/a", ".metadata.generation"), "1");
-    assert_eq!(ns.field("actor/a", ".spec.operatingMode"), "OnDemand");
-    assert_eq!(ns.field("actor/a", ".status.phase"), "Suspended");
-}
-
 #[test]
 fn check_36_generated_names_are_unique() {
     const COUNT: usize = 10_000;

@@ -3,7 +3,7 @@
 mod crash;
 mod faults;
 mod grpc;
-mod harness;
+pub mod harness;
 mod input;
 mod journey;
 mod objects;
