@@ -3,6 +3,7 @@
 
 use super::direct::Direct;
 use super::harness::{actor, alone, eventually, shared};
+use super::teams::{call, team};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -12,71 +13,96 @@ const API_SERVICE: &str = "apiservice/v1alpha1.runtime.ate.dev";
 #[test]
 fn a_namespace_has_a_cap_of_actors() {
     let c = shared();
-    let ns = c.0.namespace("cap");
-    let extra = c.0.extra_replica(&["--actors-per-namespace", "2"]);
-    let url = format!("{}{}", c.replica(extra.1), ns.actors());
-    let create = |name: &str| {
-        let direct = Direct::proxy(&c).by_admin();
-        direct.send(Method::POST, &url, "application/json", actor(name))
+    let team = team(&c, "cap");
+    let ns = &team.namespace;
+    ns.template();
+    let limit = |n: usize| {
+        let said = format!("ate.dev/max-actors={n}");
+        c.kubectl(&["annotate", "namespace", &ns.1, &said, "--overwrite"]);
     };
-    for name in ["a", "b"] {
-        let made = create(name);
-        assert_eq!(made.code, 201, "{}", made.text);
-    }
-    let refused = create("c");
-    assert_eq!(refused.code, 403, "{}", refused.text);
-    assert_eq!(refused.body["reason"], "Forbidden");
+    let create = |name: &str| ns.try_pipe(&["create", "-f", "-"], &actor(name));
+    limit(0);
+    let direct = Direct::proxy(&c).by_admin();
+    let refuses = |n: usize, name: &str| {
+        let url = format!("{}{}", c.replica(n), ns.actors());
+        let answer = direct.send(Method::POST, &url, "application/json", actor(name));
+        answer.code == 403
+    };
+    eventually("one replica knows the cap", || {
+        refuses(0, "x").then_some(())
+    });
+    eventually("so does the other", || refuses(1, "y").then_some(()));
+    ns.kubectl(&["delete", "actors", "--all"]);
+
+    let refused = create("a").unwrap_err();
     let said = format!(
-        r#"actors.runtime.ate.dev "c" is forbidden: exceeded quota: namespace {} has its 2 actors, and may have no more; delete some first"#,
+        r#"actors.runtime.ate.dev "a" is forbidden: exceeded quota: namespace {} has its 0 actors, and may have no more; delete some first"#,
         ns.1
     );
-    assert_eq!(refused.body["message"], said);
-    let about = json!({"name": "c", "group": "runtime.ate.dev", "kind": "actors"});
-    assert_eq!(refused.body["details"], about);
-    ns.kubectl(&["delete", "actor", "a"]);
-    eventually("there is room again", || {
-        (create("c").code == 201).then_some(())
+    assert!(
+        refused.contains("(Forbidden)") && refused.contains(&said),
+        "{refused}"
+    );
+    let id = format!("flat-{:08x}", rand::random::<u32>());
+    let request =
+        json!({"actor_id": id, "actor_template_namespace": ns.1, "actor_template_name": "counter"});
+    eventually("the other door refuses it too", || {
+        let refused = call(&c, Some(&team.token), "CreateActor", &request).unwrap_err();
+        refused.contains("ResourceExhausted").then_some(())
     });
+    limit(2);
+    eventually("there is room", || create("a").ok());
+    eventually("there is room", || create("b").ok());
+    let refused = create("c").unwrap_err();
+    assert!(refused.contains("has its 2 actors"), "{refused}");
+    ns.kubectl(&["delete", "actor", "a"]);
+    eventually("there is room again", || create("c").ok());
 }
 
 #[test]
 fn each_write_leaves_a_line() {
     let c = shared();
-    let ns = c.0.namespace("audit");
+    let team = team(&c, "audit");
+    let ns = &team.namespace;
+    ns.template();
     ns.actor("a");
     ns.kubectl(&["label", "actor", "a", "x=1"]);
     ns.kubectl(&["get", "actor", "a"]);
     let twice = ns.try_pipe(&["create", "-f", "-"], &actor("a"));
     assert!(twice.is_err());
     ns.kubectl(&["delete", "actor", "a"]);
-    let lines = || {
-        let all = (0..super::harness::REPLICAS).map(|n| c.log(n));
-        let all: Vec<String> = all
-            .flat_map(|l| l.lines().map(str::to_owned).collect::<Vec<_>>())
-            .collect();
-        let ours = |l: &String| l.contains("audit: write") && l.contains(&ns.1);
-        all.into_iter().filter(ours).collect::<Vec<_>>()
+    let id = format!("flat-{:08x}", rand::random::<u32>());
+    let request =
+        json!({"actor_id": id, "actor_template_namespace": ns.1, "actor_template_name": "counter"});
+    eventually("the team may create", || {
+        call(&c, Some(&team.token), "CreateActor", &request).ok()
+    });
+    let lines = |by: &str| -> Vec<String> {
+        let all: String = (0..super::harness::REPLICAS).map(|n| c.log(n)).collect();
+        let ours = |l: &&str| ["audit: write", &ns.1, by].iter().all(|p| l.contains(p));
+        all.lines().filter(ours).map(str::to_owned).collect()
     };
-    let all = eventually("four lines are written", || {
-        let all = lines();
+    let admin = eventually("four lines are written", || {
+        let all = lines(r#"user="admin""#);
         (all.len() >= 4).then_some(all)
     });
-    assert_eq!(all.len(), 4, "reads leave none: {all:#?}");
-    for (verb, code) in [
-        ("create", "201"),
-        ("create", "409"),
-        ("patch", "200"),
-        ("delete", "200"),
+    assert_eq!(admin.len(), 4, "reads leave none: {admin:#?}");
+    let robot = lines(&format!(r#"user="system:serviceaccount:{}:robot""#, ns.1));
+    for (all, door, verb, code) in [
+        (&admin, "rest", "create", "201"),
+        (&admin, "rest", "create", "409"),
+        (&admin, "rest", "patch", "200"),
+        (&admin, "rest", "delete", "200"),
+        (&robot, "grpc", "create", "0"),
     ] {
         let parts = [
-            format!("verb=\"{verb}\""),
-            format!("code={code}"),
-            "door=\"rest\"".to_owned(),
-            "user=\"admin\"".to_owned(),
+            format!(r#"door="{door}""#),
+            format!(r#"verb="{verb}""#),
+            format!("code={code} "),
             "request=".to_owned(),
         ];
         let found = all.iter().any(|l| parts.iter().all(|p| l.contains(p)));
-        assert!(found, "{verb} {code}: {all:#?}");
+        assert!(found, "{door} {verb} {code}: {all:#?}");
     }
 }
 

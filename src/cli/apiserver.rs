@@ -10,7 +10,9 @@ use crate::control::{self, Access, DEFAULT_ACTOR_CAP};
 use crate::engine::Engine;
 use crate::identity::Serving;
 use crate::identity::tls::open_server_config;
-use crate::kube::{Catalog, Everywhere, Namespaces, ReflectedCatalog, ReflectedNamespaces};
+use crate::kube::{
+    ActorCaps, Catalog, Everywhere, Namespaces, ReflectedCatalog, ReflectedNamespaces,
+};
 use crate::rpc::TonicNodes;
 use crate::store::Store;
 use crate::telemetry::{self, Format};
@@ -28,7 +30,7 @@ pub(super) struct Args {
     /// Address of the gRPC API
     #[arg(long, value_name = "ADDRESS")]
     listen_grpc: SocketAddr,
-    /// How many actors a namespace may have
+    /// How many actors a namespace may have that does not say so itself, by its annotation ate.dev/max-actors
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_ACTOR_CAP)]
     actors_per_namespace: u64,
     /// Leave `watch` out of what discovery says of actors, which can be watched all the same: for installations with so many
@@ -106,10 +108,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         nodes,
     });
     let around = surroundings(&args, &client, &stop).await?;
-    let cap = args.actors_per_namespace;
+    let caps = ActorCaps::new(around.namespaces.clone(), args.actors_per_namespace);
     let mut kinds = match args.without_kubernetes {
-        true => kinds::dev(&store, &driver, &catalog, cap)?,
-        false => kinds::cluster(&store, &driver, &catalog, cap)?,
+        true => kinds::dev(&store, &driver, &catalog, caps.clone())?,
+        false => kinds::cluster(&store, &driver, &catalog, caps.clone())?,
     };
     for kind in kinds.iter_mut().filter(|k| k.plural == "actors") {
         kind.watch_hidden = args.hide_actor_watch;
@@ -129,7 +131,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let router = authn::guard(app.router(), around.rest, Inflight::default());
     let rest = apiserver::serve(rest, Arc::new(tls.clone()), router, stop.clone());
     let recovery = tokio::spawn(engine.clone().recover(stop.clone()));
-    let grpc = control::serve(grpc, tls, engine, cap, access, stop.clone());
+    let grpc = control::serve(grpc, tls, engine, caps, access, stop.clone());
     let ((), served) = tokio::join!(rest, grpc);
     stop.cancel();
     recovery.await.context("recovery ended badly")?;

@@ -136,10 +136,11 @@ impl Control for Doors {
         );
         check(&record)?;
         self.check_template(&template, &record.key.namespace)?;
+        let cap = self.caps.of(&record.key.namespace);
         let created = self
             .engine
             .store()
-            .create_actor(record, self.cap)
+            .create_actor(record, cap)
             .await
             .map_err(|e| of_store(&id, &e))?;
         Ok(Response::new(CreateActorResponse {

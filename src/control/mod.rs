@@ -16,6 +16,7 @@ pub use access::Access;
 pub use status::status;
 
 use crate::engine::Engine;
+use crate::kube::ActorCaps;
 use crate::proto::ateapi::DESCRIPTORS;
 use crate::proto::ateapi::control_server::ControlServer;
 use crate::proto::ateapi::session_identity_server::SessionIdentityServer;
@@ -53,7 +54,7 @@ pub enum ServeError {
 #[derive(Clone)]
 struct Doors {
     engine: Arc<Engine>,
-    cap: u64,
+    caps: ActorCaps,
     access: Arc<Access>,
 }
 
@@ -62,14 +63,14 @@ pub async fn serve(
     listener: TcpListener,
     tls: rustls::ServerConfig,
     engine: Arc<Engine>,
-    cap: u64,
+    caps: ActorCaps,
     access: Access,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let access = Arc::new(access);
     let doors = Doors {
         engine,
-        cap,
+        caps,
         access: access.clone(),
     };
     let v1 = tonic_reflection::server::Builder::configure()

@@ -1,14 +1,16 @@
 //! The Kubernetes API as a client: how it is reached, and templates and pools as a local cache.
 //!
-//! [`catalog`] is what the engine needs to know, [`reflected`] keeps it by watches, [`namespaces`] says where new objects may go,
+//! [`catalog`] is what the engine needs to know, [`reflected`] keeps it by watches, [`namespaces`] says where new objects may go, [`caps`] how many,
 //! [`client`] connects. Under
 //! `ate dev` the other side is our own API server, by the same protocol.
 
+pub mod caps;
 pub mod catalog;
 pub mod client;
 pub mod namespaces;
 pub mod reflected;
 
+pub use caps::ActorCaps;
 pub use catalog::Catalog;
 pub use client::{ClientError, client};
 pub use namespaces::{Everywhere, Lifecycle, Namespaces, ReflectedNamespaces};

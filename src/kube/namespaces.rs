@@ -45,6 +45,9 @@ pub enum LookError {
 pub trait Namespaces: Send + Sync + 'static {
     /// Where a namespace is in its life.
     async fn look(&self, name: &str) -> Result<Lifecycle, LookError>;
+
+    /// What a namespace that we have heard of says of itself. Never waits.
+    fn annotation(&self, name: &str, key: &str) -> Option<String>;
 }
 
 /// `ate dev`: every name is a namespace.
@@ -54,6 +57,10 @@ pub struct Everywhere;
 impl Namespaces for Everywhere {
     async fn look(&self, _: &str) -> Result<Lifecycle, LookError> {
         Ok(Lifecycle::Active)
+    }
+
+    fn annotation(&self, _: &str, _: &str) -> Option<String> {
+        None
     }
 }
 
@@ -108,5 +115,10 @@ impl Namespaces for ReflectedNamespaces {
             .map_err(|_| LookError::TooSlow)?
             .map_err(|e| LookError::Api(Box::new(e)))?;
         Ok(found.map_or(Lifecycle::Missing, |n| lifecycle(&n)))
+    }
+
+    fn annotation(&self, name: &str, key: &str) -> Option<String> {
+        let known = self.known.get(&ObjectRef::new(name))?;
+        known.metadata.annotations.as_ref()?.get(key).cloned()
     }
 }

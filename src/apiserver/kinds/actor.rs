@@ -16,7 +16,7 @@ use crate::apiserver::registration::{
 use crate::apiserver::storage::ActorStorage;
 use crate::apiserver::storage::actor::Look;
 use crate::apiserver::table::{self, Column};
-use crate::kube::Catalog;
+use crate::kube::{ActorCaps, Catalog};
 use crate::store::Store;
 use serde_json::Value;
 use std::sync::Arc;
@@ -41,15 +41,15 @@ const SELECTABLE: [Selectable; 4] = [
     },
 ];
 
-/// Actors, as the store's records. `cap` bounds the actors of a namespace.
+/// Actors, as the store's records. `caps` bound the actors of namespaces.
 pub fn actor(
     store: Arc<dyn Store>,
     driver: Arc<dyn ActorDriver>,
     catalog: Arc<dyn Catalog>,
-    cap: u64,
+    caps: ActorCaps,
 ) -> Result<Registration, RegistrationError> {
     let look = Look(catalog);
-    let storage = Arc::new(ActorStorage::new(store, driver.clone(), look.clone(), cap));
+    let storage = Arc::new(ActorStorage::new(store, driver.clone(), look.clone(), caps));
     let mut actor = Registration::of::<Actor>(
         storage,
         Rules {

@@ -18,20 +18,20 @@ use super::meta;
 use super::registration::{Registration, RegistrationError};
 use crate::api::time::Timestamp;
 use crate::api::validate::{Cause, Violation};
-use crate::kube::Catalog;
+use crate::kube::{ActorCaps, Catalog};
 use crate::store::Store;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Everything that `ate dev` serves. `cap` bounds the actors of a namespace.
+/// Everything that `ate dev` serves. `caps` bound the actors of namespaces.
 pub fn dev(
     store: &Arc<dyn Store>,
     driver: &Arc<dyn ActorDriver>,
     catalog: &Arc<dyn Catalog>,
-    cap: u64,
+    caps: ActorCaps,
 ) -> Result<Vec<Registration>, RegistrationError> {
     let mut all = vec![
-        actor(store.clone(), driver.clone(), catalog.clone(), cap)?,
+        actor(store.clone(), driver.clone(), catalog.clone(), caps)?,
         worker(store.clone())?,
         worker_pool(store.clone())?,
         actor_template(store.clone())?,
@@ -41,15 +41,15 @@ pub fn dev(
     Ok(all)
 }
 
-/// What a cluster serves here: templates, pools and namespaces are Kubernetes' own. `cap` bounds the actors of a namespace.
+/// What a cluster serves here: templates, pools and namespaces are Kubernetes' own. `caps` bound the actors of namespaces.
 pub fn cluster(
     store: &Arc<dyn Store>,
     driver: &Arc<dyn ActorDriver>,
     catalog: &Arc<dyn Catalog>,
-    cap: u64,
+    caps: ActorCaps,
 ) -> Result<Vec<Registration>, RegistrationError> {
     Ok(vec![
-        actor(store.clone(), driver.clone(), catalog.clone(), cap)?,
+        actor(store.clone(), driver.clone(), catalog.clone(), caps)?,
         worker(store.clone())?,
     ])
 }

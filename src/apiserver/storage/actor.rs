@@ -12,7 +12,7 @@ use crate::api::time::Timestamp;
 use crate::api::validate::{Cause, Violation};
 use crate::api::view;
 use crate::apiserver::driver::{ActorDriver, DriveError};
-use crate::kube::Catalog;
+use crate::kube::{ActorCaps, Catalog};
 use crate::lifecycle::placement;
 use crate::store::{Image, Kind, ListRequest, Store};
 use async_trait::async_trait;
@@ -24,8 +24,6 @@ use std::time::Duration;
 const BATCH: usize = 500;
 /// A deletion that takes longer than this is answered before it is complete.
 const DELETE_PATIENCE: Duration = Duration::from_secs(1);
-/// Actors that a namespace may have unless the installation says otherwise.
-pub const DEFAULT_CAP: u64 = 100_000;
 
 /// Shows actors: as their records say, and their templates.
 #[derive(Clone)]
@@ -66,17 +64,22 @@ pub struct ActorStorage {
     store: Arc<dyn Store>,
     driver: Arc<dyn ActorDriver>,
     look: Look,
-    cap: u64,
+    caps: ActorCaps,
 }
 
 impl ActorStorage {
-    /// Of a store; `cap` bounds the actors of a namespace.
-    pub fn new(store: Arc<dyn Store>, driver: Arc<dyn ActorDriver>, look: Look, cap: u64) -> Self {
+    /// Of a store; `caps` bound the actors of namespaces.
+    pub fn new(
+        store: Arc<dyn Store>,
+        driver: Arc<dyn ActorDriver>,
+        look: Look,
+        caps: ActorCaps,
+    ) -> Self {
         Self {
             store,
             driver,
             look,
-            cap,
+            caps,
         }
     }
 
@@ -245,7 +248,8 @@ impl Storage for ActorStorage {
             spec,
             meta,
         };
-        let record = self.store.create_actor(record, self.cap).await?;
+        let cap = self.caps.of(&record.key.namespace);
+        let record = self.store.create_actor(record, cap).await?;
         self.look.object(&record)
     }
 

@@ -184,7 +184,7 @@ async fn paths_that_lead_nowhere() {
 #[tokio::test]
 async fn watch_can_be_left_unsaid() {
     let h = Harness::new().await;
-    let mut kinds = kinds::dev(&h.store, &h.driver(), &h.known(), 10).unwrap();
+    let mut kinds = kinds::dev(&h.store, &h.driver(), &h.known(), ActorCaps::fixed(10)).unwrap();
     kinds[0].watch_hidden = true;
     let router = App::builder().register_all(kinds).build().router();
     let ask = async |uri: &str, accept: &str| {

@@ -21,7 +21,7 @@ use crate::api::names::{ActorKey, TemplateKey};
 use crate::api::record::{ActorRecord, Phase};
 use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
 use crate::api::{ActorTemplate, WorkerPool};
-use crate::kube::Catalog;
+use crate::kube::{ActorCaps, Catalog};
 use crate::store::testing::TestServer;
 use crate::store::{Begin, Begun, Durability, Edge, RedisStore, Store, StoreOptions};
 use async_trait::async_trait;
@@ -206,7 +206,7 @@ impl Harness {
         let catalog = Arc::new(FakeCatalog::default());
         let known: Arc<dyn Catalog> = catalog.clone();
         let app = App::builder()
-            .register_all(kinds::dev(&store, &driver, &known, 1000).unwrap())
+            .register_all(kinds::dev(&store, &driver, &known, ActorCaps::fixed(1000)).unwrap())
             .shutdown(shutdown.clone())
             .watches(limits)
             .build();
