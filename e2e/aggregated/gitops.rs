@@ -1,8 +1,9 @@
 //! What Argo CD, Flux and Helm do with actors.
 
 use super::direct::{Answer, Direct};
+use super::goclient;
 use super::harness::{Cluster, Namespace, actor, eventually, shared};
-use crate::parts::look::{outcome, text};
+use crate::parts::look::outcome;
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -193,7 +194,9 @@ fn scripts() -> BTreeMap<String, PathBuf> {
     let of = |(key, script): (&String, &Value)| {
         let kind = key.strip_prefix("resource.customizations.health.").unwrap();
         let file = dir.join(kind);
-        std::fs::write(&file, script.as_str().unwrap()).unwrap();
+        let new = dir.join(format!("{kind}.{:08x}", rand::random::<u32>()));
+        std::fs::write(&new, script.as_str().unwrap()).unwrap();
+        std::fs::rename(&new, &file).unwrap();
         (kind.to_owned(), file)
     };
     patch["data"].as_object().unwrap().iter().map(of).collect()
@@ -202,23 +205,7 @@ fn scripts() -> BTreeMap<String, PathBuf> {
 /// The program that runs such a script as Argo CD does; built once.
 fn interpreter() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("argocd-health");
-        let go = ["go", "/usr/local/go/bin/go"].into_iter();
-        let go = go
-            .clone()
-            .find(|go| Command::new(go).arg("version").output().is_ok());
-        let output = Command::new(go.expect("go is installed"))
-            .args(["build", "-trimpath", "-o"])
-            .arg(&program)
-            .arg(".")
-            .env("CGO_ENABLED", "0")
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/gitops/health"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        program
-    })
+    BUILT.get_or_init(|| goclient::build("argocd-health", "e2e/gitops/health"))
 }
 
 /// `Healthy`, `Progressing`, ..., and why.

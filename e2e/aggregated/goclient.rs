@@ -16,11 +16,12 @@ const WATCH_LIST: &str = "KUBE_FEATURE_WatchListClient";
 /// The program; built once.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(build)
+    PROGRAM.get_or_init(|| build("goclient", "e2e/goclient"))
 }
 
-fn build() -> PathBuf {
-    let done = Path::new(env!("CARGO_TARGET_TMPDIR")).join("goclient");
+/// Builds a Go program.
+pub fn build(name: &str, source: &str) -> PathBuf {
+    let done = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     // Another run may be using the one that is there.
     let new = done.with_extension(std::process::id().to_string());
     let go = ["go", "/usr/local/go/bin/go"]
@@ -32,7 +33,7 @@ fn build() -> PathBuf {
         .args([&new, Path::new(".")])
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/goclient"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(source))
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", text(&built.stderr));

@@ -3,7 +3,7 @@
 
 pub use super::namespace::{Kubectl, Namespace, actor};
 use super::namespace::{pipe, run};
-use crate::parts::look::{self, text};
+use crate::parts::look::{self, outcome, text};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
