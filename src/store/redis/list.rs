@@ -7,9 +7,10 @@ use super::keys::actor_key;
 use super::log;
 use super::reply::{self, Reply};
 use super::scripts;
-use super::undo::{Scope, Undo};
+use super::tail::{Plan, Tails};
+use super::undo::Scope;
 use crate::api::names::{ActorKey, ResourceVersion};
-use crate::api::record::{ActorRecord, MetaRecord};
+use crate::api::record::ActorRecord;
 use crate::store::{ListRequest, Page, StoreError};
 use std::collections::BTreeMap;
 
@@ -18,9 +19,23 @@ const MAX_PAGE: usize = 1000;
 /// What a shard is asked for beyond its even share of a page.
 const PAGE_SLACK: usize = 16;
 
+/// A record as it is stored: most of what shards send is beyond the page, and never decoded.
+struct Raw {
+    shard: u16,
+    record: Vec<u8>,
+    meta: Vec<u8>,
+}
+
+impl Raw {
+    fn decode(self, key: ActorKey) -> Result<ActorRecord, StoreError> {
+        let meta = decode_meta(&key, &self.meta)?;
+        decode_actor(key, &self.record, meta, self.shard)
+    }
+}
+
 /// One shard's part of a page.
 struct Part {
-    items: BTreeMap<ActorKey, ActorRecord>,
+    items: BTreeMap<ActorKey, Raw>,
     /// Complete up to here; `None`: to the end.
     upto: Option<ActorKey>,
     /// Actors of the shard that the whole rest of the list has.
@@ -30,12 +45,15 @@ struct Part {
 /// A page of a list.
 pub async fn actors(
     client: &Client,
+    tails: &Tails,
     list: &ListRequest<'_>,
 ) -> Result<Page<ActorRecord>, StoreError> {
     let limit = list.limit.clamp(1, MAX_PAGE);
     let share = limit.min(limit / usize::from(client.keys.shards()) * 2 + PAGE_SLACK);
     let (floor, at) = log::version_of(client, list.at).await?;
     let range = Range::of(list);
+    let plan = |shard| tails.plan(shard, log::first_tick(at, shard), list.at.is_some());
+    let plans: Vec<Plan> = (0..client.keys.shards()).map(plan).collect();
     let replies = client
         .call_all(|shard| {
             Call::new(client, &scripts::LIST, shard)
@@ -45,17 +63,18 @@ pub async fn actors(
                 .arg(range.min.clone())
                 .arg(range.max.clone())
                 .number(share as u64)
-                .number(log::first_tick(at, shard))
-                .arg(range.prefix.clone())
-                .arg(range.after.clone())
+                .number(plans[usize::from(shard)].start())
                 .repeatable()
         })
         .await?;
     let parts = (0u16..)
-        .zip(replies)
-        .map(|(shard, reply)| part(client, reply, &range, range.scope(at, shard), share));
+        .zip(replies.into_iter().zip(&plans))
+        .map(|(shard, (reply, plan))| {
+            let scope = range.scope(at, shard);
+            part(client, (tails, *plan), reply, &range, scope, share)
+        });
     let parts = futures::future::try_join_all(parts).await?;
-    Ok(merge(parts, limit, at))
+    merge(parts, limit, at)
 }
 
 /// The keys of a list.
@@ -118,6 +137,7 @@ impl Range {
 
 async fn part(
     client: &Client,
+    (tails, plan): (&Tails, Plan),
     mut reply: Reply,
     range: &Range,
     scope: Scope<'_>,
@@ -130,13 +150,16 @@ async fn part(
     let mut items = BTreeMap::new();
     let mut upto = None;
     for (member, meta) in members.into_iter().zip(metas) {
-        let record = stored(&reply::bytes(member)?, &reply::bytes(meta)?, scope.shard)?;
-        upto = Some(record.key.clone());
-        items.insert(record.key.clone(), record);
+        let (key, raw) = stored(&reply::bytes(member)?, reply::bytes(meta)?, scope.shard);
+        upto = Some(key.clone());
+        items.insert(key, raw);
     }
     let upto = upto.filter(|_| cut);
     let last_name = upto.as_ref().map(actor_key).unwrap_or_default();
-    let undo = Undo::complete(client, &scope, reply.next()?, reply.last, &last_name).await?;
+    let (found, last) = (reply.next()?, reply.last);
+    let undo = tails
+        .undo(client, &scope, plan, found, last, &last_name)
+        .await?;
     let of_range = |name: &[u8]| range.only.as_ref().is_none_or(|only| name == only);
     for (name, first) in undo.first.into_iter().filter(|(n, _)| of_range(n)) {
         let key = decode_key(&name)?;
@@ -144,9 +167,12 @@ async fn part(
             items.remove(&key);
             continue;
         }
-        let meta = decode_meta(&key, &first.meta)?;
-        let record = decode_actor(key.clone(), &first.record, meta, scope.shard)?;
-        items.insert(key, record);
+        let raw = Raw {
+            shard: scope.shard,
+            record: first.record,
+            meta: first.meta,
+        };
+        items.insert(key, raw);
     }
     let total = match range.only {
         Some(_) => items.len() as u64,
@@ -156,43 +182,49 @@ async fn part(
 }
 
 /// A record as it lies in the sorted set: `namespace \0 name \0 record`.
-fn stored(member: &[u8], meta: &[u8], shard: u16) -> Result<ActorRecord, StoreError> {
+fn stored(member: &[u8], meta: Vec<u8>, shard: u16) -> (ActorKey, Raw) {
     let mut fields = member.splitn(3, |b| *b == 0);
     let (namespace, name) = (fields.next(), fields.next());
     let text = |b: Option<&[u8]>| String::from_utf8_lossy(b.unwrap_or_default()).into_owned();
     let key = ActorKey::new(text(namespace), text(name));
-    let meta = match meta {
-        [] => MetaRecord::default(),
-        meta => decode_meta(&key, meta)?,
+    let record = fields.next().unwrap_or_default().to_vec();
+    let raw = Raw {
+        shard,
+        record,
+        meta,
     };
-    decode_actor(key, fields.next().unwrap_or_default(), meta, shard)
+    (key, raw)
 }
 
 /// The first `limit` of all parts in order. A part that was cut ends what is known to be complete, so a page may be
 /// shorter than `limit`, or empty, and still have a next one.
-fn merge(parts: Vec<Part>, limit: usize, version: ResourceVersion) -> Page<ActorRecord> {
+fn merge(
+    parts: Vec<Part>,
+    limit: usize,
+    version: ResourceVersion,
+) -> Result<Page<ActorRecord>, StoreError> {
     let known = parts.iter().filter_map(|p| p.upto.clone()).min();
     let total: u64 = parts.iter().map(|p| p.total).sum();
-    let mut items: Vec<_> = parts
-        .into_iter()
-        .flat_map(|p| p.items.into_values())
-        .collect();
-    items.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut items: Vec<_> = parts.into_iter().flat_map(|p| p.items).collect();
+    items.sort_by(|(a, _), (b, _)| a.cmp(b));
     if let Some(known) = &known {
-        items.retain(|r| r.key <= *known);
+        items.retain(|(key, _)| key <= known);
     }
     let next = if items.len() > limit {
         items.truncate(limit);
-        items.last().map(|r| r.key.clone())
+        items.last().map(|(key, _)| key.clone())
     } else {
         known
     };
     let remaining = total.saturating_sub(items.len() as u64);
-    Page {
+    Ok(Page {
         // Nothing follows: a part was cut right at the end.
         next: next.filter(|_| remaining > 0),
-        items,
+        items: items
+            .into_iter()
+            .map(|(key, raw)| raw.decode(key))
+            .collect::<Result<_, _>>()?,
         version,
         remaining,
-    }
+    })
 }

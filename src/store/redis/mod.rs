@@ -1,7 +1,7 @@
 //! The store on Redis or Valkey: one server or a cluster, any version since 7 (7.2 to wait for the disk).
 //!
 //! `keys` says what lies where, `codec` in which bytes; each operation is one script in `lua/`, called through
-//! `client`. `list` and `undo` make pages of the state at a version, `log` reads the change log and `feed` fans it out within the process. Nothing of this leaves the room but
+//! `client`. `list`, `tail` and `undo` make pages of the state at a version, `log` reads the change log and `feed` fans it out within the process. Nothing of this leaves the room but
 //! [`RedisStore`] and [`StoreOptions`].
 
 mod actors;
@@ -19,6 +19,7 @@ mod loss;
 mod nodes;
 mod reply;
 mod scripts;
+mod tail;
 mod undo;
 mod workers;
 
@@ -95,6 +96,7 @@ pub struct RedisStore {
     client: Arc<Client>,
     caps: caps::Caps,
     records: Feed<Records>,
+    tails: tail::Tails,
     /// By kind.
     documents: Mutex<HashMap<String, Arc<Feed<Documents>>>>,
 }
@@ -117,6 +119,7 @@ impl RedisStore {
             records: Feed::new(Records(client.clone())),
             documents: Mutex::default(),
             caps: caps::Caps::default(),
+            tails: tail::Tails::new(client.keys.shards()),
             client,
         }
     }
@@ -196,7 +199,7 @@ impl Store for RedisStore {
     }
 
     async fn actors_at(&self, list: &ListRequest<'_>) -> Result<Page<ActorRecord>, StoreError> {
-        list::actors(&self.client, list).await
+        list::actors(&self.client, &self.tails, list).await
     }
 
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {

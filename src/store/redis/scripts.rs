@@ -68,7 +68,8 @@ scripts! {
     UPDATE_SPEC = "update_spec.lua", "actor.lua";
     MARK_DELETED = "mark_deleted.lua", "actor.lua", "update_spec.lua";
     REMOVE = "remove.lua", "actor.lua";
-    LIST = "list.lua", "undo.lua";
+    LIST = "list.lua", "tail.lua";
+    LOG_TAIL = "log_tail.lua", "tail.lua";
     LOG_BEFORE = "log_before.lua", "undo.lua";
     EXPIRED = "expired.lua";
     DELETIONS = "deletions.lua";

@@ -13,7 +13,7 @@ use ::redis::Value;
 use std::collections::BTreeMap;
 
 /// Pieces of one shard's log that are read at most: more than it holds.
-const PIECES: usize = 64;
+pub const PIECES: usize = 64;
 
 /// The first image of a name.
 pub struct First {
@@ -88,28 +88,22 @@ impl Undo {
         Ok(Some(reply::number(more)?).filter(|more| *more > 0))
     }
 
-    /// Goes on after what a script found with a reading of the state: `last` is its stamp, `upto` the last name of
-    /// interest (empty: no end).
-    pub async fn complete(
+    /// What the server's log says of a scope up to a stamp, of names up to `upto` (empty: no end).
+    pub async fn read(
         client: &Client,
         scope: &Scope<'_>,
-        found: Value,
         last: u64,
         upto: &[u8],
     ) -> Result<Self, StoreError> {
         let mut undo = Self::default();
-        let mut more = undo.take(found, scope, scope.first())?;
+        let mut more = Some(scope.first());
         undo.go_on(client, scope, &mut more, last, upto).await?;
         Ok(undo)
     }
 
     /// Everything of a scope up to the newest stamp.
     pub async fn all(client: &Client, scope: &Scope<'_>) -> Result<Self, StoreError> {
-        let mut undo = Self::default();
-        let mut more = Some(scope.first());
-        undo.go_on(client, scope, &mut more, u64::MAX >> 1, &[])
-            .await?;
-        Ok(undo)
+        Self::read(client, scope, u64::MAX >> 1, &[]).await
     }
 
     async fn go_on(

@@ -6,7 +6,7 @@ use crate::api::time::Timestamp;
 use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
 use crate::store::testing::TestServer;
-use crate::store::{Durability, Kind, RedisStore, Store};
+use crate::store::{Durability, Kind, ListRequest, RedisStore, Store};
 use futures::StreamExt;
 use std::time::Duration;
 
@@ -45,6 +45,45 @@ async fn many_watchers_cost_what_one_costs() {
     cost(1).await;
     let (one, many) = (cost(1).await, cost(100).await);
     assert!(many < one * 3, "{one} for one, {many} for a hundred");
+}
+
+#[tokio::test]
+async fn the_pages_of_a_list_read_the_log_once() {
+    let server = TestServer::shared();
+    let store = server.store().await;
+    for i in 0..120 {
+        created(&store, "ns", &format!("n{i:03}")).await;
+    }
+    let mut request = ListRequest {
+        namespace: Some("ns"),
+        name: None,
+        after: None,
+        limit: 4,
+        at: None,
+    };
+    let mut page = store.actors_at(&request).await.unwrap();
+    let changes = 400;
+    let newer = (0..changes).map(|i| store.create_actor(actor("ns", &format!("n{i:03}-new")), CAP));
+    for created in futures::future::join_all(newer).await {
+        created.unwrap();
+    }
+    let (mut seen, mut pages) = (page.items.len(), 1);
+    let before = store.tails.read();
+    while let Some(after) = page.next.take() {
+        request.at = Some(page.version);
+        page = store
+            .actors_at(&ListRequest {
+                after: Some(&after),
+                ..request
+            })
+            .await
+            .unwrap();
+        seen += page.items.len();
+        pages += 1;
+    }
+    assert_eq!(seen, 120);
+    assert!(pages >= 20, "{pages}");
+    assert_eq!(store.tails.read() - before, changes);
 }
 
 async fn asleep(store: &RedisStore, i: usize) {

@@ -1,0 +1,23 @@
+-- Entries of the log that one call looks at.
+local SCAN = 1000
+
+-- What the log has of actors from the stamp `first` on: how far the log is gone, the first stamp not looked at or 0, and
+-- of each entry: stamp, name, whether it was there afterwards, record and metadata before.
+local function tail(first)
+  local marks = redis.call('HMGET', KEYS[1], 'trimmed', 'lost')
+  local gone = math.max(tonumber(marks[1] or '0'), tonumber(marks[2] or '0'))
+  local entries = redis.call('XRANGE', KEYS[2], first .. '-0', integer(last), 'COUNT', SCAN)
+  local found = {}
+  for _, entry in ipairs(entries) do
+    local fields, n = entry[2], #found
+    if fields[2] == 'a' then
+      found[n + 1], found[n + 2], found[n + 3] = string.match(entry[1], '^%d+'), fields[4], fields[8] ~= '' and 1 or 0
+      found[n + 4], found[n + 5] = fields[6], fields[10]
+    end
+  end
+  local more = 0
+  if #entries == SCAN then
+    more = tonumber(string.match(entries[SCAN][1], '^%d+')) + 1
+  end
+  return {gone, more, found}
+end
