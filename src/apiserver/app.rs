@@ -329,7 +329,7 @@ async fn dispatch(
     }
     match verb {
         "get" => list::get(ctx).await,
-        "list" => list::list(ctx).await,
+        "list" => list::list(ctx, app.watches.stall).await,
         "watch" => watch::watch(ctx, app.watches, app.shutdown.clone()).await,
         _ => {
             if verb == "create" {

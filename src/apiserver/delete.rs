@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::body;
-use super::list::{self, collect};
+use super::list::{self, Cursor, PAGE};
 use super::meta;
 use super::registration::Registration;
 use super::status::{ApiError, success};
@@ -15,6 +15,11 @@ use serde_json::{Value, json};
 
 /// How often a deletion is tried against the newest version.
 const MAX_RACES: usize = 8;
+
+/// Objects that the answer to the deletion of a collection shows; to more it says only that it succeeded, as the API allows.
+const SHOWN: usize = 1000;
+/// How often the deletion of a collection goes on with a newer state when its own is gone.
+const MAX_RENEWALS: usize = 100;
 
 /// Deletions of a collection at once: each waits for a store that syncs.
 const AT_ONCE: usize = 16;
@@ -147,7 +152,8 @@ fn check_preconditions(
     Ok(())
 }
 
-/// Answers DELETE of a collection: each object that matches; those that went meanwhile do not matter.
+/// Answers DELETE of a collection, page by page: each object that matches; those that went meanwhile do not matter. Where
+/// the deletions themselves push its version out of the log, it goes on after the last page with the newest state.
 pub async fn delete_collection(
     ctx: &Context,
     headers: &HeaderMap,
@@ -155,8 +161,46 @@ pub async fn delete_collection(
 ) -> Result<Response, ApiError> {
     let options = options(ctx, headers, bytes)?;
     let filter = list::filter(ctx)?;
-    let page = collect(&ctx.registration, &filter, usize::MAX).await?;
-    let deletions = page.items.into_iter().map(|object| {
+    let mut cursor = Cursor::new(&ctx.registration, &filter);
+    let (mut shown, mut count, mut renewals) = (vec![], 0, 0);
+    let mut version = ResourceVersion::default();
+    loop {
+        let page = match cursor.page(PAGE).await {
+            Ok(Some(page)) => page,
+            Ok(None) => break,
+            Err(StorageError::Expired) if renewals < MAX_RENEWALS => {
+                renewals += 1;
+                cursor.renew();
+                continue;
+            }
+            Err(error) => {
+                return Err(ApiError::storage(error, || ctx.registration.target("")));
+            }
+        };
+        version = version.max(page.version);
+        for object in delete_all(ctx, &options, page.items).await? {
+            count += 1;
+            if shown.len() < SHOWN {
+                shown.push(object);
+            }
+        }
+    }
+    if count > SHOWN {
+        let status = success(&ctx.registration.target(""), "");
+        return Ok(body::respond(ctx.wanted.format, StatusCode::OK, &status));
+    }
+    let metadata = json!({"resourceVersion": version.to_string()});
+    let reply = ctx.reply();
+    Ok(reply.respond(StatusCode::OK, &reply.shape_list(shown, metadata)))
+}
+
+/// Deletes objects of a page side by side; what became of those that were there.
+async fn delete_all(
+    ctx: &Context,
+    options: &Options,
+    objects: Vec<Value>,
+) -> Result<Vec<Value>, ApiError> {
+    let deletions = objects.into_iter().map(|object| {
         let key = ObjectKey::new(
             meta::text(&object, "namespace"),
             meta::text(&object, "name"),
@@ -176,7 +220,5 @@ pub async fn delete_collection(
             Err(other) => return Err(other),
         }
     }
-    let metadata = json!({"resourceVersion": page.version.to_string()});
-    let reply = ctx.reply();
-    Ok(reply.respond(StatusCode::OK, &reply.shape_list(deleted, metadata)))
+    Ok(deleted)
 }

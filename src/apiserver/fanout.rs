@@ -126,9 +126,13 @@ impl Event {
         }
     }
 
+    fn lines(&self) -> MutexGuard<'_, Vec<(Seen, Form, Bytes)>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Its line in a form, made once.
     pub fn line(&self, registration: &Registration, seen: Seen, form: Form) -> Option<Bytes> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines();
         if let Some((.., line)) = lines.iter().find(|(s, f, _)| *s == seen && *f == form) {
             return Some(line.clone());
         }
@@ -246,6 +250,8 @@ pub struct Stats {
     pub events: usize,
     /// About how many bytes they take.
     pub bytes: usize,
+    /// Encodings of them that were made, each for all who watch in its form.
+    pub lines: usize,
     /// Watchers that were closed because they took nothing.
     pub slow: u64,
 }
@@ -324,6 +330,7 @@ impl Fanout {
             watchers: ring.watchers,
             events: ring.events.len(),
             bytes: ring.bytes,
+            lines: ring.events.iter().map(|(e, _)| e.lines().len()).sum(),
             slow: self.shared.slow.load(Ordering::Relaxed),
         }
     }

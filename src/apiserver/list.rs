@@ -5,15 +5,19 @@ use super::registration::Registration;
 use super::selector::{self, Filter};
 use super::status::{ApiError, OptionError, OptionWhy};
 use super::storage::{ObjectKey, ObjectList, ObjectPage, StorageError};
+use super::stream;
 use crate::api::names::ResourceVersion;
 use axum::response::Response;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 /// Objects that are read from a storage at once.
 pub const PAGE: usize = 500;
+/// Objects of one answer to a request with a limit; a larger limit gets so many and a `continue`.
+const MAX_LIMIT: usize = 5000;
 /// Bytes of a token's checksum.
 const CHECKSUM: usize = 8;
 
@@ -172,18 +176,21 @@ pub async fn get(ctx: &Context) -> Result<Response, ApiError> {
     Ok(ctx.reply().respond(StatusCode::OK, &body))
 }
 
-/// Answers GET of a collection.
-pub async fn list(ctx: &Context) -> Result<Response, ApiError> {
+/// Answers GET of a collection: with a limit at once, without one page by page while it is read.
+pub async fn list(ctx: &Context, stall: Duration) -> Result<Response, ApiError> {
     let filter = filter(ctx)?;
     let limit = match ctx.query.number("limit")? {
-        None | Some(0) => usize::MAX,
-        Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        None | Some(0) => None,
+        Some(limit) => Some(usize::try_from(limit).map_or(MAX_LIMIT, |l| l.min(MAX_LIMIT))),
     };
-    let wanted = wanted_version(ctx, limit < usize::MAX)?;
+    let wanted = wanted_version(ctx, limit.is_some())?;
     let collection = collection(ctx);
     let token = ctx.query.get("continue");
     let token = token.map(|t| Token::decode(t, &collection)).transpose()?;
     let page = read(ctx, &filter, wanted, token, limit).await?;
+    if limit.is_none() && page.next.is_some() {
+        return Ok(stream::list(ctx, filter, page, stall));
+    }
     let mut metadata = json!({"resourceVersion": page.version.to_string()});
     if let Some(next) = page.next {
         let token = Token {
@@ -200,12 +207,13 @@ pub async fn list(ctx: &Context) -> Result<Response, ApiError> {
     Ok(ctx.reply().respond(StatusCode::OK, &body))
 }
 
+/// What is asked for, at most `limit`; without a limit the first page of it.
 async fn read(
     ctx: &Context,
     filter: &Filter,
     wanted: Wanted,
     token: Option<Token>,
-    limit: usize,
+    limit: Option<usize>,
 ) -> Result<ObjectPage, ApiError> {
     let registration = &ctx.registration;
     let fail = |e| ApiError::storage(e, || registration.target(""));
@@ -222,7 +230,11 @@ async fn read(
         cursor.at = token.at();
         cursor.after = Some(ObjectKey::new(&token.namespace, &token.name));
     }
-    let page = match (cursor.collect(limit).await, token) {
+    let found = match limit {
+        Some(limit) => cursor.collect(limit).await,
+        None => cursor.page(PAGE).await.map(Option::unwrap_or_default),
+    };
+    let page = match (found, token) {
         (Err(StorageError::Expired), Some(token)) => {
             let inconsistent = Token {
                 version: 0,
@@ -253,7 +265,7 @@ pub struct Cursor<'a> {
     filter: &'a Filter,
     after: Option<ObjectKey>,
     /// The version; `None` until the first page is read.
-    pub at: Option<ResourceVersion>,
+    at: Option<ResourceVersion>,
     ended: bool,
 }
 
@@ -273,6 +285,11 @@ impl<'a> Cursor<'a> {
     pub fn after(mut self, page: &ObjectPage) -> Self {
         self.move_to(page);
         self
+    }
+
+    /// Goes on with the newest state where it is: the state of its own version is gone.
+    pub fn renew(&mut self) {
+        self.at = None;
     }
 
     fn move_to(&mut self, page: &ObjectPage) {
@@ -324,16 +341,6 @@ impl<'a> Cursor<'a> {
         }
         Ok(out)
     }
-}
-
-/// What matches, at most `limit`.
-pub async fn collect(
-    registration: &Registration,
-    filter: &Filter,
-    limit: usize,
-) -> Result<ObjectPage, ApiError> {
-    let all = Cursor::new(registration, filter).collect(limit).await;
-    all.map_err(|e| ApiError::storage(e, || registration.target("")))
 }
 
 fn key_of(object: &Value) -> ObjectKey {

@@ -3,7 +3,7 @@
 //!
 //! [`kinds`] registers ours, [`storage`] keeps their objects, [`driver`] is what the API asks of whoever moves actors.
 //! A request goes `server` -> `authn` -> `app` (-> `admission`) -> `list | watch | write | patch | delete | scale | connect`;
-//! [`apply`] decides who owns which field of what is written, [`fanout`] shares a kind's changes among its watches. What an actor
+//! [`apply`] decides who owns which field of what is written, [`fanout`] shares a kind's changes among its watches, `stream` sends long lists. What an actor
 //! does next is decided elsewhere; here wishes are stored and records shown. Called by cli and dev, which put the parts together.
 
 mod admission;
@@ -34,6 +34,7 @@ pub mod selector;
 pub mod server;
 pub mod status;
 pub mod storage;
+mod stream;
 pub mod table;
 #[cfg(test)]
 mod tests;

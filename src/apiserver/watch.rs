@@ -13,7 +13,7 @@ use crate::api::names::ResourceVersion;
 use crate::api::time::Timestamp;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -31,8 +31,10 @@ use tokio_util::sync::CancellationToken;
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How often a client that wants bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Events that wait for a slow client.
-const QUEUE: usize = 64;
+/// Bytes of events that are sent together, if there are so many at once.
+const CHUNK: usize = 16 << 10;
+/// Chunks that wait for a slow client.
+const QUEUE: usize = 8;
 /// What the backdrop turned to so shortly before a watch began may have been missed by the list before it.
 const RECENT: Duration = Duration::from_secs(5);
 /// A client that takes nothing for so long is cut off.
@@ -72,6 +74,8 @@ struct Watch {
     watcher: Watcher,
     /// Parts of the backdrop by which objects look different than they were last shown.
     repaint: HashSet<String>,
+    /// Lines that go out together.
+    chunk: BytesMut,
     out: mpsc::Sender<Bytes>,
 }
 
@@ -149,6 +153,7 @@ pub async fn watch(
         watcher: ctx.registration.fanout.join(),
         repaint: HashSet::new(),
         registration: ctx.registration.clone(),
+        chunk: BytesMut::new(),
         out,
     };
     let first = watch.begin(start, ctx).await?;
@@ -262,6 +267,7 @@ impl Watch {
             for object in objects.items {
                 self.show(Seen::Added, &object).await?;
             }
+            self.flush().await?;
             page = cursor.page(PAGE).await?;
         }
         if mark && self.bookmarks {
@@ -318,6 +324,7 @@ impl Watch {
             for event in &events {
                 self.event(event).await?;
             }
+            self.flush().await?;
             let moved = upto > self.at;
             self.at = self.at.max(upto);
             if joined && events.is_empty() {
@@ -347,6 +354,7 @@ impl Watch {
                     self.show(Seen::Modified, &object).await?;
                 }
             }
+            self.flush().await?;
         }
         Ok(())
     }
@@ -371,7 +379,7 @@ impl Watch {
             return self.show(seen, object).await;
         }
         match event.line(&self.registration, seen, self.form) {
-            Some(line) => self.send(line).await,
+            Some(line) => self.push(&line).await,
             None => Ok(()),
         }
     }
@@ -380,11 +388,30 @@ impl Watch {
     async fn show(&mut self, seen: Seen, object: &Value) -> Result<(), End> {
         let head = !std::mem::replace(&mut self.head_sent, true);
         let line = self.form.line(&self.registration, seen, object, head);
-        self.send(line).await
+        self.push(&line).await
     }
 
-    async fn send(&self, line: Bytes) -> Result<(), End> {
-        match self.out.send_timeout(line, self.limits.stall).await {
+    /// Sends a line, and what was held back.
+    async fn send(&mut self, line: Bytes) -> Result<(), End> {
+        self.push(&line).await?;
+        self.flush().await
+    }
+
+    /// Adds a line to what goes out together; goes out with the next `flush` at the latest.
+    async fn push(&mut self, line: &[u8]) -> Result<(), End> {
+        if self.chunk.len() + line.len() > CHUNK {
+            self.flush().await?;
+        }
+        self.chunk.extend_from_slice(line);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = self.chunk.split().freeze();
+        match self.out.send_timeout(chunk, self.limits.stall).await {
             Ok(()) => Ok(()),
             Err(SendTimeoutError::Timeout(_)) => Err(End::Slow),
             Err(SendTimeoutError::Closed(_)) => Err(End::Gone),

@@ -106,3 +106,20 @@ async fn collections_honour_selectors() {
         .await
         .fails(405, "MethodNotAllowed", "");
 }
+
+#[tokio::test]
+async fn a_large_collection_goes_also_when_its_version_does() {
+    let h = Harness::new().await;
+    super::list::many(&h, 1_100).await;
+    let trim = async {
+        // The first page is read when something of it is gone.
+        while h.get(&format!("{ACTORS}/n00000")).await.code == StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+        h.trim_logs();
+    };
+    let (answer, ()) = tokio::join!(h.delete(ACTORS, None), trim);
+    assert_eq!(answer.ok()["status"], "Success");
+    let left = h.get(ACTORS).await;
+    assert_eq!(left.ok()["items"], json!([]));
+}

@@ -1,6 +1,8 @@
 //! Lists: selectors, pages, versions, tables.
 
 use super::*;
+use crate::store::conformance::{self, CAP};
+use http_body_util::BodyExt;
 
 async fn names(h: &Harness, uri: &str) -> Vec<String> {
     let answer = h.get(uri).await;
@@ -389,4 +391,74 @@ async fn namespaces_are_those_in_use() {
     h.post("/api/v1/namespaces", &json!({}))
         .await
         .fails(405, "MethodNotAllowed", "");
+}
+
+/// Makes many actors, past the API.
+pub(super) async fn many(h: &Harness, count: usize) -> Vec<String> {
+    let names: Vec<_> = (0..count).map(|i| format!("n{i:05}")).collect();
+    let creates = names
+        .iter()
+        .map(|name| h.store.create_actor(conformance::actor("ns", name), CAP));
+    for created in futures::future::join_all(creates).await {
+        created.unwrap();
+    }
+    names
+}
+
+#[tokio::test]
+async fn a_list_without_a_limit_is_sent_while_it_is_read() {
+    let h = Harness::new().await;
+    let names = many(&h, 1_800).await;
+    let expected: Vec<_> = names.iter().map(|n| format!("ns/{n}")).collect();
+    let all = h.get(ACTORS).await;
+    assert_eq!(all.ok()["kind"], "ActorList");
+    assert_eq!(all.body["apiVersion"], "runtime.ate.dev/v1alpha1");
+    let named = |answer: &Answer| {
+        let items = answer.body["items"].as_array().unwrap().iter();
+        let name = |o: &Value| format!("ns/{}", o["metadata"]["name"].as_str().unwrap());
+        items.map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&all), expected);
+    let version = all.body["metadata"]["resourceVersion"].as_str().unwrap();
+    assert!(all.body["metadata"].get("continue").is_none());
+    let exact = format!("{ACTORS}?resourceVersion={version}&resourceVersionMatch=Exact");
+    assert_eq!(named(&h.get(&exact).await), expected);
+    let few = format!("{ACTORS}?fieldSelector=metadata.name!%3Dn00000");
+    assert_eq!(named(&h.get(&few).await), expected[1..]);
+    let none = h.get(&format!("{ACTORS}?labelSelector=no")).await;
+    assert_eq!(none.ok()["items"], json!([]));
+    let table = h
+        .get_as(ACTORS, "application/json;as=Table;g=meta.k8s.io;v=v1")
+        .await;
+    assert_eq!(table.ok()["rows"].as_array().unwrap().len(), 1_800);
+    assert!(table.body["columnDefinitions"].as_array().unwrap().len() > 2);
+    let yaml = h.get_as(ACTORS, "application/yaml").await;
+    assert_eq!(yaml.headers[header::CONTENT_TYPE], "application/yaml");
+    let parsed: Value = serde_yaml_ng::from_str(&yaml.text).unwrap();
+    assert_eq!(parsed["items"].as_array().unwrap().len(), 1_800);
+
+    // Its end is read only once the beginning was taken; what is gone by then breaks it off.
+    let request = Request::builder().uri(ACTORS).body(Body::empty()).unwrap();
+    let mut body = h.open(request).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    h.delete(&format!("{ACTORS}/n01799"), None).await.ok();
+    h.trim_logs();
+    let broken = loop {
+        match body.frame().await {
+            Some(Ok(_)) => {}
+            other => break other,
+        }
+    };
+    let broken = broken.expect("half a list must not look whole");
+    let said = broken.unwrap_err().to_string();
+    assert!(said.contains("to its end"), "{said}");
+}
+
+#[tokio::test]
+async fn a_limit_has_a_limit() {
+    let h = Harness::new().await;
+    many(&h, 5_001).await;
+    let page = h.get(&format!("{ACTORS}?limit=100000")).await;
+    assert_eq!(page.ok()["items"].as_array().unwrap().len(), 5_000);
+    assert_eq!(page.body["metadata"]["remainingItemCount"], 1);
 }

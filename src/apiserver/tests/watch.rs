@@ -487,6 +487,14 @@ async fn a_kind_is_read_once_for_all_who_watch_it() {
         assert_eq!(events.short().await, "ADDED a");
     }
     assert_eq!(h.fanout("actors").events, 1);
+    assert_eq!(h.fanout("actors").lines, 1, "one encoding for all");
+    let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    for _ in 0..10 {
+        let mut other = Events::open(&h, &uri, metadata).await;
+        assert_eq!(other.short().await, "ADDED a");
+        watches.push(other);
+    }
+    assert_eq!(h.fanout("actors").lines, 2, "and one of another form");
     drop(watches);
     eventually("nobody watches", || async {
         (h.fanout("actors").watchers == 0).then_some(())

@@ -1,0 +1,155 @@
+//! A list without a limit, sent while it is read: a few pages of it are held at most, however many objects there are.
+
+use super::Context;
+use super::body::Reply;
+use super::list::{Cursor, PAGE};
+use super::negotiate::{Format, Shape, Wanted};
+use super::registration::Registration;
+use super::selector::Filter;
+use super::storage::{ObjectPage, StorageError};
+use super::table::Include;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Pages that wait for a slow client; one more is held by whoever reads them.
+const QUEUE: usize = 1;
+/// What says that nothing is missing.
+const END: Bytes = Bytes::new();
+
+/// Why the rest of a list is missing. The connection breaks: half a list must not look like a whole one.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// The state of the list's version is gone, or the store is away.
+    #[error("the list cannot be read to its end")]
+    Storage(#[source] StorageError),
+    /// The rest was not sent.
+    #[error("the list was cut off: its reader took nothing")]
+    Slow,
+}
+
+/// What makes text of pages.
+struct Pages {
+    registration: Arc<Registration>,
+    filter: Filter,
+    wanted: Wanted,
+    include: Include,
+    /// A client that takes nothing for so long is cut off.
+    stall: Duration,
+}
+
+impl Pages {
+    /// Where the objects are in a list's body.
+    fn field(&self) -> &'static str {
+        match self.wanted.shape {
+            Shape::Object | Shape::Metadata | Shape::Discovery => "items",
+            Shape::Table => "rows",
+        }
+    }
+
+    fn shape(&self, objects: Vec<Value>, metadata: Value) -> Value {
+        let reply = Reply {
+            registration: &self.registration,
+            wanted: self.wanted,
+            include: self.include,
+        };
+        reply.shape_list(objects, metadata)
+    }
+
+    /// What comes before the objects, and what after.
+    fn envelope(&self, metadata: Value) -> (String, String) {
+        let empty = self.shape(vec![], metadata).to_string();
+        let mark = format!("\"{}\":[", self.field());
+        match empty.split_once(&mark) {
+            Some((head, end)) => (format!("{head}{mark}"), end.to_owned()),
+            None => (empty, String::new()),
+        }
+    }
+
+    /// Objects, with commas between.
+    fn text(&self, objects: Vec<Value>) -> String {
+        let shaped = self.shape(objects, Value::Null);
+        let text = shaped.get(self.field()).map(Value::to_string);
+        let text = text.unwrap_or_default();
+        let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+        inner.unwrap_or_default().to_owned()
+    }
+
+    async fn send(&self, first: ObjectPage, out: &mpsc::Sender<Result<Bytes, Broken>>) {
+        let (head, end) = self.envelope(json!({"resourceVersion": first.version.to_string()}));
+        let mut cursor = Cursor::new(&self.registration, &self.filter).after(&first);
+        let (mut page, mut text, mut empty) = (Ok(Some(first)), head, true);
+        loop {
+            let objects = match page {
+                Ok(Some(page)) => self.text(page.items),
+                Ok(None) => break,
+                Err(error) => {
+                    let kind = self.registration.plural.as_str();
+                    tracing::info!(kind, %error, "a list is cut off");
+                    // Who reads it may be gone too.
+                    let _ = out.send(Err(Broken::Storage(error))).await;
+                    return;
+                }
+            };
+            if !objects.is_empty() {
+                text += if empty { "" } else { "," };
+                text += &objects;
+                empty = false;
+            }
+            let piece = Bytes::from(std::mem::take(&mut text));
+            if !piece.is_empty() && out.send_timeout(Ok(piece), self.stall).await.is_err() {
+                return;
+            }
+            page = cursor.page(PAGE).await;
+        }
+        for piece in [Bytes::from(end), END] {
+            // A reader that is gone needs no end.
+            let _ = out.send_timeout(Ok(piece), self.stall).await;
+        }
+    }
+}
+
+/// Answers a list of which `first` is the first page.
+pub fn list(ctx: &Context, filter: Filter, first: ObjectPage, stall: Duration) -> Response {
+    let pages = Pages {
+        registration: ctx.registration.clone(),
+        filter,
+        wanted: ctx.wanted,
+        include: ctx.include,
+        stall,
+    };
+    let (out, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(async move { pages.send(first, &out).await });
+    let mut ended = false;
+    let pieces = ReceiverStream::new(receiver).map(Some);
+    let pieces = pieces.chain(tokio_stream::once(None));
+    let stream = pieces.filter_map(move |piece| match piece {
+        Some(Ok(piece)) => {
+            ended = piece.is_empty();
+            (!ended).then_some(Ok(piece))
+        }
+        Some(Err(broken)) => {
+            ended = true;
+            Some(Err(broken))
+        }
+        None if ended => None,
+        None => Some(Err(Broken::Slow)),
+    });
+    let kind = match ctx.wanted.format {
+        Format::Json => "application/json",
+        // JSON is YAML (YAML 1.2, section 1.3).
+        Format::Yaml => "application/yaml",
+    };
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-cache, private"),
+    ];
+    (headers, Body::from_stream(stream)).into_response()
+}
