@@ -39,8 +39,9 @@ test: ## Run all tests, against real sandboxes, Valkey and S3
 .PHONY: bench
 bench: ## Measure against the targets; writes target/bench.json
 	@e2e/setup.sh test
-	cargo build --release --bins
+	cargo build --release --bins --features bench
 	@e2e/bench/run.sh $(TARGET)/release
+	@e2e/bench/api.sh $(TARGET)/release
 
 .PHONY: manifests
 manifests: ## Generate crds/ from the Rust types
@@ -49,4 +50,4 @@ manifests: ## Generate crds/ from the Rust types
 .PHONY: lint
 lint: ## Check formatting and clippy
 	cargo fmt --check
-	cargo clippy --all-targets --features failpoints -- -D warnings
+	cargo clippy --all-targets --features failpoints,bench -- -D warnings
