@@ -39,7 +39,9 @@ const BY_CHANCE: &[&str] = &[
     "store.recover",       // the store lost writes
     "store.renew",         // an operation takes longer than a third of its lease
     "store.touch",         // nobody reports activity
+    "store.boot",          // the store's server starts
     "store.log_before",    // a list of workers or documents goes on while they change
+    "store.log_tail",      // a list goes on after very many changes
     "store.holder",        // a claim that was made by an owner that died
     "store.remove_node",   // no node is removed
     "slot.ask",            // an executor is busy when it is looked at

@@ -64,6 +64,7 @@ pub async fn actors(
                 .arg(range.max.clone())
                 .number(share as u64)
                 .number(plans[usize::from(shard)].start())
+                .number(log::first_tick(at, shard))
                 .repeatable()
         })
         .await?;

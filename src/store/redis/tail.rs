@@ -254,7 +254,7 @@ impl Tails {
             return Undo::read(client, scope, last, upto).await;
         };
         let (first, shard) = (scope.first(), scope.shard);
-        let read = self.rest(client, shard, Piece::of(found)?, last).await?;
+        let read = self.rest(client, scope, Piece::of(found)?, last).await?;
         if first <= read.gone {
             return Err(StoreError::Expired(scope.at));
         }
@@ -281,7 +281,7 @@ impl Tails {
     async fn rest(
         &self,
         client: &Client,
-        shard: u16,
+        scope: &Scope<'_>,
         mut piece: Piece,
         last: u64,
     ) -> Result<Read, StoreError> {
@@ -300,7 +300,9 @@ impl Tails {
             if more > last {
                 break;
             }
-            let call = Call::new(client, &scripts::LOG_TAIL, shard).number(more);
+            let call = Call::new(client, &scripts::LOG_TAIL, scope.shard)
+                .number(more)
+                .number(scope.first());
             let reply = client.call(call.repeatable()).await?;
             let mut reply = reply.ok(&"the change log")?;
             read.next = reply.last + 1;

@@ -1,12 +1,12 @@
 -- Entries of the log that one call looks at.
 local SCAN = 1000
 
--- What the log has of actors from the stamp `first` on: how far the log is gone, the first stamp not looked at or 0, and
--- of each entry: stamp, name, whether it was there afterwards, record and metadata before.
-local function tail(first)
-  local marks = redis.call('HMGET', KEYS[1], 'trimmed', 'lost')
-  local gone = math.max(tonumber(marks[1] or '0'), tonumber(marks[2] or '0'))
-  local entries = redis.call('XRANGE', KEYS[2], first .. '-0', integer(last), 'COUNT', SCAN)
+-- What the log has of actors from the stamp `start` on, for a list that undoes everything from `first` on: how far the
+-- log is gone, the first stamp not looked at or 0, and of each entry: stamp, name, whether it was there afterwards,
+-- record and metadata before.
+local function tail(start, first)
+  local upto = gone(tonumber(first), redis.call('HGET', KEYS[1], trimmed_field))
+  local entries = redis.call('XRANGE', KEYS[2], start .. '-0', integer(last), 'COUNT', SCAN)
   local found = {}
   for _, entry in ipairs(entries) do
     local fields, n = entry[2], #found
@@ -19,5 +19,5 @@ local function tail(first)
   if #entries == SCAN then
     more = tonumber(string.match(entries[SCAN][1], '^%d+')) + 1
   end
-  return {gone, more, found}
+  return {upto, more, found}
 end
