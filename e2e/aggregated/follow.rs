@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -65,11 +66,17 @@ pub struct Follower {
     direct: Arc<Direct>,
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Drop for Follower {
+    /// The task ends first: a runtime cannot be dropped by its own threads.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = self.direct.runtime.block_on(task);
+        }
     }
 }
 
@@ -147,14 +154,15 @@ impl Seen {
 impl Follower {
     /// Follows a collection at any of several servers, beginning with the `first`th.
     pub fn start(direct: Direct, urls: Vec<String>, first: usize) -> Self {
-        let follower = Self {
+        let mut follower = Self {
             direct: Arc::new(direct),
             seen: Arc::default(),
             stop: Arc::default(),
+            task: None,
         };
         let (direct, seen) = (follower.direct.clone(), follower.seen.clone());
         let stop = follower.stop.clone();
-        follower.direct.runtime.spawn(async move {
+        let task = follower.direct.runtime.spawn(async move {
             let mut lists = true;
             for url in urls.iter().cycle().skip(first) {
                 if stop.load(Ordering::SeqCst) {
@@ -167,6 +175,7 @@ impl Follower {
                 tokio::time::sleep(AGAIN).await;
             }
         });
+        follower.task = Some(task);
         let until = Instant::now() + PATIENCE;
         while follower.seen().lists == 0 {
             assert!(Instant::now() < until, "nobody lists");
