@@ -282,11 +282,6 @@ impl Cluster {
         &self.authority
     }
 
-    /// `https://...` of kube-apiserver.
-    pub fn kubernetes(&self) -> String {
-        format!("https://10.199.{}.2:6443", self.id)
-    }
-
     /// `https://...` of a replica.
     pub fn replica(&self, n: usize) -> String {
         format!("https://{}:{}", self.host(), lock(&self.replicas)[n].rest)
