@@ -273,6 +273,9 @@ pub struct StatusRecord {
 /// Labels, annotations and what else Kubernetes keeps on an object; beside the hot record, only where present.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetaRecord {
+    /// What its name was made from, where it was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub generate_name: String,
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

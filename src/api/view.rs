@@ -45,6 +45,7 @@ fn metadata(record: &ActorRecord) -> ObjectMeta {
     ObjectMeta {
         name: Some(record.key.name.clone()),
         namespace: Some(record.key.namespace.clone()),
+        generate_name: Some(meta.generate_name.clone()).filter(|n| !n.is_empty()),
         uid: Some(record.status.uid.to_string()),
         resource_version: Some(record.header.resource_version.to_string()),
         generation: Some(i64::from(record.spec.generation)),
@@ -65,15 +66,21 @@ fn metadata(record: &ActorRecord) -> ObjectMeta {
     }
 }
 
-/// While a sandbox may exist the actor cannot go: shown as a finalizer of ours.
+/// While a sandbox or a node's copy may exist the actor cannot go: shown as a finalizer of ours.
 pub const SANDBOX_FINALIZER: &str = "runtime.ate.dev/sandbox";
 
 fn finalizers(record: &ActorRecord) -> Option<Vec<String>> {
     let mut all = record.meta.finalizers.clone();
-    if record.spec.deleted.is_some() {
+    if record.spec.deleted.is_some() && is_held(record) {
         all.push(SANDBOX_FINALIZER.to_owned());
     }
     (!all.is_empty()).then_some(all)
+}
+
+/// Whether a node may hold something of it.
+fn is_held(record: &ActorRecord) -> bool {
+    let status = &record.status;
+    record.header.phase != Phase::Suspended || status.assignment.is_some() || status.local.is_some()
 }
 
 fn spec(record: &ActorRecord) -> ActorSpec {
@@ -333,6 +340,7 @@ pub fn spec_record(key: &ActorKey, spec: &ActorSpec) -> Result<SpecRecord, SpecE
 /// The record's form of what users may write of an object's metadata.
 pub fn meta_record(meta: &ObjectMeta) -> MetaRecord {
     MetaRecord {
+        generate_name: meta.generate_name.clone().unwrap_or_default(),
         labels: meta.labels.clone().unwrap_or_default(),
         annotations: meta.annotations.clone().unwrap_or_default(),
         finalizers: meta

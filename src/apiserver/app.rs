@@ -117,6 +117,14 @@ impl Context {
         read.map_err(|e| ApiError::storage(e, || self.registration.target(&key.name)))
     }
 
+    /// That the request's verb is not one of what its path names.
+    pub fn not_allowed(&self) -> ApiError {
+        ApiError::MethodNotAllowed {
+            target: self.registration.target(""),
+            verb: self.info.verb.to_owned(),
+        }
+    }
+
     /// How to answer.
     pub fn reply(&self) -> Reply<'_> {
         Reply {
@@ -172,9 +180,9 @@ impl App {
 }
 
 async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
-    answer(&app, request)
-        .await
-        .unwrap_or_else(IntoResponse::into_response)
+    let format = negotiate::accept(request.headers()).map_or(Format::Json, |w| w.format);
+    let answer = answer(&app, request).await;
+    answer.unwrap_or_else(|error| error.in_format(format))
 }
 
 async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
@@ -200,6 +208,7 @@ async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
         Err(_) if streams => Wanted {
             shape: Shape::Object,
             format: Format::Json,
+            of_list: false,
         },
         other => other?,
     };
@@ -209,7 +218,7 @@ async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
         Some("Object") => Include::Object,
         Some(other) => {
             return Err(ApiError::BadRequest(format!(
-                "includeObject={other:?} is not known"
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
             )));
         }
     };
@@ -223,6 +232,7 @@ async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
         namespaces: app.namespaces.clone(),
     };
     check_scope(&ctx)?;
+    check_form(&ctx)?;
     dispatch(app, &ctx, &parts.headers, body).await
 }
 
@@ -282,13 +292,31 @@ fn version() -> Value {
     })
 }
 
+/// One object is no list, and a list is not one object.
+fn check_form(ctx: &Context) -> Result<(), ApiError> {
+    let asks = match (ctx.wanted.shape, ctx.wanted.of_list) {
+        (Shape::Metadata, of_list) => of_list,
+        (Shape::Object | Shape::Table | Shape::Discovery, _) => return Ok(()),
+    };
+    match (ctx.info.verb, asks) {
+        ("watch", _) | ("list" | "deletecollection", true) => Ok(()),
+        ("list" | "deletecollection", false) => Err(ApiError::OtherForm(
+            "you requested PartialObjectMetadata, but the requested object is a list",
+        )),
+        (_, true) => Err(ApiError::OtherForm(
+            "you requested PartialObjectMetadataList, but the requested object is not a list",
+        )),
+        (_, false) => Ok(()),
+    }
+}
+
 fn check_scope(ctx: &Context) -> Result<(), ApiError> {
     let (has_namespace, has_name) = (!ctx.info.namespace.is_empty(), !ctx.info.name.is_empty());
     let reads_all = !has_name && ["list", "watch"].contains(&ctx.info.verb);
     match (ctx.registration.namespaced, has_namespace) {
         (false, true) => Err(ApiError::NoSuchPath),
         (true, false) if has_name => Err(ApiError::NoSuchPath),
-        (true, false) if !reads_all => Err(ApiError::MethodNotAllowed),
+        (true, false) if !reads_all => Err(ctx.not_allowed()),
         _ => Ok(()),
     }
 }
@@ -308,7 +336,7 @@ async fn dispatch(
         .find(|(name, _)| *name == sub)
     {
         if connect.verb() != verb {
-            return Err(ApiError::MethodNotAllowed);
+            return Err(ctx.not_allowed());
         }
         return connect.call(ctx).await;
     }
@@ -324,7 +352,7 @@ async fn dispatch(
         let writes = ["update", "patch"].contains(&verb) && part == Part::Status;
         return Err(match writes {
             true => ApiError::ObservedStatus(ctx.registration.target(&ctx.info.name)),
-            false => ApiError::MethodNotAllowed,
+            false => ctx.not_allowed(),
         });
     }
     match verb {
@@ -342,7 +370,7 @@ async fn dispatch(
                 "patch" => patch::patch(ctx, part, headers, &bytes).await,
                 "delete" => delete::delete(ctx, headers, &bytes).await,
                 "deletecollection" => delete::delete_collection(ctx, headers, &bytes).await,
-                _ => Err(ApiError::MethodNotAllowed),
+                _ => Err(ctx.not_allowed()),
             }
         }
     }
@@ -352,8 +380,13 @@ fn allowed(ctx: &Context, part: Part) -> bool {
     let verb = ctx.info.verb;
     match (part, ctx.registration.status) {
         (Part::Spec, _) => {
-            let creates_named = verb == "create" && !ctx.info.name.is_empty();
-            ctx.registration.allows(verb) && !creates_named
+            let named = !ctx.info.name.is_empty();
+            let misplaced = match verb {
+                "create" => named,
+                "update" | "patch" => !named,
+                _ => false,
+            };
+            ctx.registration.allows(verb) && !misplaced
         }
         (Part::Status, StatusSupport::Write) => ["get", "update", "patch"].contains(&verb),
         (Part::Status, StatusSupport::Read | StatusSupport::None) => verb == "get",

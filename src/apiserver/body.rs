@@ -1,5 +1,6 @@
 //! Bodies: bounded, JSON or YAML in; JSON or YAML out.
 
+use super::duplicates::{self, Twice};
 use super::negotiate::{Format, Shape, Wanted};
 use super::registration::Registration;
 use super::status::ApiError;
@@ -41,12 +42,14 @@ pub fn media_type(headers: &HeaderMap) -> String {
         .to_ascii_lowercase()
 }
 
-/// Parses an object.
-pub fn object(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError> {
-    let value: Value = match media_type(headers).as_str() {
+/// Parses an object; returns what it says twice, too.
+pub fn object(headers: &HeaderMap, bytes: &[u8]) -> Result<(Value, Vec<Twice>), ApiError> {
+    let (value, twice) = match media_type(headers).as_str() {
         "application/json" => json(bytes)?,
-        "application/yaml" | "application/x-yaml" | "text/yaml" => serde_yaml_ng::from_slice(bytes)
-            .map_err(|e| ApiError::BadRequest(format!("the body is not YAML: {e}")))?,
+        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            duplicates::read(serde_yaml_ng::Deserializer::from_slice(bytes))
+                .map_err(|e| ApiError::BadRequest(format!("the body is not YAML: {e}")))?
+        }
         _ => {
             return Err(ApiError::UnsupportedMediaType {
                 accepted: OBJECT_TYPES,
@@ -54,16 +57,15 @@ pub fn object(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError> {
         }
     };
     if value.is_object() {
-        Ok(value)
+        Ok((value, twice))
     } else {
         Err(ApiError::BadRequest("the body is not an object".into()))
     }
 }
 
-/// Parses JSON.
-pub fn json(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| ApiError::BadRequest(format!("the body is not JSON: {e}")))
+/// Parses JSON; returns what it says twice, too.
+pub fn json(bytes: &[u8]) -> Result<(Value, Vec<Twice>), ApiError> {
+    duplicates::json(bytes).map_err(|e| ApiError::BadRequest(format!("the body is not JSON: {e}")))
 }
 
 /// What a client asked to get back, of which kind.
@@ -120,11 +122,8 @@ pub fn respond(format: Format, code: StatusCode, body: &Value) -> Response {
             serde_yaml_ng::to_string(body).unwrap_or_default(),
         ),
     };
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, "no-cache, private"),
-    ];
-    (code, headers, text).into_response()
+    // kube-apiserver adds what is to be said of caches.
+    (code, [(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// Adds `Warning` headers (RFC 9110 section 5.5 keeps their text printable).

@@ -4,8 +4,9 @@ use super::Context;
 use super::body;
 use super::list::{self, Cursor, PAGE};
 use super::meta;
+use super::options::{DeleteOptions, Dependents};
 use super::registration::Registration;
-use super::status::{ApiError, success};
+use super::status::{ApiError, Target, success};
 use super::storage::{ObjectKey, StorageError, Written};
 use crate::api::names::ResourceVersion;
 use axum::response::Response;
@@ -24,74 +25,22 @@ const MAX_RENEWALS: usize = 100;
 /// Deletions of a collection at once: each waits for a store that syncs.
 const AT_ONCE: usize = 16;
 
-/// What a deletion depends on.
-#[derive(Clone, Debug, Default)]
-struct Options {
-    uid: Option<String>,
-    version: Option<String>,
-    dry_run: bool,
-}
-
-/// From body and query; what is said of grace and propagation is accepted and means nothing here: sandboxes have no grace,
-/// dependents are the garbage collector's.
-fn options(ctx: &Context, headers: &HeaderMap, bytes: &[u8]) -> Result<Options, ApiError> {
-    let body = if bytes.is_empty() {
-        json!({})
-    } else {
-        body::object(headers, bytes)?
-    };
-    let kind = body
-        .get("kind")
-        .and_then(Value::as_str)
-        .unwrap_or("DeleteOptions");
-    if kind != "DeleteOptions" {
-        return Err(ApiError::BadRequest(format!(
-            "the body must be DeleteOptions, not {kind}"
-        )));
-    }
-    let text = |pointer: &str| {
-        body.pointer(pointer)
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    };
-    let policy =
-        text("/propagationPolicy").or(ctx.query.get("propagationPolicy").map(str::to_owned));
-    if let Some(policy) =
-        policy.filter(|p| !["Orphan", "Background", "Foreground"].contains(&p.as_str()))
-    {
-        return Err(ApiError::BadRequest(format!(
-            "propagationPolicy={policy:?} is not known"
-        )));
-    }
-    let dry_run = match body.get("dryRun").and_then(Value::as_array) {
-        None => ctx.query.dry_run()?,
-        Some(all) if all.is_empty() => ctx.query.dry_run()?,
-        Some(all) if all.iter().all(|v| v == "All") => true,
-        Some(_) => {
-            return Err(ApiError::BadRequest(
-                "dryRun is not supported: use All".into(),
-            ));
-        }
-    };
-    Ok(Options {
-        uid: text("/preconditions/uid"),
-        version: text("/preconditions/resourceVersion"),
-        dry_run,
-    })
-}
-
 /// Answers DELETE of an object.
 pub async fn delete(
     ctx: &Context,
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let options = options(ctx, headers, bytes)?;
+    let options = DeleteOptions::of(ctx, headers, bytes)?;
     let key = ctx.key();
     match one(&ctx.registration, &key, &options).await? {
         Written::Kept(object) => {
             let reply = ctx.reply();
-            Ok(reply.respond(StatusCode::OK, &reply.shape(object)))
+            let code = match options.tells {
+                true => StatusCode::ACCEPTED,
+                false => StatusCode::OK,
+            };
+            Ok(reply.respond(code, &reply.shape(object)))
         }
         Written::Gone(object) => {
             let status = success(
@@ -106,7 +55,7 @@ pub async fn delete(
 async fn one(
     registration: &Registration,
     key: &ObjectKey,
-    options: &Options,
+    options: &DeleteOptions,
 ) -> Result<Written, ApiError> {
     let target = || registration.target(&key.name);
     for attempt in 1..=MAX_RACES {
@@ -116,6 +65,7 @@ async fn one(
         let version = meta::text(&object, "resourceVersion").parse();
         // Also where it is marked already: whoever was to end it may have died since.
         meta::mark_deleted(&mut object);
+        leave_to_collector(&mut object, options.dependents);
         if options.dry_run {
             return Ok(if super::storage::has_finalizers(&object) {
                 Written::Kept(object)
@@ -132,36 +82,80 @@ async fn one(
     Err(ApiError::modified(target()))
 }
 
+/// Makes the garbage collector deal with dependents first, as it is asked (apiserver/pkg/registry/generic/registry/store.go).
+fn leave_to_collector(object: &mut Value, dependents: Dependents) {
+    let asks = match dependents {
+        Dependents::Unsaid => return,
+        Dependents::Background => None,
+        Dependents::Foreground => Some(meta::FOREGROUND),
+        Dependents::Orphan => Some(meta::ORPHAN),
+    };
+    let all = object["metadata"]
+        .get("finalizers")
+        .and_then(Value::as_array);
+    let mut all = all.cloned().unwrap_or_default();
+    all.retain(|f| f != meta::FOREGROUND && f != meta::ORPHAN);
+    all.extend(asks.map(Value::from));
+    if all.is_empty() {
+        meta::remove(object, "finalizers");
+    } else {
+        meta::set(object, "finalizers", all.into());
+    }
+}
+
 fn check_preconditions(
     object: &Value,
-    options: &Options,
+    options: &DeleteOptions,
     registration: &Registration,
     key: &ObjectKey,
 ) -> Result<(), ApiError> {
-    for (field, wanted) in [("uid", &options.uid), ("resourceVersion", &options.version)] {
-        let is = meta::text(object, field);
-        if let Some(wanted) = wanted.as_deref().filter(|w| *w != is) {
-            return Err(ApiError::Conflict {
-                target: registration.target(&key.name),
-                why: format!(
-                    "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {is}"
-                ),
-            });
-        }
-    }
-    Ok(())
+    let of = |field| meta::text(object, field);
+    let other = |wanted: &Option<String>, field| wanted.clone().filter(|w| w != of(field));
+    let why = if let Some(wanted) = other(&options.uid, "uid") {
+        format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            of("uid")
+        )
+    } else if let Some(wanted) = other(&options.version, "resourceVersion") {
+        format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            of("resourceVersion")
+        )
+    } else {
+        return Ok(());
+    };
+    let target = registration.target(&key.name);
+    Err(ApiError::Conflict {
+        // As kube-apiserver says it, which names the kind here.
+        target: Target {
+            resource: target.kind.clone(),
+            ..target
+        },
+        why,
+    })
 }
 
-/// Answers DELETE of a collection, page by page: each object that matches; those that went meanwhile do not matter. Where
-/// the deletions themselves push its version out of the log, it goes on after the last page with the newest state.
+/// Answers DELETE of a collection: each object that matches; those that went meanwhile do not matter. The answer shows them
+/// as they were. Without a limit it goes page by page, and where the deletions themselves push its version out of the log,
+/// on after the last page with the newest state.
 pub async fn delete_collection(
     ctx: &Context,
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let options = options(ctx, headers, bytes)?;
-    let filter = list::filter(ctx)?;
+    let options = DeleteOptions::of(ctx, headers, bytes)?;
+    let (filter, limit) = list::doomed(ctx)?;
     let mut cursor = Cursor::new(&ctx.registration, &filter);
+    if let Some(limit) = limit {
+        let page = cursor.collect(limit).await;
+        let page = page.map_err(|e| ApiError::storage(e, || ctx.registration.target("")))?;
+        let mut metadata = json!({"resourceVersion": page.version.to_string()});
+        if page.next.is_some() {
+            metadata["remainingItemCount"] = page.remaining.into();
+        }
+        let deleted = delete_all(ctx, &options, page.items).await?;
+        return Ok(shown_as_list(ctx, deleted, metadata));
+    }
     let (mut shown, mut count, mut renewals) = (vec![], 0, 0);
     let mut version = ResourceVersion::default();
     loop {
@@ -190,14 +184,18 @@ pub async fn delete_collection(
         return Ok(body::respond(ctx.wanted.format, StatusCode::OK, &status));
     }
     let metadata = json!({"resourceVersion": version.to_string()});
-    let reply = ctx.reply();
-    Ok(reply.respond(StatusCode::OK, &reply.shape_list(shown, metadata)))
+    Ok(shown_as_list(ctx, shown, metadata))
 }
 
-/// Deletes objects of a page side by side; what became of those that were there.
+fn shown_as_list(ctx: &Context, objects: Vec<Value>, metadata: Value) -> Response {
+    let reply = ctx.reply();
+    reply.respond(StatusCode::OK, &reply.shape_list(objects, metadata))
+}
+
+/// Deletes objects of a page side by side; those that were there, as they were.
 async fn delete_all(
     ctx: &Context,
-    options: &Options,
+    options: &DeleteOptions,
     objects: Vec<Value>,
 ) -> Result<Vec<Value>, ApiError> {
     let deletions = objects.into_iter().map(|object| {
@@ -205,17 +203,20 @@ async fn delete_all(
             meta::text(&object, "namespace"),
             meta::text(&object, "name"),
         );
-        let of_this = Options {
+        let of_this = DeleteOptions {
             uid: Some(meta::text(&object, "uid").to_owned()),
             ..options.clone()
         };
-        async move { one(&ctx.registration, &key, &of_this).await }
+        async move {
+            let gone = one(&ctx.registration, &key, &of_this).await;
+            gone.map(|_| object)
+        }
     });
     let mut outcomes = futures::stream::iter(deletions).buffered(AT_ONCE);
     let mut deleted = vec![];
     while let Some(outcome) = outcomes.next().await {
         match outcome {
-            Ok(Written::Kept(object) | Written::Gone(object)) => deleted.push(object),
+            Ok(object) => deleted.push(object),
             Err(ApiError::NotFound(_) | ApiError::Conflict { .. }) => {}
             Err(other) => return Err(other),
         }

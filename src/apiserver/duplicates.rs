@@ -7,14 +7,56 @@ use std::fmt;
 /// Duplicates that are told of one text.
 const MAX_TOLD: usize = 50;
 
+/// A field that is said twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Twice {
+    /// Where it is, as `a.b[0]`; empty at the top.
+    parent: String,
+    key: String,
+}
+
+impl Twice {
+    /// As whoever reads YAML calls it.
+    pub fn in_yaml(&self) -> String {
+        format!("key {:?} already set in map", self.key)
+    }
+
+    /// As whoever reads JSON calls it.
+    pub fn in_json(&self) -> String {
+        format!("duplicate field \"{}\"", below(&self.parent, &self.key))
+    }
+}
+
+fn below(parent: &str, key: &str) -> String {
+    match parent {
+        "" => key.to_owned(),
+        parent => format!("{parent}.{key}"),
+    }
+}
+
 /// Reads a value; returns what it says twice, too.
-pub fn read<'de, D: Deserializer<'de>>(text: D) -> Result<(Value, Vec<String>), D::Error> {
+pub fn read<'de, D: Deserializer<'de>>(text: D) -> Result<(Value, Vec<Twice>), D::Error> {
     let mut twice = vec![];
-    let value = Seed(&mut twice).deserialize(text)?;
+    let seed = Seed {
+        at: String::new(),
+        twice: &mut twice,
+    };
+    let value = seed.deserialize(text)?;
     Ok((value, twice))
 }
 
-struct Seed<'a>(&'a mut Vec<String>);
+/// Reads JSON; returns what it says twice, too.
+pub fn json(bytes: &[u8]) -> Result<(Value, Vec<Twice>), serde_json::Error> {
+    let mut text = serde_json::Deserializer::from_slice(bytes);
+    let read = read(&mut text)?;
+    text.end()?;
+    Ok(read)
+}
+
+struct Seed<'a> {
+    at: String,
+    twice: &'a mut Vec<Twice>,
+}
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
@@ -65,8 +107,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Value, A::Error> {
         let mut out = vec![];
-        while let Some(item) = all.next_element_seed(Seed(self.0))? {
-            out.push(item);
+        loop {
+            let seed = Seed {
+                at: format!("{}[{}]", self.at, out.len()),
+                twice: self.twice,
+            };
+            match all.next_element_seed(seed)? {
+                Some(item) => out.push(item),
+                None => break,
+            }
         }
         Ok(Value::Array(out))
     }
@@ -74,9 +123,16 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some(key) = all.next_key::<String>()? {
-            let value = all.next_value_seed(Seed(self.0))?;
-            if out.contains_key(&key) && self.0.len() < MAX_TOLD {
-                self.0.push(format!("key {key:?} already set in map"));
+            let seed = Seed {
+                at: below(&self.at, &key),
+                twice: self.twice,
+            };
+            let value = all.next_value_seed(seed)?;
+            if out.contains_key(&key) && self.twice.len() < MAX_TOLD {
+                self.twice.push(Twice {
+                    parent: self.at.clone(),
+                    key: key.clone(),
+                });
             }
             out.insert(key, value);
         }
@@ -98,13 +154,12 @@ mod tests {
         ];
         for (value, twice) in read_twice {
             assert_eq!(value, json!({"a": true, "b": [{"c": 1.5}]}));
+            let said: Vec<_> = twice.iter().map(Twice::in_json).collect();
             assert_eq!(
-                twice,
-                [
-                    "key \"c\" already set in map",
-                    "key \"a\" already set in map"
-                ]
+                said,
+                ["duplicate field \"b[0].c\"", "duplicate field \"a\""]
             );
+            assert_eq!(twice[0].in_yaml(), "key \"c\" already set in map");
         }
     }
 }

@@ -90,6 +90,7 @@ impl Form {
                 wanted: Wanted {
                     shape: self.shape,
                     format: Format::Json,
+                    of_list: false,
                 },
                 include: self.include,
             }

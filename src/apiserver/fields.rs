@@ -4,13 +4,14 @@
 use super::Context;
 use super::apply::{ApplyError, FieldManager, FieldSet, Path};
 use super::body;
-use super::duplicates;
+use super::duplicates::{self, Twice};
 use super::meta;
+use super::options::{self, FieldValidation};
 use super::registration::StatusSupport;
-use super::status::{ApiError, Target};
-use super::write::{FieldValidation, WriteOptions};
+use super::status::ApiError;
+use super::violation;
+use super::write::WriteOptions;
 use crate::api::time::Timestamp;
-use crate::api::validate::{Cause, Violation};
 use axum::response::Response;
 use http::{HeaderMap, header};
 use serde_json::{Map, Value, json};
@@ -32,15 +33,16 @@ pub fn manager(ctx: &Context, headers: &HeaderMap) -> Result<String, ApiError> {
     let named = ctx.query.get("fieldManager").unwrap_or_default();
     let is_control = |c: &char| c.is_control();
     if named.len() > MAX_MANAGER {
-        let why = format!("Too long: may not be more than {MAX_MANAGER} bytes");
-        return Err(bad_option(ctx, "fieldManager", Cause::Invalid, why));
+        let why = violation::too_long("fieldManager", MAX_MANAGER);
+        return Err(options::bad(ctx, why));
     }
     if let Some((at, c)) = named.char_indices().find(|(_, c)| is_control(c)) {
         let why = format!(
-            "Invalid value: {named:?}: invalid character U+{:04X} (at position {at})",
+            "invalid character U+{:04X} (at position {at})",
             u32::from(c)
         );
-        return Err(bad_option(ctx, "fieldManager", Cause::Invalid, why));
+        let why = violation::invalid("fieldManager", named, &why);
+        return Err(options::bad(ctx, why));
     }
     if !named.is_empty() {
         return Ok(named.to_owned());
@@ -58,33 +60,13 @@ pub fn manager(ctx: &Context, headers: &HeaderMap) -> Result<String, ApiError> {
     Ok(manager)
 }
 
-fn bad_option(ctx: &Context, field: &str, cause: Cause, message: impl Into<String>) -> ApiError {
-    let kind = match ctx.info.verb {
-        "create" => "CreateOptions",
-        "update" => "UpdateOptions",
-        _ => "PatchOptions",
-    };
-    ApiError::Invalid {
-        target: Target {
-            group: "meta.k8s.io".into(),
-            kind: kind.into(),
-            ..Target::default()
-        },
-        causes: vec![Violation {
-            field: field.into(),
-            cause,
-            message: message.into(),
-        }],
-    }
-}
-
 /// Refuses `force` where nothing is applied.
 pub fn check_not_forced(ctx: &Context) -> Result<(), ApiError> {
     match ctx.query.flag("force") {
         None => Ok(()),
         Some(_) => {
-            let why = "Forbidden: may not be specified for non-apply patch";
-            Err(bad_option(ctx, "force", Cause::Forbidden, why))
+            let why = "may not be specified for non-apply patch";
+            Err(options::bad(ctx, violation::forbidden("force", why)))
         }
     }
 }
@@ -122,6 +104,8 @@ pub fn track(
 ) -> Value {
     match (tracking, asked) {
         (Tracking::Changes, asked) => {
+            // Only a list with an empty entry takes managers away.
+            let asked = asked.filter(|a| a.as_array().is_some_and(|all| !all.is_empty()));
             new = with_manager(ctx, |m| {
                 m.update(old, new, asked.as_ref(), &options.manager)
             });
@@ -154,13 +138,6 @@ pub struct Applied {
     warnings: Vec<String>,
 }
 
-fn json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
-    let mut text = serde_json::Deserializer::from_slice(bytes);
-    let read = duplicates::read(&mut text)?;
-    text.end()?;
-    Ok(read)
-}
-
 impl Applied {
     /// Reads what is applied to an object.
     pub fn parse(ctx: &Context, bytes: &[u8]) -> Result<Self, ApiError> {
@@ -176,13 +153,13 @@ impl Applied {
         kind: &str,
     ) -> Result<Self, ApiError> {
         if ctx.query.get("fieldManager").is_none() {
-            let why = "Required value: is required for apply patch";
-            return Err(bad_option(ctx, "fieldManager", Cause::Required, why));
+            let why = violation::required("fieldManager", "is required for apply patch");
+            return Err(options::bad(ctx, why));
         }
         let bad =
             |e: &dyn std::fmt::Display| ApiError::BadRequest(format!("error decoding YAML: {e}"));
         // JSON is YAML too, but for its tabs.
-        let (config, twice) = match json(bytes) {
+        let (config, twice) = match duplicates::json(bytes) {
             Ok(read) => read,
             Err(_) => duplicates::read(serde_yaml_ng::Deserializer::from_slice(bytes))
                 .map_err(|e| bad(&e))?,
@@ -193,6 +170,10 @@ impl Applied {
         let text = |field: &str| config[field].as_str().unwrap_or_default();
         let (own_version, own_kind) = (text("apiVersion"), text("kind"));
         if (own_version, own_kind) != (version, kind) {
+            let own_version = match own_version {
+                "" => "/",
+                other => other,
+            };
             return Err(ApiError::BadRequest(format!(
                 "invalid object type: {own_version}, Kind={own_kind}"
             )));
@@ -202,6 +183,7 @@ impl Applied {
                 "metadata.managedFields must be nil".into(),
             ));
         }
+        let twice: Vec<_> = twice.iter().map(Twice::in_yaml).collect();
         let warnings = match FieldValidation::of(ctx)? {
             FieldValidation::Strict if !twice.is_empty() => {
                 let why = twice.join(", ");
@@ -252,7 +234,7 @@ impl Applied {
         options: &WriteOptions,
         old: &Value,
     ) -> Result<Value, ApiError> {
-        self.check_name(ctx)?;
+        meta::check_name(&self.config, &ctx.info.name, false)?;
         let applied = with_manager(ctx, |m| {
             m.apply(old, &self.config, &options.manager, self.force)
         });
@@ -284,21 +266,6 @@ impl Applied {
                 ),
             });
         }
-        if !meta::text(&self.config, "resourceVersion").is_empty() {
-            return Err(ApiError::modified(target()));
-        }
         self.put_over(ctx, options, &Value::Object(Map::new()))
-    }
-
-    /// An object without name has the path's.
-    fn check_name(&self, ctx: &Context) -> Result<(), ApiError> {
-        let name = meta::text(&self.config, "name");
-        if name.is_empty() || name == ctx.info.name {
-            return Ok(());
-        }
-        Err(ApiError::BadRequest(format!(
-            "the name of the object ({name:?}) does not match the name on the URL ({:?})",
-            ctx.info.name
-        )))
     }
 }

@@ -96,7 +96,7 @@ pub fn version(text: Option<&str>) -> Result<Option<ResourceVersion>, ApiError> 
         Some(text) => match text.parse() {
             Ok(version) if !text.starts_with(['+', '0']) => Ok(Some(ResourceVersion(version))),
             _ => Err(ApiError::BadRequest(format!(
-                "invalid resourceVersion {text:?}"
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
             ))),
         },
     }
@@ -171,18 +171,37 @@ fn wanted_version(ctx: &Context, limited: bool) -> Result<Wanted, ApiError> {
 
 /// Answers GET of one object.
 pub async fn get(ctx: &Context) -> Result<Response, ApiError> {
+    version(ctx.query.get("resourceVersion"))?;
     let object = ctx.read(&ctx.key()).await?;
     let body = ctx.reply().shape(object);
     Ok(ctx.reply().respond(StatusCode::OK, &body))
 }
 
+/// How many objects a page has; `None`: all are wanted.
+fn limit(ctx: &Context) -> Result<Option<usize>, ApiError> {
+    // Below nothing is no limit.
+    let asked = ctx.query.get("limit");
+    if asked.is_some_and(|l| l.parse::<i64>().is_ok_and(|l| l < 0)) {
+        return Ok(None);
+    }
+    Ok(match ctx.query.number("limit")? {
+        None | Some(0) => None,
+        Some(limit) => Some(usize::try_from(limit).map_or(MAX_LIMIT, |l| l.min(MAX_LIMIT))),
+    })
+}
+
+/// What a deletion of a collection is about: what matches, and how many of it.
+pub fn doomed(ctx: &Context) -> Result<(Filter, Option<usize>), ApiError> {
+    let (filter, limit) = (filter(ctx)?, limit(ctx)?);
+    wanted_version(ctx, limit.is_some())?;
+    Ok((filter, limit))
+}
+
 /// Answers GET of a collection: with a limit at once, without one page by page while it is read.
 pub async fn list(ctx: &Context, stall: Duration) -> Result<Response, ApiError> {
     let filter = filter(ctx)?;
-    let limit = match ctx.query.number("limit")? {
-        None | Some(0) => None,
-        Some(limit) => Some(usize::try_from(limit).map_or(MAX_LIMIT, |l| l.min(MAX_LIMIT))),
-    };
+    ctx.query.seconds("timeoutSeconds")?;
+    let limit = limit(ctx)?;
     let wanted = wanted_version(ctx, limit.is_some())?;
     let collection = collection(ctx);
     let token = ctx.query.get("continue");

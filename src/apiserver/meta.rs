@@ -4,8 +4,10 @@ use super::registration::{Registration, StatusSupport};
 use super::selector::{is_label_key, is_label_value, is_subdomain};
 use super::status::ApiError;
 use super::storage::{ObjectKey, Part};
+use super::violation;
 use crate::api::time::Timestamp;
-use crate::api::validate::{Cause, Violation};
+use crate::api::validate::Violation;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
 /// Letters of generated suffixes: no vowels and nothing that looks like another (apimachinery/pkg/util/rand).
@@ -16,8 +18,9 @@ const MAX_GENERATED_BASE: usize = 58;
 /// Keys and values of all annotations together.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// What users write, of `metadata`.
-const USERS: [&str; 6] = [
+const USERS: [&str; 7] = [
     "name",
+    "generateName",
     "namespace",
     "labels",
     "annotations",
@@ -25,7 +28,7 @@ const USERS: [&str; 6] = [
     "ownerReferences",
 ];
 /// What only we write, of `metadata`.
-const OURS: [&str; 9] = [
+const OURS: [&str; 8] = [
     "uid",
     "resourceVersion",
     "generation",
@@ -34,8 +37,16 @@ const OURS: [&str; 9] = [
     "deletionGracePeriodSeconds",
     "managedFields",
     "selfLink",
-    "generateName",
 ];
+/// Finalizers by which the garbage collector deals with dependents.
+pub const ORPHAN: &str = "orphan";
+pub const FOREGROUND: &str = "foregroundDeletion";
+/// Finalizers that Kubernetes has without a domain.
+const STANDARD_FINALIZERS: [&str; 3] = [ORPHAN, FOREGROUND, "kubernetes"];
+/// What names may be (apimachinery/pkg/util/validation).
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
 fn map(object: &Value) -> Option<&Map<String, Value>> {
     object.get("metadata").and_then(Value::as_object)
@@ -86,11 +97,89 @@ pub fn check_namespace(object: &mut Value, namespace: &str) -> Result<(), ApiErr
     let own = text(object, "namespace");
     if !own.is_empty() && own != namespace {
         return Err(ApiError::BadRequest(format!(
-            "the namespace of the provided object does not match the namespace sent on the request: {own:?} and {namespace:?}"
+            "the namespace of the provided object does not match the namespace sent on the request"
         )));
     }
     set(object, "namespace", namespace.into());
     Ok(())
+}
+
+/// Refuses an object of another name than the path's. One without name has the path's, unless it `must` have one.
+pub fn check_name(object: &Value, name: &str, must: bool) -> Result<(), ApiError> {
+    let own = text(object, "name");
+    if own == name || (own.is_empty() && !must) {
+        return Ok(());
+    }
+    Err(ApiError::BadRequest(if own.is_empty() {
+        format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )
+    } else {
+        format!("the name of the object ({own}) does not match the name on the URL ({name})")
+    }))
+}
+
+/// What is wrong with the types of the metadata's fields.
+pub fn check_types(object: &Value) -> Result<(), String> {
+    let Some(metadata) = object.get("metadata") else {
+        return Ok(());
+    };
+    let typed = serde_json::from_value::<ObjectMeta>(metadata.clone());
+    typed.map(drop).map_err(|e| format!("metadata: {e}"))
+}
+
+/// What nobody can change of an object.
+pub fn immutable(old: &Value, new: &Value) -> Vec<Violation> {
+    let changed = |field: &&str| {
+        let asked = map(new).and_then(|m| m.get(*field));
+        let is = map(old).and_then(|m| m.get(*field));
+        asked.is_some_and(|a| !a.is_null() && *a != "") && asked != is
+    };
+    let fields = ["uid", "deletionTimestamp"].into_iter().filter(changed);
+    fields
+        .map(|field| violation::invalid(&path(field), text(new, field), "field is immutable"))
+        .collect()
+}
+
+/// Keeps one reference to each owner; says so where there were more.
+pub fn dedup_owners(object: &mut Value) -> Option<String> {
+    let owners = object.pointer_mut("/metadata/ownerReferences");
+    let owners = owners.and_then(Value::as_array_mut)?;
+    let (mut seen, mut twice) = (vec![], vec![]);
+    owners.retain(|owner| {
+        let uid = owner["uid"].as_str().unwrap_or_default().to_owned();
+        let new = !seen.contains(&uid);
+        (if new { &mut seen } else { &mut twice }).push(uid);
+        new
+    });
+    (!twice.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        )
+    })
+}
+
+/// What is not wrong, but better otherwise.
+pub fn warnings(object: &Value) -> Vec<String> {
+    let finalizers = map(object).and_then(|m| m.get("finalizers")?.as_array());
+    let bare = |f: &&str| !f.contains('/') && !STANDARD_FINALIZERS.contains(f) && is_label_key(f);
+    let bare = finalizers
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .filter(bare);
+    bare.map(|f| {
+        let how = if f.contains('.') { " including a path (/)" } else { "" };
+        format!(
+            "metadata.finalizers: {f:?}: prefer a domain-qualified finalizer name{how} to avoid accidental conflicts with other finalizer writers"
+        )
+    })
+    .collect()
+}
+
+fn path(field: &str) -> String {
+    format!("metadata.{field}")
 }
 
 /// Sets a field of the metadata.
@@ -113,8 +202,20 @@ pub fn remove(object: &mut Value, field: &str) {
     }
 }
 
+/// A null label is an empty one, and so is an annotation.
+pub fn fill_texts(object: &mut Value) {
+    let mut fill = |pointer| {
+        let all = object.pointer_mut(pointer).and_then(Value::as_object_mut);
+        let nulls = all.into_iter().flat_map(|m| m.values_mut());
+        nulls.filter(|v| v.is_null()).for_each(|v| *v = "".into());
+    };
+    fill("/metadata/labels");
+    fill("/metadata/annotations");
+}
+
 /// Removes what no metadata has, and names it; nulls and empty maps and lists go without a word.
 pub fn prune(object: &mut Value) -> Vec<String> {
+    fill_texts(object);
     let mut unknown = vec![];
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|key, value| {
@@ -152,16 +253,12 @@ pub fn new_name(object: &Value) -> Option<String> {
 
 /// Makes the metadata of a new object: what users wrote, and our own.
 pub fn begin(registration: &Registration, object: &mut Value, key: &ObjectKey) {
-    let generate = text(object, "generateName").to_owned();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|field, _| USERS.contains(&field.as_str()));
     }
     set(object, "name", key.name.as_str().into());
     if registration.namespaced {
         set(object, "namespace", key.namespace.as_str().into());
-    }
-    if !generate.is_empty() {
-        set(object, "generateName", generate.into());
     }
     set(object, "uid", uuid::Uuid::new_v4().to_string().into());
     set(
@@ -244,112 +341,126 @@ pub fn mark_deleted(object: &mut Value) -> bool {
     true
 }
 
-/// What is wrong with what users wrote of the metadata. `old` is what it replaces.
+/// What is wrong with what users wrote of the metadata. `old` is what it replaces. Types were checked before.
 pub fn check(object: &Value, old: Option<&Value>) -> Vec<Violation> {
     let mut out = vec![];
-    let mut wrong = |field: &str, message: String| {
-        out.push(Violation {
-            field: format!("metadata.{field}"),
-            cause: Cause::Invalid,
-            message,
-        });
-    };
     let name = text(object, "name");
     if !is_subdomain(name) {
-        wrong(
-            "name",
-            format!("{name:?} is not a name: use lower-case letters, digits, '-' and '.'"),
-        );
+        out.push(violation::invalid("metadata.name", name, SUBDOMAIN));
     }
-    if let Some(old) = old {
-        for field in ["name", "namespace"] {
-            if text(object, field) != text(old, field) {
-                wrong(field, "field is immutable".into());
-            }
-        }
+    if let Some(metadata) = map(object) {
+        check_labels(metadata, &mut out);
+        check_annotations(metadata, &mut out);
+        check_finalizers(metadata, old, &mut out);
+        check_owners(metadata, &mut out);
     }
-    let Some(metadata) = map(object) else {
-        return out;
-    };
-    for (field, check) in [
-        ("labels", is_label_value as fn(&str) -> bool),
-        ("annotations", |_| true),
-    ] {
-        match metadata.get(field) {
-            None => {}
-            Some(Value::Object(all)) => {
-                for (key, value) in all {
-                    if !is_label_key(key) {
-                        wrong(field, format!("{key:?} is not a key: write [prefix/]name"));
-                    }
-                    if !value.as_str().is_some_and(check) {
-                        wrong(field, format!("{value} is not a value for {key:?}"));
-                    }
-                }
-                let size: usize = all
-                    .iter()
-                    .map(|(k, v)| k.len() + v.as_str().map_or(0, str::len))
-                    .sum();
-                if size > MAX_ANNOTATIONS {
-                    wrong(field, format!("may have at most {MAX_ANNOTATIONS} bytes"));
-                }
-            }
-            Some(_) => wrong(field, "must be a map of text".into()),
-        }
-    }
-    check_finalizers(metadata, old, &mut wrong);
-    check_owners(metadata, &mut wrong);
     out
 }
 
-fn check_finalizers(
-    metadata: &Map<String, Value>,
-    old: Option<&Value>,
-    wrong: &mut impl FnMut(&str, String),
-) {
-    let Some(finalizers) = metadata.get("finalizers") else {
-        return;
-    };
-    let Some(all) = finalizers.as_array() else {
-        return wrong("finalizers", "must be a list".into());
-    };
-    let before = old.and_then(|o| map(o)?.get("finalizers")?.as_array());
-    let deleting = old.is_some_and(super::storage::is_deleting);
-    for finalizer in all {
-        if !finalizer.as_str().is_some_and(is_label_key) {
-            wrong(
-                "finalizers",
-                format!("{finalizer} is not a name: write prefix/name"),
-            );
-        } else if deleting && before.is_none_or(|b| !b.contains(finalizer)) {
-            wrong(
-                "finalizers",
-                format!("{finalizer} cannot be added: the object is being deleted"),
-            );
+fn texts<'a>(
+    metadata: &'a Map<String, Value>,
+    field: &str,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let all = metadata.get(field).and_then(Value::as_object);
+    let of = |(k, v): (&'a String, &'a Value)| (k.as_str(), v.as_str().unwrap_or_default());
+    all.into_iter().flatten().map(of)
+}
+
+fn check_labels(metadata: &Map<String, Value>, out: &mut Vec<Violation>) {
+    const FIELD: &str = "metadata.labels";
+    for (key, value) in texts(metadata, "labels") {
+        if !is_label_key(key) {
+            out.push(violation::invalid(FIELD, key, QUALIFIED));
+        }
+        if !is_label_value(value) {
+            out.push(violation::invalid(FIELD, value, LABEL_VALUE));
         }
     }
 }
 
-fn check_owners(metadata: &Map<String, Value>, wrong: &mut impl FnMut(&str, String)) {
-    let Some(owners) = metadata.get("ownerReferences") else {
+fn check_annotations(metadata: &Map<String, Value>, out: &mut Vec<Violation>) {
+    const FIELD: &str = "metadata.annotations";
+    let mut size = 0;
+    for (key, value) in texts(metadata, "annotations") {
+        // Keys may be written large.
+        if !is_label_key(&key.to_lowercase()) {
+            out.push(violation::invalid(FIELD, key, QUALIFIED));
+        }
+        size += key.len() + value.len();
+    }
+    if size > MAX_ANNOTATIONS {
+        out.push(violation::too_long(FIELD, MAX_ANNOTATIONS));
+    }
+}
+
+fn check_finalizers(metadata: &Map<String, Value>, old: Option<&Value>, out: &mut Vec<Violation>) {
+    const FIELD: &str = "metadata.finalizers";
+    let list = |m: &Map<String, Value>| {
+        let all = m.get("finalizers").and_then(Value::as_array);
+        let all = all.into_iter().flatten().filter_map(Value::as_str);
+        all.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = list(metadata);
+    for finalizer in all.iter().filter(|f| !is_label_key(f)) {
+        out.push(violation::invalid(FIELD, finalizer, QUALIFIED));
+    }
+    if [ORPHAN, FOREGROUND]
+        .iter()
+        .all(|f| all.iter().any(|a| a == f))
+    {
+        let why = format!("finalizer {ORPHAN} and {FOREGROUND} cannot be both set");
+        out.push(violation::invalid(FIELD, &all, &why));
+    }
+    let Some(old) = old.filter(|o| super::storage::is_deleting(o)) else {
         return;
     };
-    let complete = |owner: &Value| {
-        ["apiVersion", "kind", "name", "uid"].iter().all(|f| {
-            owner
-                .get(f)
-                .and_then(Value::as_str)
-                .is_some_and(|v| !v.is_empty())
-        })
-    };
-    if !owners
-        .as_array()
-        .is_some_and(|all| all.iter().all(complete))
-    {
-        wrong(
-            "ownerReferences",
-            "each needs apiVersion, kind, name and uid".into(),
+    let before = map(old).map(list).unwrap_or_default();
+    let new: Vec<_> = all.iter().filter(|f| !before.contains(f)).collect();
+    if !new.is_empty() {
+        let why = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers {new:?}"
         );
+        out.push(violation::forbidden(FIELD, &why));
+    }
+}
+
+fn check_owners(metadata: &Map<String, Value>, out: &mut Vec<Violation>) {
+    const FIELD: &str = "metadata.ownerReferences";
+    let owners = metadata.get("ownerReferences").and_then(Value::as_array);
+    let mut controller: Option<String> = None;
+    for owner in owners.into_iter().flatten() {
+        let of = |field: &str| owner.get(field).and_then(Value::as_str).unwrap_or_default();
+        for (field, why) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            if of(field).is_empty() {
+                let why = match field {
+                    "apiVersion" => why.to_owned(),
+                    field => format!("{field} {why}"),
+                };
+                out.push(violation::invalid(&format!("{FIELD}.{field}"), "", &why));
+            }
+        }
+        if (of("apiVersion"), of("kind")) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            out.push(violation::invalid(FIELD, of("name"), why));
+        }
+        if owner.get("controller") != Some(&Value::Bool(true)) {
+            continue;
+        }
+        let name = format!("{}/{}", of("kind"), of("name"));
+        match &controller {
+            None => controller = Some(name),
+            Some(first) => {
+                let why = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
+                );
+                out.push(violation::invalid(FIELD, of("name"), &why));
+            }
+        }
     }
 }
 
@@ -391,8 +502,8 @@ mod tests {
     #[test]
     fn bad_metadata_is_named() {
         let all = check(
-            &json!({"metadata": {"name": "A", "labels": {"a b": "x", "c": "-"}, "annotations": {"k": 1},
-                "finalizers": ["x y"], "ownerReferences": [{"name": "o"}]}}),
+            &json!({"metadata": {"name": "A", "labels": {"a b": "x", "c": "-"}, "annotations": {"k k": "1"},
+                "finalizers": ["x y"], "ownerReferences": [{"name": "o", "kind": "K", "apiVersion": "v1"}]}}),
             None,
         );
         let fields: Vec<_> = all.iter().map(|v| v.field.as_str()).collect();
@@ -404,7 +515,7 @@ mod tests {
                 "metadata.labels",
                 "metadata.annotations",
                 "metadata.finalizers",
-                "metadata.ownerReferences"
+                "metadata.ownerReferences.uid"
             ]
         );
     }

@@ -24,6 +24,7 @@ mod list;
 mod meta;
 pub mod negotiate;
 mod openapi;
+mod options;
 mod patch;
 mod patience;
 pub mod registration;
@@ -38,6 +39,7 @@ mod stream;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod violation;
 mod watch;
 mod write;
 

@@ -34,6 +34,8 @@ pub struct Wanted {
     pub shape: Shape,
     /// In which notation.
     pub format: Format,
+    /// As the metadata of a list.
+    pub of_list: bool,
 }
 
 /// Reads `Accept`; no header means JSON, nothing that we speak is 406.
@@ -48,6 +50,7 @@ pub fn accept(headers: &HeaderMap) -> Result<Wanted, ApiError> {
         return Ok(Wanted {
             shape: Shape::Object,
             format: Format::Json,
+            of_list: false,
         });
     }
     let mut clauses: Vec<_> = all.split(',').filter_map(clause).collect();
@@ -91,7 +94,12 @@ fn clause(text: &str) -> Option<(u32, Wanted)> {
         (Some("APIGroupDiscoveryList"), "apidiscovery.k8s.io", "v2") => Shape::Discovery,
         _ => return None,
     };
-    (weight > 0).then_some((weight, Wanted { shape, format }))
+    let wanted = Wanted {
+        shape,
+        format,
+        of_list: kind == Some("PartialObjectMetadataList"),
+    };
+    (weight > 0).then_some((weight, wanted))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::Context;
 use super::admission;
 use super::body;
+use super::duplicates::Twice;
 use super::fields::{self, Applied, Tracking};
 use super::status::ApiError;
 use super::storage::Part;
@@ -30,13 +31,13 @@ pub enum Patch {
 }
 
 impl Patch {
-    /// Parses a patch by its media type.
-    pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<Self, ApiError> {
+    /// Parses a patch by its media type; returns what it says twice, too.
+    pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<(Self, Vec<Twice>), ApiError> {
         match body::media_type(headers).as_str() {
             "application/merge-patch+json" => {
-                let patch = body::json(bytes)?;
+                let (patch, twice) = body::json(bytes)?;
                 if patch.is_object() {
-                    Ok(Self::Merge(patch))
+                    Ok((Self::Merge(patch), twice))
                 } else {
                     Err(ApiError::BadRequest(
                         "a merge patch must be an object".into(),
@@ -44,13 +45,17 @@ impl Patch {
                 }
             }
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(|e| {
-                    ApiError::BadRequest(format!("the body is not a JSON patch: {e}"))
-                })?;
-                if patch.0.len() > MAX_OPERATIONS {
+                let (patch, twice) = body::json(bytes)?;
+                let Some(all) = patch.as_array() else {
+                    return Err(ApiError::BadRequest("a JSON patch must be a list".into()));
+                };
+                if all.len() > MAX_OPERATIONS {
                     return Err(ApiError::TooLarge(MAX_OPERATIONS));
                 }
-                Ok(Self::Json(patch))
+                let patch = serde_json::from_value(patch).map_err(|e| {
+                    ApiError::Unprocessable(format!("the body is not a JSON patch: {e}"))
+                })?;
+                Ok((Self::Json(patch), twice))
             }
             _ => Err(ApiError::UnsupportedMediaType {
                 accepted: PATCH_TYPES,
@@ -86,9 +91,10 @@ pub async fn patch(
     if applies(headers) {
         return apply(ctx, part, headers, bytes).await;
     }
-    let patch = Patch::parse(headers, bytes)?;
+    let (patch, twice) = Patch::parse(headers, bytes)?;
     fields::check_not_forced(ctx)?;
-    let options = WriteOptions::of(ctx, headers)?;
+    let mut options = WriteOptions::of(ctx, headers)?;
+    options.twice = twice;
     let make = |old: &Value| patch.apply(old);
     let replaced = write::replace(ctx, part, &options, Tracking::Changes, make).await?;
     Ok(write::answer(ctx, replaced))

@@ -28,6 +28,7 @@ pub struct RequestInfo {
 impl RequestInfo {
     /// Reads a request for objects; `None` when the path is not one of a resource.
     pub fn of(method: &Method, path: &str, query: &Params) -> Option<Self> {
+        let path = path.strip_suffix('/').unwrap_or(path);
         let parts: Vec<_> = path.strip_prefix('/')?.split('/').collect();
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] => ("", version, rest),
@@ -111,9 +112,13 @@ impl Params {
 
     /// A number.
     pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        // In Go's words, as kube-apiserver repeats them.
         let parse = |text: &str| {
-            text.parse()
-                .map_err(|_| ApiError::BadRequest(format!("{name}={text:?} is not a number")))
+            text.parse().map_err(|_| {
+                ApiError::BadRequest(format!(
+                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
+                ))
+            })
         };
         self.get(name).map(parse).transpose()
     }
@@ -121,17 +126,6 @@ impl Params {
     /// Whole seconds.
     pub fn seconds(&self, name: &str) -> Result<Option<Duration>, ApiError> {
         Ok(self.number(name)?.map(Duration::from_secs))
-    }
-
-    /// Whether nothing shall be stored.
-    pub fn dry_run(&self) -> Result<bool, ApiError> {
-        match self.get("dryRun") {
-            None => Ok(false),
-            Some("All") => Ok(true),
-            Some(other) => Err(ApiError::BadRequest(format!(
-                "dryRun={other:?} is not supported: use All"
-            ))),
-        }
     }
 }
 

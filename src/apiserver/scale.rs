@@ -77,7 +77,7 @@ pub async fn scale(
     let options = WriteOptions::of(ctx, headers)?;
     let (tracking, make): (_, Make<'_>) = match ctx.info.verb {
         "update" => {
-            let sent = body::object(headers, bytes)?;
+            let (sent, _) = body::object(headers, bytes)?;
             let make = move |old: &Value| merge(paths, old, &sent);
             (Tracking::Changes, Box::new(make))
         }
@@ -89,12 +89,12 @@ pub async fn scale(
             (Tracking::Applied, Box::new(make))
         }
         "patch" => {
-            let patch = Patch::parse(headers, bytes)?;
+            let (patch, _) = Patch::parse(headers, bytes)?;
             fields::check_not_forced(ctx)?;
             let make = move |old: &Value| merge(paths, old, &patch.apply(&shape(paths, old))?);
             (Tracking::Changes, Box::new(make))
         }
-        _ => return Err(ApiError::MethodNotAllowed),
+        _ => return Err(ctx.not_allowed()),
     };
     let replaced = write::replace(ctx, Part::Spec, &options, tracking, make).await?;
     let scale = shape(paths, &replaced.object);

@@ -1,6 +1,7 @@
 //! Structural schemas: what prunes, defaults and checks objects
 //! (apiextensions-apiserver/pkg/apiserver/schema, the part that our kinds use).
 
+use super::violation;
 use crate::api::validate::{Cause, MAX_VIOLATIONS, Violation};
 use regex::Regex;
 use serde::Deserialize;
@@ -189,21 +190,16 @@ impl Schema {
         }
         if !self.is_of_kind(value) {
             let kind = self.kind.as_deref().unwrap_or("integer or string");
-            return out.push(violation(
-                path,
-                Cause::Invalid,
-                format!("must be of type {kind}: {value}"),
-            ));
+            out.push(violation::wrong_type(path, kind_of(value), kind));
         }
         if let Some(values) = &self.values
             && !values.contains(value)
         {
             let all: Vec<_> = values.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "unsupported value {value}: supported values: {}",
-                all.join(", ")
-            );
-            out.push(violation(path, Cause::NotSupported, message));
+            out.push(violation::not_supported(path, value, &all));
+        }
+        if !self.is_of_kind(value) {
+            return;
         }
         match value {
             Value::Object(map) => self.check_object(map, path, out),
@@ -234,7 +230,7 @@ impl Schema {
                     out,
                 );
                 if let Some(pattern) = self.compiled.as_ref().filter(|p| !p.is_match(text)) {
-                    out.push(violation(
+                    out.push(wrong(
                         path,
                         Cause::Invalid,
                         format!("{value} must match {pattern}"),
@@ -247,17 +243,13 @@ impl Schema {
     }
 
     fn check_object(&self, map: &Map<String, Value>, path: &str, out: &mut Vec<Violation>) {
-        for name in self.required.iter().filter(|name| !map.contains_key(*name)) {
-            out.push(violation(
-                &field(path, name),
-                Cause::Required,
-                "is required".into(),
-            ));
-        }
         for (key, inner) in map {
             if let Some(schema) = self.of(key) {
                 schema.check_at(inner, &field(path, key), out);
             }
+        }
+        for name in self.required.iter().filter(|name| !map.contains_key(*name)) {
+            out.push(violation::required(&field(path, name), ""));
         }
     }
 
@@ -300,14 +292,14 @@ impl Schema {
     ) {
         let size = size as u64;
         if let Some(min) = min.filter(|min| size < *min) {
-            out.push(violation(
+            out.push(wrong(
                 path,
                 Cause::Invalid,
                 format!("must have at least {min} {of}"),
             ));
         }
         if let Some(max) = max.filter(|max| size > *max) {
-            out.push(violation(
+            out.push(wrong(
                 path,
                 Cause::Invalid,
                 format!("must have at most {max} {of}"),
@@ -319,11 +311,11 @@ impl Schema {
         let n = number.as_f64().unwrap_or(f64::NAN);
         if let Some(min) = self.minimum.filter(|min| n < *min) {
             let message = format!("{number} should be greater than or equal to {min}");
-            out.push(violation(path, Cause::Invalid, message));
+            out.push(wrong(path, Cause::Invalid, message));
         }
         if let Some(max) = self.maximum.filter(|max| n > *max) {
             let message = format!("{number} should be less than or equal to {max}");
-            out.push(violation(path, Cause::Invalid, message));
+            out.push(wrong(path, Cause::Invalid, message));
         }
     }
 
@@ -352,7 +344,20 @@ fn field(path: &str, key: &str) -> String {
     }
 }
 
-fn violation(path: &str, cause: Cause, message: String) -> Violation {
+/// What values are called.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn wrong(path: &str, cause: Cause, message: String) -> Violation {
     Violation {
         field: path.to_owned(),
         cause,
@@ -433,19 +438,19 @@ mod tests {
             of(json!({"spec": {"replicas": 1, "port": "http", "maybe": null}})),
             [""; 0]
         );
-        assert_eq!(of(json!({})), ["spec: is required"]);
+        assert_eq!(of(json!({})), ["spec: Required value"]);
         let bad = json!({"spec": {"replicas": -1, "class": "c", "name": "A1b2", "labels": {"a": 1},
             "list": [{}, {"x": "y"}], "port": true}});
         assert_eq!(
             of(bad),
             [
-                "spec.class: unsupported value \"c\": supported values: \"a\", \"b\"",
-                "spec.labels.a: must be of type string: 1",
+                "spec.class: Unsupported value: \"c\": supported values: \"a\", \"b\"",
+                "spec.labels.a: Invalid value: \"integer\": spec.labels.a in body must be of type string: \"integer\"",
                 "spec.list: must have at most 1 items",
-                "spec.list[1].x: must be of type integer: \"y\"",
+                "spec.list[1].x: Invalid value: \"string\": spec.list[1].x in body must be of type integer: \"string\"",
                 "spec.name: must have at most 3 characters",
                 "spec.name: \"A1b2\" must match ^[a-z]+$",
-                "spec.port: must be of type integer or string: true",
+                "spec.port: Invalid value: \"boolean\": spec.port in body must be of type integer or string: \"boolean\"",
                 "spec.replicas: -1 should be greater than or equal to 0",
             ]
         );

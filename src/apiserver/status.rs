@@ -1,6 +1,8 @@
 //! Errors, as Kubernetes' `v1 Status` (apimachinery/pkg/apis/meta/v1/types.go, apimachinery/pkg/api/errors/errors.go).
 
 use super::apply::{Conflict, Conflicts};
+use super::body;
+use super::negotiate::Format;
 use super::storage::StorageError;
 use crate::api::names::ResourceVersion;
 use crate::api::validate::Violation;
@@ -74,17 +76,28 @@ pub enum ApiError {
     #[error("{} {:?} not found", .0.qualified(), .0.name)]
     NotFound(Target),
     /// 405.
-    #[error("the server does not allow this method on the requested resource")]
-    MethodNotAllowed,
+    #[error("{verb} is not supported on resources of kind {:?}", .target.qualified())]
+    MethodNotAllowed {
+        /// On what.
+        target: Target,
+        /// What is not.
+        verb: String,
+    },
     /// 405, about a status that nobody but we write.
     #[error("the status of {} is read-only: it says what was observed; what you want goes into spec, what you note into labels and annotations", .0.qualified())]
     ObservedStatus(Target),
     /// 406.
     #[error("only the following media types are accepted: application/json, application/yaml")]
     NotAcceptable,
+    /// 406, a form that what is asked for does not have.
+    #[error("{0}")]
+    OtherForm(&'static str),
     /// 409, created before.
     #[error("{} {:?} already exists", .0.qualified(), .0.name)]
     AlreadyExists(Target),
+    /// 409, created before and on its way out.
+    #[error("object is being deleted: {} {:?} already exists", .0.qualified(), .0.name)]
+    StillThere(Target),
     /// 409, not what the caller thinks it is.
     #[error("Operation cannot be fulfilled on {} {:?}: {why}", .target.qualified(), .target.name)]
     Conflict {
@@ -108,7 +121,7 @@ pub enum ApiError {
         token: String,
     },
     /// 413.
-    #[error("the request is larger than {0} bytes")]
+    #[error("Request entity too large: limit is {0}")]
     TooLarge(usize),
     /// 415.
     #[error(
@@ -142,7 +155,7 @@ pub enum ApiError {
     #[error("{0}")]
     Unavailable(String),
     /// 504, a version that is not there yet.
-    #[error("Too large resource version: {asked}, current: {current}")]
+    #[error("Timeout: Too large resource version: {asked}, current: {current}")]
     FutureVersion {
         /// What was asked for.
         asked: ResourceVersion,
@@ -235,11 +248,13 @@ impl ApiError {
                 (StatusCode::FORBIDDEN, "Forbidden")
             }
             Self::NoSuchPath | Self::NotFound(_) => (StatusCode::NOT_FOUND, "NotFound"),
-            Self::MethodNotAllowed | Self::ObservedStatus(_) => {
+            Self::MethodNotAllowed { .. } | Self::ObservedStatus(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed")
             }
-            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
-            Self::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
+            Self::NotAcceptable | Self::OtherForm(_) => {
+                (StatusCode::NOT_ACCEPTABLE, "NotAcceptable")
+            }
+            Self::AlreadyExists(_) | Self::StillThere(_) => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } | Self::Owned(_) => (StatusCode::CONFLICT, "Conflict"),
             Self::Expired | Self::ExpiredPage { .. } => (StatusCode::GONE, "Expired"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
@@ -278,18 +293,19 @@ impl ApiError {
         match self {
             Self::NotFound(t)
             | Self::AlreadyExists(t)
-            | Self::ObservedStatus(t)
-            | Self::Conflict { target: t, .. } => {
-                Some(json!({"name": t.name, "group": t.group, "kind": t.resource}))
+            | Self::StillThere(t)
+            | Self::Conflict { target: t, .. } => Some(about(&t.name, &t.group, &t.resource)),
+            Self::MethodNotAllowed { target: t, .. } | Self::ObservedStatus(t) => {
+                Some(about("", &t.group, &t.resource))
             }
             Self::Invalid { target, causes } => {
                 let causes: Vec<_> = causes
                     .iter()
                     .map(|c| json!({"reason": c.cause.as_str(), "message": c.message, "field": c.field}))
                     .collect();
-                Some(
-                    json!({"name": target.name, "group": target.group, "kind": target.kind, "causes": causes}),
-                )
+                let mut details = about(&target.name, &target.group, &target.kind);
+                details["causes"] = causes.into();
+                Some(details)
             }
             Self::Owned(conflicts) => {
                 let cause = |c: &Conflict| json!({"reason": "FieldManagerConflict", "message": c.with(), "field": c.path.to_string()});
@@ -306,20 +322,19 @@ impl ApiError {
                 Some(json!({"group": "meta.k8s.io", "kind": "ListOptions", "causes": causes}))
             }
             Self::Denied { target, .. } if target.resource.is_empty() => Some(json!({})),
-            Self::Denied { target: t, .. } => {
-                Some(json!({"name": t.name, "group": t.group, "kind": t.resource}))
-            }
+            Self::Denied { target: t, .. } => Some(about(&t.name, &t.group, &t.resource)),
             Self::Terminating {
                 target: t,
                 namespace,
-            } => Some(json!({
-                "name": t.name, "group": t.group, "kind": t.resource,
-                "causes": [{
+            } => {
+                let mut details = about(&t.name, &t.group, &t.resource);
+                details["causes"] = json!([{
                     "reason": "NamespaceTerminating",
                     "message": format!("namespace {namespace} is being terminated"),
                     "field": "metadata.namespace",
-                }],
-            })),
+                }]);
+                Some(details)
+            }
             Self::FutureVersion { .. } => Some(json!({
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
                 "retryAfterSeconds": RETRY_AFTER_SECONDS,
@@ -365,13 +380,29 @@ impl ApiError {
     }
 }
 
+/// The beginning of `details`: what is empty is left out.
+fn about(name: &str, group: &str, kind: &str) -> Value {
+    let all = [("name", name), ("group", group), ("kind", kind)];
+    let said = all.into_iter().filter(|(_, value)| !value.is_empty());
+    said.map(|(key, value)| (key.to_owned(), Value::from(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        self.in_format(Format::Json)
+    }
+}
+
+impl ApiError {
+    /// The answer, in the notation that the client asked for.
+    pub fn in_format(self, format: Format) -> Response {
         let (code, _) = self.code();
         if code.is_server_error() {
             tracing::warn!(%code, error = %self, "request failed");
         }
-        let mut response = json_response(code, &self.to_status());
+        let mut response = body::respond(format, code, &self.to_status());
         if matches!(
             self,
             Self::Unavailable(_) | Self::TooManyRequests(_) | Self::FutureVersion { .. }

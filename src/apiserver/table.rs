@@ -6,6 +6,9 @@ use crate::api::time::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
 use serde_json::{Value, json};
 
+/// What Kubernetes says of names (apimachinery/pkg/apis/meta/v1/types.go).
+const NAME_HELP: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+
 /// How a cell is made.
 #[derive(Clone, Debug)]
 pub enum Cell {
@@ -106,7 +109,7 @@ pub fn table<'a>(
         .into_iter()
         .map(|object| row(registration, object, include, now))
         .collect();
-    let columns = if head { columns(registration) } else { vec![] };
+    let columns = head.then(|| columns(registration));
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": columns, "rows": rows,
@@ -116,7 +119,7 @@ pub fn table<'a>(
 fn columns(registration: &Registration) -> Vec<Value> {
     let name = json!({
         "name": "Name", "type": "string", "format": "name", "priority": 0,
-        "description": "Name must be unique within a namespace.",
+        "description": NAME_HELP,
     });
     let others = registration.columns.iter().map(|c| {
         // Ages are rendered here, so they are text to the client.
@@ -136,7 +139,7 @@ fn row(registration: &Registration, object: &Value, include: Include, now: Times
         .collect();
     let mut row = json!({"cells": cells});
     match include {
-        Include::None => {}
+        Include::None => row["object"] = Value::Null,
         Include::Metadata => row["object"] = partial(object),
         Include::Object => row["object"] = object.clone(),
     }

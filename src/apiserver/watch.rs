@@ -15,6 +15,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http::header;
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -39,6 +40,8 @@ const QUEUE: usize = 8;
 const RECENT: Duration = Duration::from_secs(5);
 /// A client that takes nothing for so long is cut off.
 const STALL: Duration = Duration::from_secs(30);
+/// What the bookmark that ends the state carries an empty list as, in base64 (apiserver/pkg/endpoints/handlers/watch.go).
+const BLUEPRINT: &str = "kubernetes.io/initial-events-list-blueprint";
 /// Between two looks of a watch that has to catch up.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
@@ -166,10 +169,7 @@ pub async fn watch(
         }
     });
     let stream = ReceiverStream::new(receiver).map(Ok::<_, Infallible>);
-    let headers = [
-        (header::CONTENT_TYPE, "application/json"),
-        (header::CACHE_CONTROL, "no-cache, private"),
-    ];
+    let headers = [(header::CONTENT_TYPE, "application/json")];
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
@@ -418,10 +418,28 @@ impl Watch {
         }
     }
 
+    /// An empty list of what this watch shows: what client-go's lists by watches make theirs of.
+    fn blueprint(&self) -> String {
+        let list = match self.form.shape {
+            Shape::Metadata => json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": null,
+            }),
+            Shape::Object | Shape::Table | Shape::Discovery => json!({
+                "kind": self.registration.list_kind(), "apiVersion": self.registration.api_version(), "items": [],
+            }),
+        };
+        let encoded = serde_json::to_value(ByteString(list.to_string().into_bytes()));
+        encoded.map_or_else(
+            |_| String::new(),
+            |v| v.as_str().unwrap_or_default().to_owned(),
+        )
+    }
+
     fn bookmark(&self, initial: bool) -> Bytes {
         let mut metadata = json!({"resourceVersion": self.at.to_string()});
         if initial {
-            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            metadata["annotations"] =
+                json!({"k8s.io/initial-events-end": "true", BLUEPRINT: self.blueprint()});
         }
         let object = match self.form.shape {
             Shape::Table => {

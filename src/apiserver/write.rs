@@ -2,11 +2,15 @@
 
 use super::Context;
 use super::body;
+use super::duplicates::Twice;
 use super::fields::{self, Tracking};
+use super::list;
 use super::meta;
+use super::options::{self, FieldValidation};
 use super::registration::Registration;
-use super::status::ApiError;
+use super::status::{ApiError, Target};
 use super::storage::{ObjectKey, Part, StorageError, Written};
+use super::violation;
 use crate::api::names::ResourceVersion;
 use crate::api::validate::{Cause, MAX_VIOLATIONS, Violation};
 use axum::response::Response;
@@ -18,38 +22,15 @@ const MAX_RACES: usize = 8;
 /// How many generated names are tried.
 const MAX_NAMES: usize = 8;
 
-/// What happens to fields that the schema does not know (`fieldValidation`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// They are refused.
-    Strict,
-    /// They are dropped with a warning.
-    Warn,
-    /// They are dropped.
-    Ignore,
-}
-
-impl FieldValidation {
-    /// From a query.
-    pub fn of(ctx: &Context) -> Result<Self, ApiError> {
-        match ctx.query.get("fieldValidation") {
-            Some("Strict") => Ok(Self::Strict),
-            Some("Warn") | None => Ok(Self::Warn),
-            Some("Ignore") => Ok(Self::Ignore),
-            Some(other) => Err(ApiError::BadRequest(format!(
-                "fieldValidation={other:?} is not supported: use Strict, Warn or Ignore"
-            ))),
-        }
-    }
-}
-
 /// What a write was asked to do beside writing.
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
     /// Nothing is stored.
     pub dry_run: bool,
-    /// What happens to unknown fields.
+    /// What happens to unknown fields, and to those said twice.
     pub fields: FieldValidation,
+    /// Fields that the request says twice.
+    pub twice: Vec<Twice>,
     /// Who owns what it changes.
     pub manager: String,
 }
@@ -58,31 +39,50 @@ impl WriteOptions {
     /// From query and headers.
     pub fn of(ctx: &Context, headers: &HeaderMap) -> Result<Self, ApiError> {
         Ok(Self {
-            dry_run: ctx.query.dry_run()?,
+            dry_run: options::query_dry_run(ctx)?,
             fields: FieldValidation::of(ctx)?,
+            twice: vec![],
             manager: fields::manager(ctx, headers)?,
         })
     }
 }
 
+/// What was sent is not an object of this kind: of a patch that is said of what it makes.
+fn undecodable(ctx: &Context, why: &str) -> ApiError {
+    if ctx.info.verb == "patch" {
+        return ApiError::Invalid {
+            target: Target::default(),
+            causes: vec![violation::invalid("patch", &ctx.info.name, why)],
+        };
+    }
+    let r = &ctx.registration;
+    ApiError::BadRequest(format!(
+        "{kind} in version {:?} cannot be handled as a {kind}: {why}",
+        r.version,
+        kind = r.kind
+    ))
+}
+
 /// Prunes, defaults and normalizes an object; returns warnings.
 fn admit(
-    registration: &Registration,
+    ctx: &Context,
     object: &mut Value,
-    fields: FieldValidation,
+    options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
-    let mut unknown = meta::prune(object);
-    unknown.extend(registration.schema.prune(object));
-    let said = |field: &String| format!("unknown field \"{field}\"");
-    let warnings: Vec<_> = unknown.iter().map(said).collect();
-    if fields == FieldValidation::Strict && !warnings.is_empty() {
-        return Err(ApiError::BadRequest(format!(
-            "strict decoding error: {}",
-            warnings.join(", ")
-        )));
+    let registration = &ctx.registration;
+    let unknown = meta::prune(object);
+    meta::check_types(object).map_err(|why| undecodable(ctx, &why))?;
+    let unknown = unknown.into_iter().chain(registration.schema.prune(object));
+    let twice = options.twice.iter().map(Twice::in_json);
+    let warnings: Vec<_> = twice
+        .chain(unknown.map(|field| format!("unknown field \"{field}\"")))
+        .collect();
+    if options.fields == FieldValidation::Strict && !warnings.is_empty() {
+        let why = format!("strict decoding error: {}", warnings.join(", "));
+        return Err(undecodable(ctx, &why));
     }
     registration.schema.fill(object);
-    Ok(match fields {
+    Ok(match options.fields {
         FieldValidation::Warn => warnings,
         FieldValidation::Strict | FieldValidation::Ignore => vec![],
     })
@@ -136,9 +136,13 @@ pub async fn create(
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let options = WriteOptions::of(ctx, headers)?;
-    let object = body::object(headers, bytes)?;
-    if !meta::text(&object, "resourceVersion").is_empty() {
+    let mut options = WriteOptions::of(ctx, headers)?;
+    let (mut object, twice) = body::object(headers, bytes)?;
+    options.twice = twice;
+    meta::check_kind(&ctx.registration, &object)?;
+    meta::fill_texts(&mut object);
+    meta::check_types(&object).map_err(|why| undecodable(ctx, &why))?;
+    if !["", "0"].contains(&meta::text(&object, "resourceVersion")) {
         return Err(ApiError::BadRequest(
             "resourceVersion should not be set on objects to be created".into(),
         ));
@@ -149,10 +153,19 @@ pub async fn create(
         let key = ObjectKey::new(&ctx.info.namespace, name);
         match add(ctx, &options, &key, object.clone(), Tracking::Changes).await {
             Err(ApiError::AlreadyExists(_)) if generated && attempt < MAX_NAMES => continue,
+            Err(ApiError::AlreadyExists(target)) => return Err(exists(ctx, &key, target).await),
             other => return Ok(created(ctx, other?)),
         }
     }
     Err(ApiError::Internal("no generated name was free".into()))
+}
+
+/// Why an object cannot be created: one is there, or still there.
+async fn exists(ctx: &Context, key: &ObjectKey, target: Target) -> ApiError {
+    match ctx.read(key).await {
+        Ok(object) if super::storage::is_deleting(&object) => ApiError::StillThere(target),
+        _ => ApiError::AlreadyExists(target),
+    }
 }
 
 /// Adds an object that is not there yet.
@@ -169,7 +182,9 @@ pub async fn add(
         meta::check_namespace(&mut object, &ctx.info.namespace)?;
     }
     let asked = fields::asked(&object);
-    let warnings = admit(registration, &mut object, options.fields)?;
+    let mut warnings = admit(ctx, &mut object, options)?;
+    warnings.extend(meta::dedup_owners(&mut object));
+    warnings.extend(meta::warnings(&object));
     meta::begin(registration, &mut object, key);
     check(registration, &mut object, None)?;
     let nothing = Value::Object(Map::new());
@@ -198,11 +213,10 @@ async fn dry_create(
 fn name_required(registration: &Registration) -> ApiError {
     ApiError::Invalid {
         target: registration.target(""),
-        causes: vec![Violation {
-            field: "metadata.name".into(),
-            cause: Cause::Required,
-            message: "name or generateName is required".into(),
-        }],
+        causes: vec![violation::required(
+            "metadata.name",
+            "name or generateName is required",
+        )],
     }
 }
 
@@ -231,12 +245,11 @@ pub async fn replace(
         let version = meta::text(&old, "resourceVersion").to_owned();
         let asked = meta::text(&new, "resourceVersion").to_owned();
         // A patch keeps the version that it read: that alone asks for nothing.
-        let pinned = !asked.is_empty() && asked != version;
-        if pinned || !same_uid(&old, &new) {
+        if !asked.is_empty() && asked != version {
             return Err(ApiError::modified(target()));
         }
         let managers = fields::asked(&new);
-        let warnings = prepare(registration, &old, &mut new, part, options)?;
+        let warnings = prepare(ctx, &old, &mut new, part, options)?;
         let new = fields::track(ctx, options, &old, new, managers, tracking);
         if new == old || options.dry_run {
             return Ok(Replaced {
@@ -257,24 +270,30 @@ pub async fn replace(
     Err(ApiError::modified(target()))
 }
 
-fn same_uid(old: &Value, new: &Value) -> bool {
-    let asked = meta::text(new, "uid");
-    asked.is_empty() || asked == meta::text(old, "uid")
-}
-
 fn prepare(
-    registration: &Registration,
+    ctx: &Context,
     old: &Value,
     new: &mut Value,
     part: Part,
     options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
+    let registration = &ctx.registration;
     meta::check_kind(registration, new)?;
+    meta::check_name(new, &ctx.info.name, true)?;
     if registration.namespaced {
         meta::check_namespace(new, meta::text(old, "namespace"))?;
     }
-    let warnings = admit(registration, new, options.fields)?;
+    let mut warnings = admit(ctx, new, options)?;
+    let fixed = meta::immutable(old, new);
+    if part == Part::Spec && !fixed.is_empty() {
+        return Err(ApiError::Invalid {
+            target: registration.target(&ctx.info.name),
+            causes: fixed,
+        });
+    }
     meta::succeed(old, new, part);
+    warnings.extend(meta::dedup_owners(new));
+    warnings.extend(meta::warnings(new));
     check(registration, new, Some(old))?;
     if part == Part::Spec && meta::spec_differs(old, new) {
         meta::bump(new);
@@ -289,28 +308,60 @@ pub async fn update(
     headers: &HeaderMap,
     bytes: &[u8],
 ) -> Result<Response, ApiError> {
-    let options = WriteOptions::of(ctx, headers)?;
-    let sent = body::object(headers, bytes)?;
-    if meta::text(&sent, "resourceVersion").is_empty() {
-        return Err(ApiError::Invalid {
-            target: ctx.registration.target(&ctx.info.name),
-            causes: vec![Violation {
-                field: "metadata.resourceVersion".into(),
-                cause: Cause::Required,
-                message: "must be specified for an update".into(),
-            }],
-        });
+    let mut options = WriteOptions::of(ctx, headers)?;
+    let (sent, twice) = body::object(headers, bytes)?;
+    options.twice = twice;
+    meta::check_kind(&ctx.registration, &sent)?;
+    meta::check_name(&sent, &ctx.info.name, true)?;
+    let make = |old: &Value| {
+        check_uid(ctx, &sent, meta::text(old, "uid"))?;
+        check_version(ctx, &sent)?;
+        Ok(sent.clone())
+    };
+    match replace(ctx, part, &options, Tracking::Changes, make).await {
+        Ok(replaced) => Ok(answer(ctx, replaced)),
+        Err(ApiError::NotFound(target)) => {
+            // Whoever names the uid means one object, and that one is gone.
+            check_uid(ctx, &sent, "")?;
+            Err(ApiError::NotFound(target))
+        }
+        Err(other) => Err(other),
     }
-    if meta::text(&sent, "name") != ctx.info.name {
-        return Err(ApiError::BadRequest(format!(
-            "the name of the object ({:?}) does not match the name on the URL ({:?})",
-            meta::text(&sent, "name"),
-            ctx.info.name
-        )));
+}
+
+/// A PUT that names a uid is for that object alone.
+fn check_uid(ctx: &Context, sent: &Value, is: &str) -> Result<(), ApiError> {
+    let asked = meta::text(sent, "uid");
+    if asked.is_empty() || asked == is {
+        return Ok(());
     }
-    let make = |_: &Value| Ok(sent.clone());
-    let replaced = replace(ctx, part, &options, Tracking::Changes, make).await?;
-    Ok(answer(ctx, replaced))
+    Err(ApiError::Conflict {
+        target: ctx.registration.target(&ctx.info.name),
+        why: format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {is}"),
+    })
+}
+
+/// A PUT names the version that it replaces.
+fn check_version(ctx: &Context, sent: &Value) -> Result<(), ApiError> {
+    let asked = meta::text(sent, "resourceVersion");
+    if !["", "0"].contains(&asked) {
+        list::version(Some(asked))?;
+        return Ok(());
+    }
+    let cause = Violation {
+        field: "metadata.resourceVersion".into(),
+        cause: Cause::Invalid,
+        message: "Invalid value: 0x0: must be specified for an update".into(),
+    };
+    let target = ctx.registration.target(&ctx.info.name);
+    Err(ApiError::Invalid {
+        // As kube-apiserver says it, which names the resource here.
+        target: Target {
+            kind: target.resource.clone(),
+            ..target
+        },
+        causes: vec![cause],
+    })
 }
 
 /// The object that a write led to, in the form asked for.

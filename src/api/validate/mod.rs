@@ -33,15 +33,21 @@ pub enum Cause {
     Forbidden,
     /// The list has such an item already.
     Duplicate,
+    /// There is too much of it.
+    TooLong,
+    /// It is of another type.
+    TypeInvalid,
 }
 
 impl Cause {
-    const ALL: [Cause; 5] = [
+    const ALL: [Cause; 7] = [
         Cause::Invalid,
         Cause::Required,
         Cause::NotSupported,
         Cause::Forbidden,
         Cause::Duplicate,
+        Cause::TooLong,
+        Cause::TypeInvalid,
     ];
 
     /// As Kubernetes writes it.
@@ -52,6 +58,8 @@ impl Cause {
             Cause::NotSupported => "FieldValueNotSupported",
             Cause::Forbidden => "FieldValueForbidden",
             Cause::Duplicate => "FieldValueDuplicate",
+            Cause::TooLong => "FieldValueTooLong",
+            Cause::TypeInvalid => "FieldValueTypeInvalid",
         }
     }
 

@@ -233,9 +233,6 @@ async fn what_cannot_be_applied_is_refused() {
     h.apply(&uri, "one", &with("namespace", json!("b")))
         .await
         .fails(400, "BadRequest", "does not match the namespace");
-    h.apply(&uri, "one", &with("resourceVersion", json!("5")))
-        .await
-        .fails(409, "Conflict", "has been modified");
     h.apply(&uri, "one", &with("uid", json!("5")))
         .await
         .fails(409, "Conflict", "uid mismatch");

@@ -132,7 +132,7 @@ async fn bad_objects_are_refused_with_the_reason() {
     let huge = "x".repeat(super::super::body::MAX_BODY + 1);
     h.with("POST", ACTORS, "application/json", huge)
         .await
-        .fails(413, "RequestEntityTooLarge", "larger than");
+        .fails(413, "RequestEntityTooLarge", "limit is");
 }
 
 #[tokio::test]
@@ -249,13 +249,20 @@ async fn patches() {
         .fails(422, "Invalid", "cannot be applied");
     h.patch(&uri, json_patch, &json!([{"op": "x"}]))
         .await
-        .fails(400, "BadRequest", "not a JSON patch");
+        .fails(422, "Invalid", "not a JSON patch");
     h.patch(&uri, "application/strategic-merge-patch+json", &json!({}))
         .await
         .fails(415, "UnsupportedMediaType", "merge-patch");
     h.merge(&uri, &json!({"metadata": {"name": "q"}}))
         .await
-        .fails(422, "Invalid", "immutable");
+        .fails(400, "BadRequest", "does not match the name on the URL");
+    h.merge(&uri, &json!({"metadata": {"uid": "q"}}))
+        .await
+        .fails(
+            422,
+            "Invalid",
+            "metadata.uid: Invalid value: \"q\": field is immutable",
+        );
     h.merge(&uri, &json!({"spec": {"replicas": -1}}))
         .await
         .fails(422, "Invalid", "spec.replicas: must be 0 or more");
@@ -319,7 +326,7 @@ async fn unknown_fields() {
     }
     h.post(&of("Never"), &object)
         .await
-        .fails(400, "BadRequest", "Strict, Warn or Ignore");
+        .fails(422, "Invalid", "\"Ignore\", \"Strict\", \"Warn\"");
 }
 
 #[tokio::test]
@@ -347,9 +354,11 @@ async fn dry_runs_store_nothing() {
         .await
         .ok();
         assert_eq!(*h.get(&format!("{uri}/a")).await.ok(), made);
-        h.post(&format!("{uri}?dryRun=Some"), &object)
-            .await
-            .fails(400, "BadRequest", "use All");
+        h.post(&format!("{uri}?dryRun=Some"), &object).await.fails(
+            422,
+            "Invalid",
+            "supported values: \"All\"",
+        );
     }
 }
 

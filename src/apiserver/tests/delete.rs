@@ -62,7 +62,7 @@ async fn preconditions() {
             let body = json!({"preconditions": {field: wrong}});
             h.delete(&uri, Some(&body))
                 .await
-                .fails(409, "Conflict", "Precondition failed");
+                .fails(409, "Conflict", "in the precondition");
         }
         let body = json!({"preconditions": {"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]}});
         h.delete(&uri, Some(&body)).await.ok();
@@ -72,7 +72,7 @@ async fn preconditions() {
         Some(&json!({"propagationPolicy": "Sideways"})),
     )
     .await
-    .fails(400, "BadRequest", "propagationPolicy");
+    .fails(422, "Invalid", "propagationPolicy");
 }
 
 #[tokio::test]

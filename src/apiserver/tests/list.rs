@@ -151,7 +151,7 @@ async fn versions_that_cannot_be() {
     }
     of("resourceVersion=x")
         .await
-        .fails(400, "BadRequest", "invalid resourceVersion");
+        .fails(400, "BadRequest", "invalid resource version");
     let future = of("resourceVersion=9000000000000000000").await;
     future.fails(504, "Timeout", "Too large resource version");
     assert_eq!(
@@ -310,7 +310,7 @@ async fn tables() {
         .ok()
         .clone();
     assert_eq!(heads(&table), "Name Phase Ready Actors Awake Age");
-    assert!(table["rows"][0].get("object").is_none());
+    assert!(table["rows"][0]["object"].is_null());
     let table = h
         .get_as(&format!("{TEMPLATES}?includeObject=Object"), TABLE)
         .await

@@ -22,7 +22,7 @@ async fn actors_move() {
         .fails(400, "BadRequest", "at most 55 seconds");
     to("resume?wait=soon")
         .await
-        .fails(400, "BadRequest", "not a number");
+        .fails(400, "BadRequest", "invalid syntax");
     let full = to("resume?boot=true").await;
     full.fails(503, "ServiceUnavailable", "no free workers available");
     assert_eq!(full.headers[header::RETRY_AFTER], "1");
@@ -47,7 +47,7 @@ async fn logs_are_streamed_as_text() {
     );
     h.get(&format!("{ACTORS}/a/log?tailLines=-1"))
         .await
-        .fails(400, "BadRequest", "not a number");
+        .fails(400, "BadRequest", "invalid syntax");
 }
 
 #[tokio::test]

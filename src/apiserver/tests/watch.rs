@@ -187,7 +187,7 @@ async fn tables_name_their_columns_once() {
     assert_eq!(first["columnDefinitions"].as_array().unwrap().len(), 13);
     h.make(ACTORS, &actor("b")).await;
     let second = events.next().await.unwrap()["object"].clone();
-    assert_eq!(second["columnDefinitions"], json!([]));
+    assert!(second["columnDefinitions"].is_null());
     assert_eq!(second["rows"][0]["cells"][0], "b");
 }
 
