@@ -1,7 +1,7 @@
 //! The aggregated API behind a real kube-apiserver: the checks of its wire contract, each a test `check_NN_...`, with real
 //! clients. [`harness`] has the cluster (one for all tests), Valkey and two replicas of `ate apiserver`; [`direct`] asks a
 //! replica itself, as kube-apiserver or a stranger would; [`goclient`] is client-go; [`node`] is a node with sandboxes, for
-//! the few tests that wake actors.
+//! the few tests that wake actors; [`twin`] replays requests to us and to a custom resource alike.
 //! Tests of faults have a store and replicas of their own ([`own`]) where they can; [`follow`] has clients that write and
 //! watch through whatever happens.
 
@@ -24,4 +24,5 @@ mod own;
 mod protocol;
 mod store_faults;
 mod teams;
+mod twin;
 mod watches;

@@ -39,7 +39,7 @@ if [ "${1:-}" = init ]; then # ------------------- first process of a node
       --advertise-address "$addr" --bind-address 0.0.0.0 --secure-port 6443 \
       --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" \
       --client-ca-file "$pki/ca.crt" --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
-      --allow-privileged --service-cluster-ip-range "$svcs" \
+      --feature-gates WatchList=true --allow-privileged --service-cluster-ip-range "$svcs" \
       --service-account-issuer https://kubernetes.default.svc.cluster.local \
       --service-account-key-file "$pki/sa.pub" --service-account-signing-key-file "$pki/sa.key" \
       --requestheader-client-ca-file "$pki/front-proxy-ca.crt" --requestheader-allowed-names front-proxy-client \
