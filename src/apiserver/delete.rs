@@ -65,7 +65,9 @@ async fn one(
         let version = meta::text(&object, "resourceVersion").parse();
         // Also where it is marked already: whoever was to end it may have died since.
         meta::mark_deleted(&mut object);
-        leave_to_collector(&mut object, options.dependents);
+        if registration.collected {
+            leave_to_collector(&mut object, options.dependents);
+        }
         if options.dry_run {
             return Ok(if super::storage::has_finalizers(&object) {
                 Written::Kept(object)

@@ -96,9 +96,10 @@ pub fn check_kind(registration: &Registration, object: &Value) -> Result<(), Api
 pub fn check_namespace(object: &mut Value, namespace: &str) -> Result<(), ApiError> {
     let own = text(object, "namespace");
     if !own.is_empty() && own != namespace {
-        return Err(ApiError::BadRequest(format!(
+        return Err(ApiError::BadRequest(
             "the namespace of the provided object does not match the namespace sent on the request"
-        )));
+                .into(),
+        ));
     }
     set(object, "namespace", namespace.into());
     Ok(())

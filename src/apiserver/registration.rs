@@ -100,6 +100,8 @@ pub struct Registration {
     pub verbs: &'static [&'static str],
     /// Discovery does not say that it can be watched, which it can: whoever watches all that there is leaves it out.
     pub watch_hidden: bool,
+    /// Kubernetes' garbage collector watches it, and deals with the dependents of what is deleted when it is asked to.
+    pub collected: bool,
     /// Columns of its tables after NAME.
     pub columns: Vec<Column>,
     /// Fields that selectors may use.
@@ -175,6 +177,7 @@ impl Registration {
             namespaced: crd.scope == "Namespaced",
             verbs: ALL_VERBS,
             watch_hidden: false,
+            collected: false,
             columns: columns.iter().map(Column::of).collect::<Result<_, _>>()?,
             selectable: vec![NAME, NAMESPACE],
             schema: Schema::compile(&published)?,

@@ -270,12 +270,7 @@ impl Schema {
                 continue;
             };
             if seen.contains(&key) {
-                let message = format!("Duplicate value: {key}");
-                out.push(violation(
-                    &format!("{path}[{i}]"),
-                    Cause::Duplicate,
-                    message,
-                ));
+                out.push(violation::duplicate(&format!("{path}[{i}]"), &key));
             }
             seen.insert(key);
         }

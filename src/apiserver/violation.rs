@@ -31,6 +31,11 @@ pub fn invalid(field: &str, value: &(impl Debug + ?Sized), why: &str) -> Violati
     of(field, Cause::Invalid, message)
 }
 
+/// A list has such an item already.
+pub fn duplicate(field: &str, value: impl Display) -> Violation {
+    of(field, Cause::Duplicate, format!("Duplicate value: {value}"))
+}
+
 /// Something must not be there.
 pub fn forbidden(field: &str, why: &str) -> Violation {
     let message = followed("Forbidden".to_owned(), why);

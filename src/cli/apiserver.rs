@@ -113,8 +113,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         true => kinds::dev(&store, &driver, &catalog, caps.clone())?,
         false => kinds::cluster(&store, &driver, &catalog, caps.clone())?,
     };
-    for kind in kinds.iter_mut().filter(|k| k.plural == "actors") {
-        kind.watch_hidden = args.hide_actor_watch;
+    for kind in &mut kinds {
+        kind.watch_hidden = args.hide_actor_watch && kind.plural == "actors";
+        kind.collected = !args.without_kubernetes && !kind.watch_hidden;
     }
     let app = App::builder()
         .register_all(kinds)

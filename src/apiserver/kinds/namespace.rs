@@ -29,6 +29,7 @@ pub fn namespaces(kinds: Vec<Arc<dyn Storage>>) -> Result<Registration, Registra
         namespaced: false,
         verbs: &["get", "list"],
         watch_hidden: false,
+        collected: false,
         columns: vec![
             Column::text("Status", "Where it is.", false, |o, _| {
                 text(o, "/status/phase")

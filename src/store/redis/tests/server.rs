@@ -150,7 +150,7 @@ async fn a_full_server_takes_nothing_new_and_goes_on_otherwise() {
         let refused = store.update_spec(&kept.key, at, &spec, &kept.meta).await;
         assert!(matches!(refused, Err(StoreError::Unavailable(_))));
         let page = store.list_actors(None, None, 10).await.unwrap();
-        assert_eq!(page.items, [kept.clone()]);
+        assert_eq!(page.items, std::slice::from_ref(&kept));
         store.workers_at(None).await.unwrap();
         let seen = store.changes(Kind::Actor, page.version, 10, Duration::ZERO);
         assert!(seen.await.unwrap().items.is_empty());
