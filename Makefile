@@ -26,14 +26,15 @@ dev: ## Run everything on this machine until Ctrl-C
 	cargo build --bins
 	$(TARGET)/debug/ate dev
 
-# More threads than cores: most tests wait, for a lease, a process, a sandbox.
+# More threads than cores: most tests wait, for a lease, a process, a sandbox. Those of e2e queue for what they share.
 # Examples in rustdoc are left out: there each is a binary of its own to link.
 .PHONY: test
-test: ## Run all tests, against real sandboxes, Valkey and S3
+test: CARGO_TEST = cargo test --no-fail-fast --features failpoints
+test: ## Run all tests, against real sandboxes, Valkey, S3 and Kubernetes
 	@e2e/setup.sh test
 	@mkdir -p $(TARGET)
-	@RUST_TEST_THREADS=$$((3 * $$(nproc))) \
-	cargo test --no-fail-fast --features failpoints --lib --bins --tests 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
+	@(RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO_TEST) --lib --bins || failed=$$?; \
+	RUST_TEST_THREADS=64 $(CARGO_TEST) --test e2e || failed=$$?; exit $${failed:-0}) 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
 	awk -f e2e/summary.awk $(TARGET)/test.log; exit $${failed:-0}
 
 .PHONY: bench

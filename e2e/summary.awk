@@ -2,8 +2,6 @@
 
 /^ +Running |^ +Doc-tests / { binary = $0; sub(/^ +(Running|Doc-tests) /, "", binary); sub(/ \([^()]*\)$/, "", binary) }
 
-/^test .* has been running for over/ { slow = slow "  " $2 "\n" }
-
 /^test .* \.\.\. FAILED$/ { failures = failures "  " $2 "\n" }
 
 /^test result: / {
@@ -18,7 +16,6 @@
 
 END {
   if (failures != "") printf "\nfailed:\n%s", failures
-  if (slow != "") printf "\nover a minute each (make them wait for a condition, or do less):\n%s", slow
   if (slowest > 0) printf "\nslowest test binary: %s, %s s\n", where, slowest
   printf "%d passed, %d failed%s\n", passed, failed, skipped ? ", " skipped " skipped" : ""
 }

@@ -123,6 +123,7 @@ fn check_06_a_namespace_goes_with_its_actors() {
         &format!("namespace/{}", ns.1),
         "--timeout=110s",
     ]);
-    let left = c.kubectl(&["get", "actors", "-A", "-o", "name"]);
-    assert!(!left.contains("/a0"), "{left}");
+    let namespaces = "jsonpath={.items[*].metadata.namespace}";
+    let left = c.kubectl(&["get", "actors", "-A", "-o", namespaces]);
+    assert!(!left.split(' ').any(|of| of == ns.1), "{left}");
 }

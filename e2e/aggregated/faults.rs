@@ -170,7 +170,14 @@ fn clients_that_never_read_are_cut_off() {
     }
     let small = format!("{}?limit=1", url);
     let follower = Follower::start(own.admin(), vec![url.clone()], 0);
-    (0..3).for_each(|_| drop(direct.get(&url)));
+    // As many answers at once as will be stuck, and taken: what the allocator keeps of them it has now.
+    direct.runtime.block_on(async {
+        let taken = (0..STUCK).map(|_| async {
+            let answer = direct.request(Method::GET, &url).send().await.unwrap();
+            answer.bytes().await.unwrap()
+        });
+        futures::future::join_all(taken).await
+    });
     let before = (memory(own.pid(0)), sockets(own.pid(0)));
     let never = own.admin();
     let stuck: Vec<_> = never.runtime.block_on(async {

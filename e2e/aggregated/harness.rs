@@ -1,16 +1,15 @@
-//! One control plane for all tests of this process, two replicas of our API server behind it. A guard removes everything
-//! when this process ends, however it ends.
+//! A control plane, two replicas of our API server behind it. A guard removes everything when this process ends, however it
+//! ends.
 
 pub use super::namespace::{Kubectl, Namespace, actor};
 use super::namespace::{pipe, run};
+use super::turns::Turn;
 use crate::parts::look::{self, outcome, text};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{
-    Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use substrate::identity::{Authority, LeafRequest, Usage, files};
 
@@ -52,20 +51,12 @@ pub struct Cluster {
     store: u16,
     store_process: Mutex<Option<Child>>,
     replicas: Mutex<Vec<Replica>>,
-    /// Tests that stop or change what all use hold it alone.
-    turn: RwLock<()>,
 }
 
 /// What a test holds while it uses the cluster.
-pub struct Shared(
-    pub &'static Cluster,
-    #[allow(dead_code)] RwLockReadGuard<'static, ()>,
-);
+pub struct Shared(pub &'static Cluster, #[allow(dead_code)] Turn);
 /// What a test holds that stops or changes what all use.
-pub struct Alone(
-    pub &'static Cluster,
-    #[allow(dead_code)] RwLockWriteGuard<'static, ()>,
-);
+pub struct Alone(pub &'static Cluster, #[allow(dead_code)] Turn);
 
 impl std::ops::Deref for Shared {
     type Target = Cluster;
@@ -112,21 +103,14 @@ impl Drop for Extra {
 
 /// The cluster, beside other tests.
 pub fn shared() -> Shared {
-    let cluster = cluster();
-    let turn = cluster.turn.read();
-    Shared(cluster, turn.unwrap_or_else(PoisonError::into_inner))
+    let turn = Turn::shared();
+    Shared(turn.cluster(), turn)
 }
 
-/// The cluster, with nobody else at it.
+/// A cluster with nobody else at it.
 pub fn alone() -> Alone {
-    let cluster = cluster();
-    let turn = cluster.turn.write();
-    Alone(cluster, turn.unwrap_or_else(PoisonError::into_inner))
-}
-
-fn cluster() -> &'static Cluster {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(Cluster::start)
+    let turn = Turn::alone();
+    Alone(turn.cluster(), turn)
 }
 
 fn root(path: &str) -> PathBuf {
@@ -146,7 +130,8 @@ pub fn free_port(host: &str) -> u16 {
 }
 
 impl Cluster {
-    fn start() -> Cluster {
+    /// Starts a control plane and installs what there is to install.
+    pub fn start() -> Cluster {
         let mut guard = Command::new("setsid")
             .arg(root("e2e/aggregated/guard.sh"))
             .stdin(Stdio::piped())
@@ -175,7 +160,6 @@ impl Cluster {
             store_process: Mutex::default(),
             guard: Mutex::new(guard),
             replicas: Mutex::new(ports.collect()),
-            turn: RwLock::new(()),
             id,
             dir,
         };

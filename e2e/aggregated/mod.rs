@@ -1,5 +1,5 @@
 //! The aggregated API behind a real kube-apiserver: the checks of its wire contract, each a test `check_NN_...`, with real
-//! clients. [`harness`] has the cluster (one for all tests), Valkey and two replicas of `ate apiserver`; [`direct`] asks a
+//! clients. [`harness`] has a cluster, Valkey and two replicas of `ate apiserver`, [`turns`] says who uses it when; [`direct`] asks a
 //! replica itself, as kube-apiserver or a stranger would; [`goclient`] is client-go; [`node`] is a node with sandboxes, for
 //! the few tests that wake actors; [`twin`] replays requests to us and to a custom resource alike.
 //! Tests of faults have a store and replicas of their own ([`own`]) where they can; [`follow`] has clients that write and
@@ -24,5 +24,6 @@ mod own;
 mod protocol;
 mod store_faults;
 mod teams;
+mod turns;
 mod twin;
 mod watches;

@@ -22,6 +22,8 @@ type Beside = fn(&Dev);
 /// What must happen for points to be passed.
 const BESIDE: &[(&[&str], Beside)] = &[
     (&["store.get_flat"], ask_for_a_flat_id),
+    (&["store.update_spec"], label),
+    (&["store.raise"], list_of_old),
     (&["store.list"], |dev| list(dev, "actors")),
     (&["store.get_document"], |dev| list(dev, "workerpool/pool")),
     (&["store.documents"], |dev| list(dev, "actortemplates")),
@@ -92,8 +94,29 @@ fn ask_for_a_flat_id(dev: &Dev) {
     });
 }
 
+fn label(dev: &Dev) {
+    let actor = "labelled";
+    eventually("create", || create(dev, actor));
+    eventually("a label", || {
+        dev.try_kubectl(&["label", "--overwrite", "actor", actor, "a=b"])
+            .ok()
+    });
+    delete(dev, actor);
+}
+
 fn list(dev: &Dev, what: &str) {
     eventually("a list", || dev.try_kubectl(&["get", what]).ok());
+}
+
+/// A list at a version, which is compared with the newest.
+fn list_of_old(dev: &Dev) {
+    let path = "/apis/runtime.ate.dev/v1alpha1/actors?resourceVersion=1&resourceVersionMatch=Exact";
+    eventually("an answer", || {
+        match dev.try_kubectl(&["get", "--raw", path]) {
+            Ok(_) => Some(()),
+            Err(why) => why.contains("too old").then_some(()),
+        }
+    });
 }
 
 /// One worker more, and it goes again.
