@@ -1,8 +1,7 @@
 //! Who calls, and may they.
 
 use super::direct::{Answer, Direct, client_of, cluster_ca};
-use super::faults::{assert_followed, beside_writers};
-use super::follow::Follower;
+use super::faults::{assert_followed, beside_writers, stopping, through_kubernetes};
 use super::harness::{ACTORS, Cluster, alone, eventually, shared};
 use http::Method;
 use std::time::{Duration, Instant};
@@ -305,10 +304,7 @@ fn writes_leave_a_line_and_no_bodies() {
 fn check_38_certificates_are_renewed_and_nobody_notices() {
     let c = alone();
     let ns = c.0.namespace("renewed");
-    let direct = Direct::kubernetes(&c);
-    let url = format!("{}{}", c.kubernetes(), ns.actors());
-    let follow = || Follower::start(Direct::kubernetes(&c), vec![url.clone()], 0);
-    let followers: Vec<_> = (0..4).map(|_| follow()).collect();
+    let (direct, url, followers) = through_kubernetes(&c, &ns, 4);
     let written = beside_writers(&direct, std::slice::from_ref(&url), 4, || {
         renew_beside_readers(&c)
     });
@@ -330,11 +326,7 @@ fn renew_beside_readers(c: &Cluster) {
                 }
             }
         });
-        let renewed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| renew(c)));
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        if let Err(panic) = renewed {
-            std::panic::resume_unwind(panic);
-        }
+        stopping(&stop, || renew(c));
     });
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{failures:?}");

@@ -2,7 +2,7 @@
 
 use super::direct::Direct;
 use super::follow::{self, Follower};
-use super::harness::{Cluster, REPLICAS, actor, alone, eventually};
+use super::harness::{Cluster, Namespace, REPLICAS, actor, alone, eventually};
 use super::own::Own;
 use http::Method;
 use serde_json::{Value, json};
@@ -33,14 +33,33 @@ pub fn beside_writers(
                 s.spawn(move || direct.runtime.block_on(write))
             })
             .collect();
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
-        stop.store(true, Ordering::SeqCst);
-        let written = writers.into_iter().map(|w| w.join().unwrap()).collect();
-        if let Err(panic) = done {
-            std::panic::resume_unwind(panic);
-        }
-        written
+        stopping(stop, meanwhile);
+        writers.into_iter().map(|w| w.join().unwrap()).collect()
     })
+}
+
+/// Does something and then tells others to stop, however it ended.
+pub fn stopping(others: &AtomicBool, act: impl FnOnce()) {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let _stop = Stop(others);
+    act();
+}
+
+/// The administrator, the actors of a namespace, and so many who follow them, all through kube-apiserver.
+pub fn through_kubernetes(
+    cluster: &Cluster,
+    ns: &Namespace,
+    followers: usize,
+) -> (Direct, String, Vec<Follower>) {
+    let url = format!("{}{}", cluster.kubernetes(), ns.actors());
+    let follow = |_| Follower::start(Direct::kubernetes(cluster), vec![url.clone()], 0);
+    let followers = (0..followers).map(follow).collect();
+    (Direct::kubernetes(cluster), url, followers)
 }
 
 /// Asserts that everything acknowledged is there and that followers were shown each of it once.
@@ -80,10 +99,7 @@ fn grows(follower: &Follower, by: usize) {
 fn a_replica_is_killed_and_nobody_loses_anything() {
     let c = alone();
     let ns = c.0.namespace("killed");
-    let direct = Direct::kubernetes(&c);
-    let url = format!("{}{}", c.kubernetes(), ns.actors());
-    let follow = || Follower::start(Direct::kubernetes(&c), vec![url.clone()], 0);
-    let followers: Vec<_> = (0..6).map(|_| follow()).collect();
+    let (direct, url, followers) = through_kubernetes(&c, &ns, 6);
     let written = beside_writers(&direct, std::slice::from_ref(&url), 4, || {
         for n in (0..REPLICAS).chain(0..REPLICAS) {
             grows(&followers[0], 40);

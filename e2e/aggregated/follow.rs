@@ -12,8 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// Between two attempts.
-const AGAIN: Duration = Duration::from_millis(50);
 /// One request that is no watch; more is a hang.
 pub const ANSWER: Duration = Duration::from_secs(45);
 
@@ -172,7 +170,7 @@ impl Follower {
                     true => !list(&direct, url, &seen).await,
                     false => watch(&direct, url, &seen, &stop).await,
                 };
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(look::LOOK).await;
             }
         });
         follower.task = Some(task);
@@ -310,7 +308,7 @@ pub async fn write(direct: &Direct, urls: &[String], prefix: &str, stop: &Atomic
                     Some(refused) => written.refused.push(refused),
                     None => {}
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(look::LOOK).await;
             }
             let known = written.labels.entry(name.clone()).or_default();
             if !creates {

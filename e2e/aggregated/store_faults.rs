@@ -2,7 +2,7 @@
 //! is over, without a restart of ours.
 
 use super::direct::{Answer, Direct};
-use super::faults::{assert_followed, beside_writers};
+use super::faults::{assert_followed, beside_writers, through_kubernetes};
 use super::follow::{Follower, Written};
 use super::harness::{ACTORS, Cluster, Namespace, actor, alone};
 use super::own::{OWN, Own};
@@ -371,10 +371,7 @@ fn a_cluster_bears_a_minute_without_the_store() {
     let (ns, unrelated) = (c.0.namespace("away"), c.0.namespace("unrelated"));
     ns.actor("a");
     unrelated.kubectl(&["create", "configmap", "content"]);
-    let direct = Direct::kubernetes(&c);
-    let url = format!("{}{}", c.kubernetes(), ns.actors());
-    let follow = || Follower::start(Direct::kubernetes(&c), vec![url.clone()], 0);
-    let followers: Vec<_> = (0..4).map(|_| follow()).collect();
+    let (direct, url, followers) = through_kubernetes(&c, &ns, 4);
     c.kill_store();
     let gone = Instant::now();
     c.kubectl(&["delete", "namespace", &unrelated.1, "--wait=false"]);

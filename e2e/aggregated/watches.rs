@@ -4,6 +4,7 @@ use super::direct::Direct;
 use super::goclient::Go;
 use super::harness::{Alone, Cluster, Namespace, REPLICAS, actor, alone, eventually, shared};
 use super::teams::{call, team};
+use crate::parts::look;
 use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
@@ -114,7 +115,7 @@ async fn writes(c: &Cluster, direct: &Direct, path: &str, n: usize, done: &Atomi
                 Ok(other) => panic!("{name} {write}: {other}"),
             }
             assert!(began.elapsed() < super::harness::PATIENCE, "{name} {write}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(look::LOOK).await;
         }
         done.fetch_add(1, Relaxed);
     }

@@ -2,7 +2,7 @@
 //! (apiextensions-apiserver/pkg/apiserver/schema, the part that our kinds use).
 
 use super::violation;
-use crate::api::validate::{Cause, MAX_VIOLATIONS, Violation};
+use crate::api::validate::{MAX_VIOLATIONS, Violation};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
@@ -230,9 +230,8 @@ impl Schema {
                     out,
                 );
                 if let Some(pattern) = self.compiled.as_ref().filter(|p| !p.is_match(text)) {
-                    out.push(wrong(
+                    out.push(violation::in_words(
                         path,
-                        Cause::Invalid,
                         format!("{value} must match {pattern}"),
                     ));
                 }
@@ -287,16 +286,14 @@ impl Schema {
     ) {
         let size = size as u64;
         if let Some(min) = min.filter(|min| size < *min) {
-            out.push(wrong(
+            out.push(violation::in_words(
                 path,
-                Cause::Invalid,
                 format!("must have at least {min} {of}"),
             ));
         }
         if let Some(max) = max.filter(|max| size > *max) {
-            out.push(wrong(
+            out.push(violation::in_words(
                 path,
-                Cause::Invalid,
                 format!("must have at most {max} {of}"),
             ));
         }
@@ -306,11 +303,11 @@ impl Schema {
         let n = number.as_f64().unwrap_or(f64::NAN);
         if let Some(min) = self.minimum.filter(|min| n < *min) {
             let message = format!("{number} should be greater than or equal to {min}");
-            out.push(wrong(path, Cause::Invalid, message));
+            out.push(violation::in_words(path, message));
         }
         if let Some(max) = self.maximum.filter(|max| n > *max) {
             let message = format!("{number} should be less than or equal to {max}");
-            out.push(wrong(path, Cause::Invalid, message));
+            out.push(violation::in_words(path, message));
         }
     }
 
@@ -352,17 +349,10 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn wrong(path: &str, cause: Cause, message: String) -> Violation {
-    Violation {
-        field: path.to_owned(),
-        cause,
-        message,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::validate::Cause;
     use serde_json::json;
 
     fn schema() -> Schema {

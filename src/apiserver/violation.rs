@@ -19,6 +19,11 @@ fn followed(head: String, why: &str) -> String {
     }
 }
 
+/// A value does not do, in words of the rule's own.
+pub fn in_words(field: &str, message: impl Into<String>) -> Violation {
+    of(field, Cause::Invalid, message.into())
+}
+
 /// Something must be there.
 pub fn required(field: &str, why: &str) -> Violation {
     let message = followed("Required value".to_owned(), why);

@@ -348,11 +348,10 @@ fn check_version(ctx: &Context, sent: &Value) -> Result<(), ApiError> {
         list::version(Some(asked))?;
         return Ok(());
     }
-    let cause = Violation {
-        field: "metadata.resourceVersion".into(),
-        cause: Cause::Invalid,
-        message: "Invalid value: 0x0: must be specified for an update".into(),
-    };
+    let cause = violation::in_words(
+        "metadata.resourceVersion",
+        "Invalid value: 0x0: must be specified for an update",
+    );
     let target = ctx.registration.target(&ctx.info.name);
     Err(ApiError::Invalid {
         // As kube-apiserver says it, which names the resource here.

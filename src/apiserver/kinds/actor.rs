@@ -5,7 +5,7 @@ use crate::api::actor::{Actor, ActorSpec};
 use crate::api::names::ActorKey;
 use crate::api::record::ActorRecord;
 use crate::api::time::Timestamp;
-use crate::api::validate::{self, Cause, Violation};
+use crate::api::validate::{self, Violation};
 use crate::api::view;
 use crate::apiserver::connect::{Connect, Logs, Motion, Move};
 use crate::apiserver::driver::ActorDriver;
@@ -189,7 +189,7 @@ fn check(object: &Value, old: Option<&Value>) -> Vec<Violation> {
             let message = format!(
                 "may change only while the actor is Suspended; it is {phase}: suspend it first"
             );
-            out.push(violation("spec.templateRef", Cause::Invalid, message));
+            out.push(violation::in_words("spec.templateRef", message));
         }
     }
     out

@@ -3,7 +3,7 @@
 use super::{typed, violation};
 use crate::api::pool::{WorkerPool, WorkerPoolSpec};
 use crate::api::template::{ActorTemplate, ActorTemplateSpec};
-use crate::api::validate::{self, Cause, Violation};
+use crate::api::validate::{self, Violation};
 use crate::apiserver::meta;
 use crate::apiserver::registration::{Registration, RegistrationError, Rules};
 use crate::apiserver::storage::DocumentStorage;
@@ -41,7 +41,7 @@ fn check_pool(object: &Value, old: Option<&Value>) -> Vec<Violation> {
     let class = |o: &Value| o.pointer("/spec/sandboxClass").cloned();
     if old.is_some_and(|old| class(old) != class(object)) {
         let message = "sandboxClass is immutable: make a new pool";
-        out.push(violation("spec.sandboxClass", Cause::Invalid, message));
+        out.push(violation::in_words("spec.sandboxClass", message));
     }
     out
 }
@@ -56,7 +56,7 @@ fn check_template(object: &Value, old: Option<&Value>) -> Vec<Violation> {
     if old.is_some_and(|old| old.get("spec") != object.get("spec")) {
         let message =
             "spec is immutable: make a new template, for example with a content hash in its name";
-        out.push(violation("spec", Cause::Invalid, message));
+        out.push(violation::in_words("spec", message));
     }
     out
 }

@@ -16,8 +16,9 @@ pub use worker::worker;
 use super::driver::ActorDriver;
 use super::meta;
 use super::registration::{Registration, RegistrationError};
+use super::violation;
 use crate::api::time::Timestamp;
-use crate::api::validate::{Cause, Violation};
+use crate::api::validate::Violation;
 use crate::kube::{ActorCaps, Catalog};
 use crate::store::Store;
 use serde_json::Value;
@@ -81,13 +82,5 @@ fn age(object: &Value, now: Timestamp) -> String {
 /// The object as its type; what the schema let pass and the type does not is a violation too.
 fn typed<T: serde::de::DeserializeOwned>(object: &Value, field: &str) -> Result<T, Vec<Violation>> {
     let part = object.get(field).cloned().unwrap_or_default();
-    serde_json::from_value(part).map_err(|e| vec![violation(field, Cause::Invalid, e.to_string())])
-}
-
-fn violation(field: &str, cause: Cause, message: impl Into<String>) -> Violation {
-    Violation {
-        field: field.to_owned(),
-        cause,
-        message: message.into(),
-    }
+    serde_json::from_value(part).map_err(|e| vec![violation::in_words(field, e.to_string())])
 }

@@ -9,9 +9,9 @@ use crate::api::names::{ActorKey, ResourceVersion, TemplateKey};
 use crate::api::record::{ActorRecord, Header, MetaRecord, SpecRecord, StatusRecord};
 use crate::api::template::ActorTemplate;
 use crate::api::time::Timestamp;
-use crate::api::validate::{Cause, Violation};
 use crate::api::view;
 use crate::apiserver::driver::{ActorDriver, DriveError};
+use crate::apiserver::violation;
 use crate::kube::{ActorCaps, Catalog};
 use crate::lifecycle::placement;
 use crate::store::{Image, Kind, ListRequest, Store};
@@ -134,11 +134,7 @@ pub fn actor_key(key: &ObjectKey) -> Result<ActorKey, StorageError> {
 }
 
 fn invalid(field: &str, message: impl ToString) -> StorageError {
-    StorageError::Invalid(vec![Violation {
-        field: field.to_owned(),
-        cause: Cause::Invalid,
-        message: message.to_string(),
-    }])
+    StorageError::Invalid(vec![violation::in_words(field, message.to_string())])
 }
 
 fn record_parts(

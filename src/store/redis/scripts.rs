@@ -68,9 +68,9 @@ scripts! {
     UPDATE_SPEC = "update_spec.lua", "actor.lua";
     MARK_DELETED = "mark_deleted.lua", "actor.lua", "update_spec.lua";
     REMOVE = "remove.lua", "actor.lua";
-    LIST = "list.lua", "tail.lua";
-    LOG_TAIL = "log_tail.lua", "tail.lua";
-    LOG_BEFORE = "log_before.lua", "undo.lua";
+    LIST = "list.lua", "scan.lua", "tail.lua";
+    LOG_TAIL = "log_tail.lua", "scan.lua", "tail.lua";
+    LOG_BEFORE = "log_before.lua", "scan.lua", "undo.lua";
     EXPIRED = "expired.lua";
     DELETIONS = "deletions.lua";
     REPORT_WORKER = "report_worker.lua", "worker.lua";

@@ -1,6 +1,3 @@
--- Entries of the log that one call looks at.
-local SCAN = 1000
-
 -- Byte order: the server's locale decides what Lua's own comparison does.
 local function precedes(a, b)
   for i = 1, math.min(#a, #b) do
@@ -17,7 +14,7 @@ end
 -- and how many after what was looked at, and for each name up to `upto` its first image: name, record, metadata.
 local function undo(kind, first, prefix, after, upto)
   local upto_gone = gone(tonumber(first), redis.call('HGET', KEYS[1], trimmed_field))
-  local entries = redis.call('XRANGE', KEYS[2], first .. '-0', integer(last), 'COUNT', SCAN)
+  local entries, more = scan(first)
   local seen, images, existed, exist = {}, {}, 0, 0
   for _, entry in ipairs(entries) do
     local fields = entry[2]
@@ -31,10 +28,6 @@ local function undo(kind, first, prefix, after, upto)
         images[n + 1], images[n + 2], images[n + 3] = name, fields[6], fields[10]
       end
     end
-  end
-  local more = 0
-  if #entries == SCAN then
-    more = tonumber(string.match(entries[SCAN][1], '^%d+')) + 1
   end
   return {upto_gone, more, existed, exist, images}
 end
