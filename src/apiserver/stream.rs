@@ -147,9 +147,5 @@ pub fn list(ctx: &Context, filter: Filter, first: ObjectPage, stall: Duration) -
         // JSON is YAML (YAML 1.2, section 1.3).
         Format::Yaml => "application/yaml",
     };
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, "no-cache, private"),
-    ];
-    (headers, Body::from_stream(stream)).into_response()
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response()
 }
