@@ -13,6 +13,7 @@ help: ## Show this list
 .PHONY: setup
 setup: ## Install what demo and tests need, by package name (idempotent)
 	@e2e/setup.sh test
+	@e2e/setup.sh control-plane
 
 .PHONY: demo
 demo: ## Watch actors sleep, free their worker, and wake with memory and files intact
@@ -29,10 +30,12 @@ dev: ## Run everything on this machine until Ctrl-C
 # More threads than cores: most tests wait, for a lease, a process, a sandbox. Those of e2e queue for what they share.
 # Examples in rustdoc are left out: there each is a binary of its own to link.
 .PHONY: test
+# The control plane, where there is none, is built behind all else: tests that need it wait for it.
 test: CARGO_TEST = cargo test --no-fail-fast --features failpoints
 test: ## Run all tests, against real sandboxes, Valkey, S3 and Kubernetes
-	@e2e/setup.sh test
 	@mkdir -p $(TARGET)
+	@nice -n 19 e2e/setup.sh control-plane >$(TARGET)/control-plane.log 2>&1 &
+	@e2e/setup.sh test
 	@(RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO_TEST) --lib --bins || failed=$$?; \
 	RUST_TEST_THREADS=64 $(CARGO_TEST) --test e2e || failed=$$?; exit $${failed:-0}) 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
 	awk -f e2e/summary.awk $(TARGET)/test.log; exit $${failed:-0}
@@ -40,6 +43,7 @@ test: ## Run all tests, against real sandboxes, Valkey, S3 and Kubernetes
 .PHONY: bench
 bench: ## Measure against the targets; writes target/bench.json
 	@e2e/setup.sh test
+	@e2e/setup.sh control-plane
 	cargo build --release --bins --features bench
 	@e2e/bench/run.sh $(TARGET)/release
 	@e2e/bench/api.sh $(TARGET)/release

@@ -3,10 +3,11 @@
 # Installs what the demo and the tests run against, by package name: Debian's packages, Go modules, PyPI.
 # What is there in a sufficient version is left alone, so a second run changes nothing and takes well under a second.
 #
-#   e2e/setup.sh [demo|test]...     default: demo
+#   e2e/setup.sh [demo|test|control-plane]     default: demo
 #
-#   demo   C toolchain, netfilter and process tools, Python, Valkey, runsc, kubectl
-#   test   demo, and an S3 server, an image registry, grpcurl, Helm, a newer kubectl beside the first, a Kubernetes control plane
+#   demo            C toolchain, netfilter and process tools, Python, Valkey, runsc, kubectl
+#   test            demo, and an S3 server, an image registry, grpcurl, Helm, a newer kubectl beside the first
+#   control-plane   Kubernetes' control plane, which takes minutes to build: may run beside `test`
 #
 # PREFIX says where binaries go that are not Debian's (default /usr/local: its bin is on everybody's PATH).
 # Needs root, curl, git, Rust (rustup's) and Go; says so in one line when one is missing.
@@ -30,7 +31,6 @@ readonly kubectl_sha256=af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21
 
 export PATH=$bin:$HOME/.cargo/bin:/usr/local/go/bin:$HOME/go/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export DEBIAN_FRONTEND=noninteractive
-export GOGC=400 # the Go compiler collects garbage less often: a fifth less work for a few hundred MiB more
 
 # --- one line per thing ---------------------------------------------------------------------------------------------
 
@@ -63,11 +63,14 @@ scratch=
 clean_up() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
 
-# Two set-ups at once would write the same files: the second waits, then looks again from the start.
+# Two set-ups at once would write the same files: the second waits, then looks again from the start. The control plane's
+# has files of its own.
 take_lock() {
+  local lock=/var/lock/agent-substrate-setup
   [ -z "$scratch" ] || return 0
+  [ "$want" != control-plane ] || lock+=-control-plane
   mkdir -p "$bin"
-  exec 9>/var/lock/agent-substrate-setup
+  exec 9>"$lock"
   if ! flock -n 9; then
     echo "waiting  for another e2e/setup.sh"
     flock -w "$setup_lock_seconds" 9 || die "another e2e/setup.sh has been running for $setup_lock_seconds s: end it, then try again"
@@ -127,6 +130,7 @@ debian_packages() {
   debian conntrack conntrack
   debian ps procps
   debian /usr/bin/python3 python3
+  [ "$want" != test ] || debian openssl openssl
   [ ${#missing_packages[@]} = 0 ] || run "${missing_packages[*]}" apt_install "${missing_packages[@]}"
 }
 
@@ -179,7 +183,7 @@ valkey() {
 
 # go_install NAME PACKAGE@VERSION [LDFLAGS]: builds apart and renames, since the old binary may be running.
 go_install() {
-  GOBIN=$scratch/go CGO_ENABLED=0 go install -ldflags "-s -w ${3:-}" "$2"
+  GOBIN=$scratch/go GO_LDFLAGS=${3:-} "$here/go.sh" install "$2"
   mv -f "$scratch/go/$1" "$bin/$1"
 }
 
@@ -254,15 +258,10 @@ helm() {
 
 # Its control plane, for the aggregated API's tests: one binary, built from the module proxy (about 5 minutes, once).
 control_plane() {
-  local cache=/usr/local/lib/agent-substrate/cluster here want have
-  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-  want=$(sed -n 's,.*k8s.io/kubernetes v,,p' "$here/cluster/src/kube/go.mod")
+  local cache=/usr/local/lib/agent-substrate/cluster version have
+  version=$(sed -n 's,.*k8s.io/kubernetes v,,p' "$here/cluster/src/kube/go.mod")
   have=$("$cache/kube" kubelet --version 2>/dev/null | sed -n 's/^Kubernetes v//p') || have=
-  if [ "$have" = "$want" ] && command -v openssl >/dev/null; then
-    ok "control plane $have"
-  else
-    run "control plane $want" "$here/cluster/build.sh" control-plane
-  fi
+  if [ "$have" = "$version" ]; then ok "control plane $have"; else run "control plane $version" "$here/cluster/build.sh" control-plane; fi
 }
 
 # --- groups ---------------------------------------------------------------------------------------------------------
@@ -281,23 +280,19 @@ group_test() {
   go_tool grpcurl github.com/fullstorydev/grpcurl /cmd/grpcurl "$grpcurl_version"
   newest_kubectl
   helm
-  control_plane
 }
 
 main() {
-  local want=demo arg
-  for arg in "$@"; do
-    case $arg in
-      demo) ;;
-      test) want=test ;;
-      -h | --help) sed -n '3,/^$/s/^# \{0,1\}//p' "$0"; return ;;
-      *) die "unknown group '$arg': demo or test" ;;
-    esac
-  done
-  check_prerequisites
-  "group_$want"
+  case $want in
+    demo | test) check_prerequisites; "group_$want" ;;
+    control-plane) check_prerequisites; control_plane ;;
+    -h | --help) sed -n '3,/^$/s/^# \{0,1\}//p' "$0" ;;
+    *) die "unknown group '$want': demo, test or control-plane" ;;
+  esac
 }
 
-
 arguments=("$@")
-main "$@"
+readonly want=${1:-demo}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly here
+main

@@ -21,7 +21,8 @@ done
 [ -n "$id" ] || { echo "guard: no free cluster among 3..7" >&2; exit 1; }
 export E2E_ID=$id E2E_DIR=$dir E2E_CONTROL_PLANE_ONLY=1
 log=$(mktemp)
-if ! "$cluster/up.sh" >"$log" 2>&1 </dev/null 9>&-; then
+# The set-up of the tests leaves the control plane's build running: this waits for its end.
+if ! { "$here/../setup.sh" control-plane && "$cluster/up.sh"; } >"$log" 2>&1 </dev/null 9>&-; then
   cat "$log" >&2
   rm -f "$log"
   "$cluster/down.sh" --purge

@@ -51,7 +51,7 @@ begin() {
   guard_pid=$!
   disown "$guard_pid"
   exec 8>"$words/in" 7<"$words/out"
-  read -r id <&7 || die "no cluster: e2e/setup.sh test"
+  read -r id <&7 || die "no cluster: e2e/setup.sh control-plane"
   rm -rf "$words"
   dir=/var/tmp/agent-substrate-cluster$id host=10.199.$id.1
   export KUBECONFIG=$dir/kubeconfig KUBECACHEDIR=$dir/kubecache

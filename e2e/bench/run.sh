@@ -35,7 +35,7 @@ export PATH=$PATH:/usr/local/go/bin
 
 rootfs=$dir/rootfs
 mkdir -p "$rootfs"
-(cd "$e2e/testserver" && CGO_ENABLED=0 go build -trimpath -o "$rootfs/testserver" .)
+(cd "$e2e/testserver" && "$e2e/go.sh" build -o "$rootfs/testserver" .)
 
 echo "bare runsc: $wakes wakes of a server that holds $mib MiB"
 "$e2e/bench/baseline.sh" -n "$wakes" -m "$mib" "$rootfs" /testserver >"$dir/baseline.json"

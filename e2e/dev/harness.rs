@@ -450,16 +450,11 @@ fn pack() -> String {
     let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("counter");
     let rootfs = root.join("rootfs");
     std::fs::create_dir_all(&rootfs).unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/testserver/main.go");
-    let go = ["go", "/usr/local/go/bin/go"]
-        .into_iter()
-        .find(|go| Command::new(go).arg("version").output().is_ok());
-    let built = Command::new(go.expect("go is installed"))
-        .args(["build", "-ldflags", "-s -w", "-o"])
-        .args([rootfs.join("server"), source])
-        .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "")
-        .current_dir(&root)
+    let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
+    let built = Command::new(e2e.join("go.sh"))
+        .args(["build", "-o"])
+        .args([&rootfs.join("server"), Path::new(".")])
+        .current_dir(e2e.join("testserver"))
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", text(&built.stderr));

@@ -111,7 +111,8 @@ pub fn find(name: &str) -> PathBuf {
 
 /// Directory of an image with nothing but `e2e/testserver` in it, built if it is older than its source.
 pub fn rootfs() -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/testserver");
+    let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
+    let source = e2e.join("testserver");
     let exe = std::env::current_exe().unwrap();
     let dir = exe.ancestors().nth(2).unwrap().join("testserver");
     let rootfs = dir.join("rootfs");
@@ -122,12 +123,10 @@ pub fn rootfs() -> PathBuf {
     let built = modified(&rootfs.join("testserver"));
     if built.is_none() || built < modified(&source.join("main.go")) {
         let fresh = dir.join("fresh");
-        let status = Command::new("go")
-            .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
-            .arg(&fresh)
-            .arg(".")
+        let status = Command::new(e2e.join("go.sh"))
+            .args(["build", "-o"])
+            .args([&fresh, Path::new(".")])
             .current_dir(&source)
-            .env("CGO_ENABLED", "0")
             .status()
             .unwrap();
         assert!(status.success(), "go build of the test server");
