@@ -143,7 +143,7 @@ impl Cluster {
         let id = id.trim().to_owned();
         assert!(
             said.is_ok() && !id.is_empty(),
-            "no cluster (e2e/setup.sh test; see above)"
+            "no cluster (e2e/setup.sh control-plane; see above)"
         );
         let dir = PathBuf::from(format!("/var/tmp/agent-substrate-cluster{id}"));
         let pki = dir.join("ours");
@@ -217,6 +217,7 @@ impl Cluster {
         let admin = std::fs::read_to_string(self.path("kubeconfig")).unwrap();
         let mut config: serde_json::Value = serde_yaml_ng::from_str(&admin).unwrap();
         config["users"][0]["user"] = serde_json::json!({"token": token});
+        config["contexts"][0]["context"]["namespace"] = "ate-system".into();
         std::fs::write(self.path("ours/kubeconfig"), config.to_string()).unwrap();
     }
 

@@ -357,7 +357,10 @@ async fn dispatch(
     }
     match verb {
         "get" => list::get(ctx).await,
-        "list" => list::list(ctx, app.watches.stall).await,
+        "list" => {
+            let listed = list::list(ctx, app.watches.stall).await;
+            admission::or_nothing(ctx, listed).await
+        }
         "watch" => watch::watch(ctx, app.watches, app.shutdown.clone()).await,
         _ => {
             if verb == "create" {
@@ -369,7 +372,10 @@ async fn dispatch(
                 "update" => write::update(ctx, part, headers, &bytes).await,
                 "patch" => patch::patch(ctx, part, headers, &bytes).await,
                 "delete" => delete::delete(ctx, headers, &bytes).await,
-                "deletecollection" => delete::delete_collection(ctx, headers, &bytes).await,
+                "deletecollection" => {
+                    let deleted = delete::delete_collection(ctx, headers, &bytes).await;
+                    admission::or_nothing(ctx, deleted).await
+                }
                 _ => Err(ctx.not_allowed()),
             }
         }

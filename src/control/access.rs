@@ -182,7 +182,7 @@ impl Doors {
 
     /// Whether a namespace takes new actors.
     pub(super) async fn takes_new(&self, namespace: &str) -> Result<(), Status> {
-        match self.access.namespaces.look(namespace).await {
+        match self.access.namespaces.enter(namespace).await {
             Ok(Lifecycle::Active) => Ok(()),
             Ok(Lifecycle::Terminating) => Err(Status::failed_precondition(format!(
                 "namespace {namespace} is being terminated"

@@ -45,8 +45,12 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Namespaces for Says {
-        async fn look(&self, _: &str) -> Result<Lifecycle, LookError> {
+        async fn enter(&self, _: &str) -> Result<Lifecycle, LookError> {
             Ok(Lifecycle::Active)
+        }
+
+        async fn goes_without(&self, _: &str) -> Result<bool, LookError> {
+            Ok(false)
         }
 
         fn annotation(&self, name: &str, key: &str) -> Option<String> {

@@ -1,12 +1,12 @@
 //! The Kubernetes API as a client: how it is reached, and templates and pools as a local cache.
 //!
-//! [`catalog`] is what the engine needs to know, [`reflected`] keeps it by watches, [`namespaces`] says where new objects may go, [`caps`] how many,
-//! [`client`] connects. Under
-//! `ate dev` the other side is our own API server, by the same protocol.
+//! [`catalog`] is what the engine needs to know, [`reflected`] keeps it by watches, [`namespaces`] says where new objects may go and [`inhabited`]
+//! where some ever went, [`caps`] how many, [`client`] connects. Under `ate dev` the other side is our own API server, by the same protocol.
 
 pub mod caps;
 pub mod catalog;
 pub mod client;
+mod inhabited;
 pub mod namespaces;
 pub mod reflected;
 
