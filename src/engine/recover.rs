@@ -20,7 +20,8 @@ const AT_ONCE: usize = 16;
 const RECOVERY_LIMIT: Duration = Duration::from_secs(300);
 
 impl Engine {
-    /// Recovers until told to stop.
+    /// Recovers until told to stop; ends at once then, wherever it is. Between any two calls everything can be left to
+    /// whoever recovers next, and there may be more to do than a process is given to end.
     pub async fn recover(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LEASE_TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -31,7 +32,11 @@ impl Engine {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            if let Err(e) = self.look_around(count, &places).await {
+            let looked = tokio::select! {
+                () = stop.cancelled() => return,
+                looked = self.look_around(count, &places) => looked,
+            };
+            if let Err(e) = looked {
                 tracing::warn!(error = %e, "recovery could not look around");
             }
             count = count.wrapping_add(1);

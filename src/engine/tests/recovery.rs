@@ -1,9 +1,9 @@
 //! What one replica leaves unfinished, and another finishes.
 
 use super::kit::{Kit, call};
-use crate::api::record::{ActorRecord, Phase};
-use crate::api::{ActorKey, Timestamp};
-use crate::store::Store;
+use crate::api::record::{ActorRecord, Claim, Phase};
+use crate::api::{ActorKey, Epoch, Timestamp};
+use crate::store::{ClaimRequest, Store};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -98,4 +98,50 @@ async fn a_deletion_that_was_only_marked_is_carried_out() {
         kit.store.get_actor(&held).await.is_ok(),
         "a finalizer holds it"
     );
+}
+
+/// Claims that are to be settled, each by asking a node.
+const MANY: usize = 1000;
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_to_stop_leaves_the_rest_to_others() {
+    let kit = Kit::new(1);
+    kit.report().await;
+    let worker = kit.store.list_workers(None).await.unwrap().items.remove(0);
+    for n in 0..MANY {
+        let mut worker = worker.clone();
+        worker.key.name = format!("w{n}");
+        kit.store.report_worker(&worker).await.unwrap();
+        let claim = Claim {
+            actor: ActorKey::new("ns", format!("gone{n}")),
+            epoch: Epoch(1),
+            deadline: kit.world.lock().now() + Duration::from_millis(100),
+        };
+        let request = ClaimRequest {
+            pool: worker.pool.clone(),
+            claim,
+            prefer_node: None,
+            require_node: false,
+        };
+        kit.store.claim(&request).await.unwrap().unwrap();
+    }
+    let claims = async || {
+        let workers = kit.store.list_workers(None).await.unwrap().items;
+        workers.iter().filter(|w| w.claim.is_some()).count()
+    };
+    let stop = CancellationToken::new();
+    let recovery = tokio::spawn(kit.engine.clone().recover(stop.clone()));
+    timeout(PATIENCE, async {
+        while claims().await == MANY {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    stop.cancel();
+    timeout(Duration::from_secs(1), recovery)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(claims().await > MANY / 2, "most is left");
 }
