@@ -202,7 +202,14 @@ impl Drop for Own {
             for n in 0..OWN {
                 let log = self.log(n);
                 let lines: Vec<_> = log.lines().collect();
-                let last = lines[lines.len().saturating_sub(30)..].join("\n");
+                let told = lines
+                    .iter()
+                    .filter(|l| l.contains("too old") || l.contains(" WARN "));
+                let last: Vec<_> = told
+                    .chain(&lines[lines.len().saturating_sub(30)..])
+                    .copied()
+                    .collect();
+                let last = last.join("\n");
                 eprintln!("--- own replica {n}\n{last}");
             }
         }

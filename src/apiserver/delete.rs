@@ -164,7 +164,7 @@ pub async fn delete_collection(
         let page = match cursor.page(PAGE).await {
             Ok(Some(page)) => page,
             Ok(None) => break,
-            Err(StorageError::Expired) if renewals < MAX_RENEWALS => {
+            Err(StorageError::Expired(_)) if renewals < MAX_RENEWALS => {
                 renewals += 1;
                 cursor.renew();
                 continue;

@@ -378,8 +378,8 @@ async fn follow(storage: Arc<dyn Storage>, shared: Arc<Shared>) {
                 at = Some(upto);
                 heard = Instant::now();
             }
-            Err(StorageError::Expired) => {
-                // The store lost writes. Whoever is behind learns it from the storage.
+            Err(StorageError::Expired(_)) => {
+                // Whoever is behind learns it from the storage.
                 at = None;
                 shared.ring().clear(None);
             }

@@ -3,7 +3,7 @@
 use super::Context;
 use super::registration::Registration;
 use super::selector::{self, Filter};
-use super::status::{ApiError, OptionError, OptionWhy};
+use super::status::{self, ApiError, OptionError, OptionWhy};
 use super::storage::{ObjectKey, ObjectList, ObjectPage, StorageError};
 use super::stream;
 use crate::api::names::ResourceVersion;
@@ -254,7 +254,8 @@ async fn read(
         None => cursor.page(PAGE).await.map(Option::unwrap_or_default),
     };
     let page = match (found, token) {
-        (Err(StorageError::Expired), Some(token)) => {
+        (Err(StorageError::Expired(what)), Some(token)) => {
+            status::expired(&registration.target(""), what);
             let inconsistent = Token {
                 version: 0,
                 ..token

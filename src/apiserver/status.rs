@@ -6,12 +6,23 @@ use super::negotiate::Format;
 use super::storage::StorageError;
 use crate::api::names::ResourceVersion;
 use crate::api::validate::Violation;
+use crate::store::Expired;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 /// After so many seconds a client may try again when the store is away.
 const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Logs that a client is sent to list again, and why: the answer itself must be what kube-apiserver says.
+pub fn expired(target: &Target, what: Expired) {
+    tracing::info!(
+        resource = target.qualified(),
+        version = what.version.0,
+        why = %what.why,
+        "a version is too old, its client has to list again"
+    );
+}
 
 /// What an error is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -356,7 +367,10 @@ impl ApiError {
                 target: target(),
                 why,
             },
-            StorageError::Expired => Self::Expired,
+            StorageError::Expired(what) => {
+                expired(&target(), what);
+                Self::Expired
+            }
             StorageError::Full(why) | StorageError::Forbidden(why) => Self::Denied {
                 target: target(),
                 why,

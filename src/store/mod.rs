@@ -56,8 +56,8 @@ pub enum StoreError {
         cap: u64,
     },
     /// The log no longer reaches back that far.
-    #[error("resource version {0} is too old")]
-    Expired(ResourceVersion),
+    #[error("resource version {} is too old: {}", .0.version, .0.why)]
+    Expired(Expired),
     /// A record that cannot be read.
     #[error("{what} cannot be read: {why}")]
     Corrupt {
@@ -66,6 +66,49 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// A version that the log does not reach back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// Which.
+    pub version: ResourceVersion,
+    /// Why not.
+    pub why: Gone,
+}
+
+/// Why a part of the log is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It became too long.
+    Trimmed,
+    /// The store lost writes, and somebody who had seen them noticed.
+    Lost,
+    /// The store was started with less than it may have told before.
+    Forgotten,
+    /// The store never came to that version.
+    Never,
+    /// Writes came faster than they could be read.
+    Outrun,
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Trimmed => "the log was trimmed past it",
+            Self::Lost => "the store lost writes since",
+            Self::Forgotten => "the store was started again without it",
+            Self::Never => "the store never came to it",
+            Self::Outrun => "writes came faster than they could be read",
+        })
+    }
+}
+
+impl Gone {
+    /// The error of a version.
+    pub fn at(self, version: ResourceVersion) -> StoreError {
+        StoreError::Expired(Expired { version, why: self })
+    }
 }
 
 pub use crate::lifecycle::edges::Edge;

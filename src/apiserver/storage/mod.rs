@@ -16,7 +16,7 @@ pub use worker::WorkerStorage;
 use crate::api::names::ResourceVersion;
 use crate::api::time::Timestamp;
 use crate::api::validate::Violation;
-use crate::store::{Change, Changes, Image, StoreError};
+use crate::store::{Change, Changes, Expired, Image, StoreError};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -57,8 +57,8 @@ pub enum StorageError {
     #[error("{0}")]
     Refused(String),
     /// The log no longer reaches back that far.
-    #[error("too old a version")]
-    Expired,
+    #[error("too old a version: {}", .0.why)]
+    Expired(Expired),
     /// Somebody has to allow it first.
     #[error("{0}")]
     Forbidden(String),
@@ -94,7 +94,7 @@ impl From<StoreError> for StorageError {
             StoreError::NotFound(_) => Self::NotFound,
             StoreError::Conflict(_) | StoreError::Fenced(_) => Self::Conflict,
             StoreError::CapReached { .. } => Self::Full(message),
-            StoreError::Expired(_) => Self::Expired,
+            StoreError::Expired(what) => Self::Expired(what),
             StoreError::Corrupt { .. } => Self::Internal(message),
         }
     }
@@ -268,6 +268,11 @@ pub trait Storage: Send + Sync + 'static {
     /// The part of the backdrop that an object is shown by.
     fn part_of(&self, _object: &Value) -> Option<String> {
         None
+    }
+
+    /// Refuses what [`Storage::create`] would refuse, but for a name that is taken. Nothing is written.
+    async fn check_create(&self, _key: &ObjectKey, _object: &Value) -> Result<(), StorageError> {
+        Ok(())
     }
 
     /// Adds an object.

@@ -3,7 +3,7 @@
 use super::State;
 use crate::api::names::ResourceVersion;
 use crate::api::record::{ActorRecord, WorkerRecord};
-use crate::store::{Change, Changes, Document, DocumentChange, Image, Kind, StoreError};
+use crate::store::{Change, Changes, Document, DocumentChange, Gone, Image, Kind, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -82,9 +82,11 @@ impl State {
     }
 
     fn check(&self, after: ResourceVersion) -> Result<(), StoreError> {
-        let next = after.tick() + 1;
-        if next <= self.lost || after.tick() > self.last {
-            return Err(StoreError::Expired(after));
+        if after.tick() < self.lost {
+            return Err(Gone::Lost.at(after));
+        }
+        if after.tick() > self.last {
+            return Err(Gone::Never.at(after));
         }
         Ok(())
     }

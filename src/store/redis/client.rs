@@ -3,13 +3,13 @@
 use super::durable::Durable;
 use super::keys::Keys;
 use super::link::{self, Link};
-use super::reply::Reply;
+use super::reply::{self, Reply};
 use super::scripts::{self, Lua};
 use super::{StoreOptions, loss};
 use crate::api::names::Incarnation;
 use crate::failpoint;
 use crate::store::{Durability, StoreError};
-use ::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
+use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(500);
 const JUST_NOW: Duration = Duration::from_secs(1);
 /// Attempts of a call that may be repeated.
 const ATTEMPTS: u32 = 4;
+/// How often a call tells the server the scripts: it may be started meanwhile.
+const BOOTS: u32 = 3;
 /// Between the first attempts; doubles.
 const BACKOFF: Duration = Duration::from_millis(50);
 
@@ -153,15 +155,18 @@ impl Seen {
         Incarnation(known.max(1))
     }
 
-    fn note(&self, shard: u16, reply: &Reply) {
+    /// Returns the highest stamp of the shard that was seen before.
+    fn note(&self, shard: u16, reply: &Reply) -> u64 {
+        let mut before = 0;
         if let Some(of_shard) = self.0.get(usize::from(shard)) {
-            of_shard.tick.fetch_max(reply.last, Ordering::AcqRel);
+            before = of_shard.tick.fetch_max(reply.last, Ordering::AcqRel);
             let incarnation = reply.incarnation.0;
             of_shard
                 .incarnation
                 .fetch_max(incarnation, Ordering::AcqRel);
         }
         self.1.fetch_max(reply.last, Ordering::AcqRel);
+        before
     }
 }
 
@@ -169,6 +174,25 @@ impl Seen {
 struct Connections {
     link: Link,
     durable: Option<Durable>,
+}
+
+/// What `boot.lua` says of a shard.
+struct Boot {
+    /// Its server's process.
+    run: String,
+    last: u64,
+    kept: u64,
+}
+
+impl Boot {
+    fn of(value: Value) -> Result<Self, StoreError> {
+        let mut reply = Reply::read(value)?;
+        Ok(Self {
+            run: reply::text(reply.next()?)?,
+            last: reply.last,
+            kept: reply.start().kept,
+        })
+    }
 }
 
 /// The connections and what was learnt from replies.
@@ -181,6 +205,10 @@ pub struct Client {
     pub wrote: Notify,
     connections: OnceLock<Connections>,
     incarnation: AtomicU64,
+    /// How often servers that knew no scripts were told them.
+    boots: AtomicU64,
+    /// Held by the call that does.
+    booting: Mutex<()>,
     /// Held by the call that repairs what was lost.
     pub recovering: Mutex<()>,
     round_trips: AtomicU64,
@@ -196,6 +224,8 @@ impl Client {
             wrote: Notify::new(),
             connections: OnceLock::new(),
             incarnation: AtomicU64::new(0),
+            boots: AtomicU64::new(0),
+            booting: Mutex::default(),
             recovering: Mutex::default(),
             round_trips: AtomicU64::new(0),
             started: Instant::now(),
@@ -246,11 +276,6 @@ impl Client {
             .map_err(link::to_store_error)?;
         self.note_incarnation(loss::check_in(&link, &self.keys).await?);
         self.boot(&link).await.map_err(link::to_store_error)?;
-        for script in scripts::all() {
-            let mut load = ::redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(&script.text);
-            link.send(&load).await.map_err(link::to_store_error)?;
-        }
         let durable = Durable::connect(options, &self.keys).await?;
         // One task opens.
         let _ = self.connections.set(Connections { link, durable });
@@ -318,7 +343,11 @@ impl Client {
                     let reply = Reply::read(value)?;
                     if reply.code != "LOST" {
                         self.hear(&reply);
-                        self.seen.note(call.shard, &reply);
+                        let before = self.seen.note(call.shard, &reply);
+                        if reply.start().doubts(before) && !call.blind {
+                            // The call was made up before that stamp was seen, and so could not ask.
+                            Box::pin(loss::recover(self, known, call.shard, before)).await?;
+                        }
                         return Ok(reply);
                     }
                     if last_attempt {
@@ -347,30 +376,75 @@ impl Client {
         futures::future::try_join_all(calls).await
     }
 
-    /// Tells every shard that its server may have been started; `boot.lua` knows whether it was.
+    /// Tells every shard that its server may have been started; `boot.lua` knows whether it was. Only then the server is told
+    /// the other scripts: whoever uses one may rely on it.
     async fn boot(&self, link: &Link) -> RedisResult<()> {
-        let boots = (0..self.keys.shards()).map(|shard| {
-            let command = Call::new(self, &scripts::BOOT, shard).blind();
-            let command = command.command(&self.seen, true);
-            async move { link.send(&command).await }
+        let boots = self.tell_all(link, |shard| Call::new(self, &scripts::BOOT, shard));
+        let boots = boots.await?.into_iter().map(Boot::of);
+        let strange = |_| {
+            let what = (
+                ErrorKind::UnexpectedReturnType,
+                "boot.lua says nothing known",
+            );
+            RedisError::from(what)
+        };
+        let boots: Vec<_> = boots.collect::<Result<_, _>>().map_err(strange)?;
+        let floor = boots.iter().map(|b| b.last).max().unwrap_or(0);
+        self.tell_all(link, |shard| {
+            let run = boots.get(usize::from(shard)).map(|b| b.run.as_str());
+            let run = run.unwrap_or_default();
+            let of_server = boots.iter().filter(|b| b.run == run);
+            let reached = of_server.map(|b| b.kept).max().unwrap_or(0);
+            Call::new(self, &scripts::BOOTED, shard)
+                .number(floor)
+                .arg(run)
+                .number(reached)
+        })
+        .await?;
+        let loads = scripts::all().into_iter().map(|script| {
+            let mut load = ::redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(&script.text);
+            async move { link.send(&load).await }
         });
-        futures::future::try_join_all(boots).await?;
+        futures::future::try_join_all(loads).await?;
         Ok(())
     }
 
-    async fn once(&self, call: &Call) -> RedisResult<Value> {
-        match self.attempt(call, false).await {
-            Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.boot(&self.connections()?.link).await?;
-                self.attempt(call, true).await
-            }
-            result => result,
-        }
+    /// Sends every shard a script in full.
+    async fn tell_all(&self, link: &Link, call: impl Fn(u16) -> Call) -> RedisResult<Vec<Value>> {
+        let answers = (0..self.keys.shards()).map(|shard| {
+            let command = call(shard).blind().command(&self.seen, true);
+            async move { link.send(&command).await }
+        });
+        futures::future::try_join_all(answers).await
     }
 
-    async fn attempt(&self, call: &Call, whole: bool) -> RedisResult<Value> {
+    async fn once(&self, call: &Call) -> RedisResult<Value> {
+        for _ in 0..BOOTS {
+            let boots = self.boots.load(Ordering::Acquire);
+            match self.attempt(call).await {
+                Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    self.boot_after(boots).await?;
+                }
+                result => return result,
+            }
+        }
+        self.attempt(call).await
+    }
+
+    /// Boots unless somebody did since the `before`th time.
+    async fn boot_after(&self, before: u64) -> RedisResult<()> {
+        let _turn = self.booting.lock().await;
+        if self.boots.load(Ordering::Acquire) == before {
+            self.boot(&self.connections()?.link).await?;
+            self.boots.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    async fn attempt(&self, call: &Call) -> RedisResult<Value> {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
-        let command = call.command(&self.seen, whole);
+        let command = call.command(&self.seen, false);
         let Connections { link, durable } = self.connections()?;
         match (durable, call.durability) {
             (Some(durable), Durability::Fsync) => durable.send(call.shard, command).await,

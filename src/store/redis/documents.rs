@@ -8,7 +8,7 @@ use super::reply;
 use super::scripts::{self, Lua};
 use super::undo::{Scope, Undo};
 use crate::api::names::ResourceVersion;
-use crate::store::{Document, DocumentChange, Durability, StoreError};
+use crate::store::{Document, DocumentChange, Durability, Gone, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ pub async fn list(
     let newest = log::version_at(reply.last);
     let at = at.unwrap_or(newest);
     if at > newest {
-        return Err(StoreError::Expired(at));
+        return Err(Gone::Never.at(at));
     }
     let mut documents: BTreeMap<Vec<u8>, Vec<u8>> =
         reply::pairs(reply.next()?)?.into_iter().collect();
@@ -127,7 +127,7 @@ async fn undo(
         let tick = std::str::from_utf8(&first.meta).ok();
         let tick: u64 = tick
             .and_then(|t| t.parse().ok())
-            .ok_or(StoreError::Expired(at))?;
+            .ok_or_else(|| Gone::Trimmed.at(at))?;
         let stamp = &tick.to_be_bytes()[size_of::<u64>() - STAMP..];
         documents.insert(key, [stamp, &first.record].concat());
     }
@@ -160,7 +160,7 @@ impl Source for Documents {
             .repeatable();
         let mut reply = self.client.call(call).await?.ok(&self.kind)?;
         if after.tick() > reply.last {
-            return Err(StoreError::Expired(after));
+            return Err(Gone::Never.at(after));
         }
         let entries = log::entries(&mut reply, after, HOME)?;
         let cut = entries.len() >= log::PIECE;

@@ -7,12 +7,12 @@ use super::actors::{decode_key, decode_meta};
 use super::client::{Call, Client};
 use super::codec::{decode_actor, decode_worker};
 use super::feed::{Entry, Piece, Source};
-use super::reply::{self, Reply};
+use super::reply::{self, Past, Reply};
 use super::scripts;
 use super::workers::decode_name;
 use crate::api::names::ResourceVersion;
 use crate::api::record::ActorRecord;
-use crate::store::{Change, Image, Kind, StoreError};
+use crate::store::{Change, Gone, Image, Kind, StoreError};
 use ::redis::Value;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use tokio::sync::Notify;
 pub const PIECE: usize = 500;
 /// How much larger records are in memory than as bytes.
 const DECODED: usize = 3;
+/// How often a read is made again because the store was started meanwhile.
+const STARTS: u32 = 3;
 /// The field of a shard's clock that says how far its log was trimmed.
 pub const TRIMMED: &str = "trimmed";
 
@@ -46,22 +48,49 @@ pub async fn version_of(
 ) -> Result<(u64, ResourceVersion), StoreError> {
     let floor = newest(client).await?;
     match at {
-        Some(at) if at.tick() > floor => Err(StoreError::Expired(at)),
+        Some(at) if at.tick() > floor => Err(Gone::Never.at(at)),
         at => Ok((floor, at.unwrap_or(version_at(floor)))),
     }
 }
 
 /// The newest version, once no shard gives out a stamp up to it any more.
 pub async fn raised(client: &Client) -> Result<ResourceVersion, StoreError> {
-    let floor = newest(client).await?;
-    client
-        .call_all(|shard| {
-            Call::new(client, &scripts::RAISE, shard)
-                .number(floor)
-                .repeatable()
-        })
-        .await?;
-    Ok(version_at(floor))
+    for _ in 0..STARTS {
+        let floor = newest(client).await?;
+        let replies = client
+            .call_all(|shard| {
+                Call::new(client, &scripts::RAISE, shard)
+                    .number(floor)
+                    .repeatable()
+            })
+            .await?;
+        if !replies.iter().any(|r| r.start().doubts_version(floor)) {
+            return Ok(version_at(floor));
+        }
+    }
+    Err(starting())
+}
+
+/// Reads at the version that is asked for; where none is, again when the store was started between finding the newest one
+/// and reading.
+pub async fn afresh<T, F>(
+    at: Option<ResourceVersion>,
+    read: impl Fn() -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    for _ in 1..STARTS {
+        match read().await {
+            Err(StoreError::Expired(_)) if at.is_none() => {}
+            other => return other,
+        }
+    }
+    read().await
+}
+
+fn starting() -> StoreError {
+    StoreError::Unavailable("it is started again and again".into())
 }
 
 /// The first stamp that a reader after a version wants of a shard. No stamp is 0.
@@ -78,18 +107,20 @@ impl Source for Records {
     type Change = Change;
 
     async fn newest(&self) -> Result<ResourceVersion, StoreError> {
-        newest(&self.0).await.map(version_at)
+        raised(&self.0).await
     }
 
     async fn read(&self, after: ResourceVersion) -> Result<Piece<Change>, StoreError> {
-        let seen = self.0.seen.any();
-        let (piece, newest) = read(&self.0, after, seen).await?;
-        if newest <= seen {
-            return Ok(piece);
+        let mut floor = self.0.seen.any();
+        for again in 0..STARTS {
+            let read = read(&self.0, after, floor).await?;
+            // Others may have written meanwhile: the other shards' promises do not reach that far then.
+            if read.sound && (again > 0 || read.newest <= floor) {
+                return Ok(read.piece);
+            }
+            floor = read.newest;
         }
-        // Others wrote meanwhile: the other shards' promises do not reach that far yet.
-        let (piece, _) = read(&self.0, after, newest).await?;
-        Ok(piece)
+        Err(starting())
     }
 
     fn seen(&self) -> u64 {
@@ -101,13 +132,18 @@ impl Source for Records {
     }
 }
 
-/// Changes after a version once every shard's stamps are above `floor`, and the newest stamp. `Expired` when one of them
-/// is gone.
-async fn read(
-    client: &Client,
-    after: ResourceVersion,
-    floor: u64,
-) -> Result<(Piece<Change>, u64), StoreError> {
+/// What was read of all shards.
+struct Read {
+    piece: Piece<Change>,
+    /// The newest stamp.
+    newest: u64,
+    /// No server was started while it was read: otherwise one that answered after its start may not have come to what
+    /// others, or itself, had promised before.
+    sound: bool,
+}
+
+/// Changes after a version once every shard's stamps are above `floor`. `Expired` when one of them is gone.
+async fn read(client: &Client, after: ResourceVersion, floor: u64) -> Result<Read, StoreError> {
     let replies = client
         .call_all(|shard| {
             Call::new(client, &scripts::CHANGES, shard)
@@ -121,8 +157,9 @@ async fn read(
     let newest = replies.iter().map(|r| r.last).max().unwrap_or(0);
     if after.tick() > newest {
         // No reply of this store named that version: it lost writes since, or it never was.
-        return Err(StoreError::Expired(after));
+        return Err(Gone::Never.at(after));
     }
+    let starts: Vec<_> = replies.iter().map(Reply::start).collect();
     let mut entries = Vec::new();
     let mut complete = u64::MAX;
     for (shard, mut reply) in (0u16..).zip(replies) {
@@ -140,7 +177,11 @@ async fn read(
     let upto = version_at(complete);
     entries.retain(|e| e.version <= upto);
     entries.sort_by_key(|e| e.version);
-    Ok((Piece { entries, upto }, newest))
+    Ok(Read {
+        piece: Piece { entries, upto },
+        newest,
+        sound: !starts.iter().any(|start| start.doubts_version(complete)),
+    })
 }
 
 /// An entry as it lies in a log.
@@ -181,10 +222,7 @@ pub fn entries(
     after: ResourceVersion,
     shard: u16,
 ) -> Result<Vec<Logged>, StoreError> {
-    let gone = reply::number(reply.next()?)?;
-    if first_tick(after, shard) <= gone {
-        return Err(StoreError::Expired(after));
-    }
+    Past::of(reply.next()?)?.reaches(first_tick(after, shard), after)?;
     reply::array(reply.next()?)?
         .into_iter()
         .map(entry)

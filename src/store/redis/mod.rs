@@ -199,7 +199,8 @@ impl Store for RedisStore {
     }
 
     async fn actors_at(&self, list: &ListRequest<'_>) -> Result<Page<ActorRecord>, StoreError> {
-        list::actors(&self.client, &self.tails, list).await
+        let read = || list::actors(&self.client, &self.tails, list);
+        log::afresh(list.at, read).await
     }
 
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
@@ -244,7 +245,7 @@ impl Store for RedisStore {
         &self,
         at: Option<ResourceVersion>,
     ) -> Result<Page<WorkerRecord>, StoreError> {
-        workers::list_at(&self.client, at).await
+        log::afresh(at, || workers::list_at(&self.client, at)).await
     }
 
     async fn claim_of(

@@ -1,11 +1,34 @@
 //! What a script answered.
 
-use crate::api::names::Incarnation;
+use crate::api::names::{Incarnation, ResourceVersion};
 use crate::api::time::Timestamp;
-use crate::store::StoreError;
+use crate::store::{Gone, StoreError};
 use ::redis::Value;
 
-/// A reply: `{code, now, last, incarnation, ...}`.
+/// The start of a shard's server, in stamps; 0 while it was never started again.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// The newest that it had of the shard.
+    pub kept: u64,
+    /// The newest that it had of any.
+    reached: u64,
+    /// Below this it gave none since.
+    resumed: u64,
+}
+
+impl Start {
+    /// Whether it may have given a stamp of the shard before, and does not have it.
+    pub fn doubts(self, stamp: u64) -> bool {
+        stamp > self.kept && stamp < self.resumed
+    }
+
+    /// The same of a version, whatever shard's it is.
+    pub fn doubts_version(self, stamp: u64) -> bool {
+        stamp > self.reached && stamp < self.resumed
+    }
+}
+
+/// A reply: `{code, now, last, incarnation, kept, reached, resumed, ...}`.
 #[derive(Debug)]
 pub struct Reply {
     /// What happened, in one word.
@@ -16,6 +39,7 @@ pub struct Reply {
     pub last: u64,
     /// The store's incarnation as the shard knows it.
     pub incarnation: Incarnation,
+    start: Start,
     values: std::vec::IntoIter<Value>,
 }
 
@@ -57,6 +81,45 @@ pub fn array(value: Value) -> Result<Vec<Value>, StoreError> {
     }
 }
 
+/// How far a log is gone, as `gone` in `lua/prelude.lua` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Up to this stamp.
+    pub upto: u64,
+    /// Why.
+    pub why: Gone,
+}
+
+impl Past {
+    /// Of a log that has everything.
+    pub const NONE: Self = Self {
+        upto: 0,
+        why: Gone::Trimmed,
+    };
+
+    /// Reads it.
+    pub fn of(value: Value) -> Result<Self, StoreError> {
+        let [upto, why] = <[Value; 2]>::try_from(array(value)?)
+            .map_err(|_| strange("how far the log is gone"))?;
+        let why = match text(why)?.as_str() {
+            "trimmed" => Gone::Trimmed,
+            "lost" => Gone::Lost,
+            "forgotten" => Gone::Forgotten,
+            _ => return Err(strange("why the log is gone")),
+        };
+        let upto = number(upto)?;
+        Ok(Self { upto, why })
+    }
+
+    /// An error for a reader at `version` who wants stamps from `first` on, where they are not there any more.
+    pub fn reaches(self, first: u64, version: ResourceVersion) -> Result<(), StoreError> {
+        match first > self.upto {
+            true => Ok(()),
+            false => Err(self.why.at(version)),
+        }
+    }
+}
+
 /// A field of a hash and its value.
 type Pair = (Vec<u8>, Vec<u8>);
 
@@ -80,8 +143,18 @@ impl Reply {
             now: Timestamp(number(next("the time")?)?),
             last: number(next("the stamp")?)?,
             incarnation: Incarnation(number(next("the incarnation")?)?),
+            start: Start {
+                kept: number(next("the stamp before the start")?)?,
+                reached: number(next("any shard's before the start")?)?,
+                resumed: number(next("the stamp after the start")?)?,
+            },
             values,
         })
+    }
+
+    /// When the server was started.
+    pub fn start(&self) -> Start {
+        self.start
     }
 
     /// The next value of the script's own.

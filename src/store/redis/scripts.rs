@@ -53,6 +53,7 @@ macro_rules! scripts {
 
 scripts! {
     BOOT = "boot.lua";
+    BOOTED = "booted.lua";
     CLOCK = "clock.lua";
     RAISE = "raise.lua";
     RECOVER = "recover.lua";

@@ -5,7 +5,7 @@
 //! is larger has it looked through by the server, page by page.
 
 use super::client::{Call, Client};
-use super::reply;
+use super::reply::{self, Past};
 use super::scripts;
 use super::undo::{First, PIECES, Scope, Undo};
 use crate::store::StoreError;
@@ -169,7 +169,7 @@ fn undone<'a>(
 
 /// A piece of a log: what `tail` in `lua/tail.lua` found.
 struct Piece {
-    gone: u64,
+    gone: Past,
     more: Option<u64>,
     entries: Vec<Entry>,
 }
@@ -200,7 +200,7 @@ impl Piece {
             });
         }
         Ok(Self {
-            gone: reply::number(gone)?,
+            gone: Past::of(gone)?,
             more: Some(reply::number(more)?).filter(|more| *more > 0),
             entries,
         })
@@ -255,12 +255,10 @@ impl Tails {
         };
         let (first, shard) = (scope.first(), scope.shard);
         let read = self.rest(client, scope, Piece::of(found)?, last).await?;
-        if first <= read.gone {
-            return Err(StoreError::Expired(scope.at));
-        }
+        read.gone.reaches(first, scope.at)?;
         {
             let mut tail = self.tail(shard);
-            if start <= read.gone {
+            if start <= read.gone.upto {
                 // What lies between was trimmed: what is kept does not join what is read.
                 tail.restart(first);
             } else {
@@ -286,14 +284,16 @@ impl Tails {
         last: u64,
     ) -> Result<Read, StoreError> {
         let mut read = Read {
-            gone: 0,
+            gone: Past::NONE,
             next: last + 1,
             entries: vec![],
         };
         for _ in 0..PIECES {
             self.read
                 .fetch_add(piece.entries.len() as u64, Ordering::Relaxed);
-            read.gone = read.gone.max(piece.gone);
+            if piece.gone.upto > read.gone.upto {
+                read.gone = piece.gone;
+            }
             read.entries.append(&mut piece.entries);
             let Some(more) = piece.more else { break };
             read.next = more;
@@ -315,7 +315,7 @@ impl Tails {
 /// What was read of a log.
 struct Read {
     /// How far it was trimmed or lost.
-    gone: u64,
+    gone: Past,
     /// The first stamp that was not looked at.
     next: u64,
     entries: Vec<Entry>,

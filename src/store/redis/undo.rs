@@ -5,10 +5,10 @@
 
 use super::client::{Call, Client};
 use super::log::first_tick;
-use super::reply::{self, Reply};
+use super::reply::{self, Past, Reply};
 use super::scripts;
 use crate::api::names::ResourceVersion;
-use crate::store::StoreError;
+use crate::store::{Gone, StoreError};
 use ::redis::Value;
 use std::collections::BTreeMap;
 
@@ -70,9 +70,7 @@ impl Undo {
                 what: "the store's reply".to_owned(),
                 why: "what the log knows has another form".to_owned(),
             })?;
-        if from <= reply::number(gone)? {
-            return Err(StoreError::Expired(scope.at));
-        }
+        Past::of(gone)?.reaches(from, scope.at)?;
         self.existed += reply::number(existed)?;
         self.exist += reply::number(exist)?;
         let mut images = reply::array(images)?.into_iter().map(reply::bytes);
@@ -119,8 +117,7 @@ impl Undo {
             let mut reply = before(client, scope, from, last, upto).await?;
             *more = self.take(reply.next()?, scope, from)?;
         }
-        // Writes came faster than they could be read.
-        Err(StoreError::Expired(scope.at))
+        Err(Gone::Outrun.at(scope.at))
     }
 }
 

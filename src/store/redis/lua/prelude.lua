@@ -1,15 +1,17 @@
 -- Shared by every script. KEYS[1] is the shard's clock, KEYS[2] a log; ARGV[1] the highest tick that the caller saw
--- of this shard, ARGV[2] of any shard. A reply is {code, now, last, incarnation, ...}.
+-- of this shard, ARGV[2] of any shard. A reply is {code, now, last, incarnation, kept, reached, resumed, ...}.
 local ORIGIN = 1767225600000
 local LOG_MAX, LOG_SLACK = 10000, 500
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local clock = redis.call('HMGET', KEYS[1], 'last', 'incarnation', 'kept', 'resumed')
+local clock = redis.call('HMGET', KEYS[1], 'last', 'incarnation', 'kept', 'resumed', 'reached', 'doubts')
 local last = tonumber(clock[1] or '0')
 local incarnation = tonumber(clock[2] or '0')
--- The newest stamp that a server had when it started, and below which it then gave none: see boot.lua.
+-- Of the server's start, see boot.lua: the newest stamp that it had of this shard, below which it then gave none, and
+-- the newest that it had of any shard.
 local kept, resumed = tonumber(clock[3] or '0'), tonumber(clock[4] or '0')
+local reached = math.max(kept, tonumber(clock[5] or '0'))
 local trimmed_field = 'trimmed'
 
 local function integer(n)
@@ -17,7 +19,7 @@ local function integer(n)
 end
 
 local function reply(code, ...)
-  return {code, now, last, incarnation, ...}
+  return {code, now, last, incarnation, kept, reached, resumed, ...}
 end
 
 -- The stamp of a write: later than the clock, than every stamp of this shard, than every stamp that the caller saw.
@@ -46,14 +48,36 @@ local function log(kind, name, before, after, meta_before, meta_after)
   end
 end
 
--- Up to where the log is gone for a reader that wants stamps from `first` on.
+-- Whether a stamp is of those that a server may have given before it was started, and does not have: of this shard, or of
+-- `any`, as the version of a reader. A server loses what it wrote last: what another shard had at a stamp is there.
+local function in_doubt(stamp, any)
+  if stamp >= resumed then
+    return false
+  elseif stamp > (any and reached or kept) then
+    return true
+  end
+  for own, all, after in string.gmatch(clock[6] or '', '(%d+)%-(%d+)%-(%d+)') do
+    if stamp > tonumber(any and all or own) and stamp < tonumber(after) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Up to where the log is gone for a reader that wants stamps from `first` on, and why.
 local function gone(first, trimmed)
+  local upto, why = tonumber(trimmed or '0'), 'trimmed'
   local lost = tonumber(redis.call('HGET', KEYS[1], 'lost') or '0')
-  local forgotten = first > kept + 1 and first <= resumed and first or 0
-  return math.max(tonumber(trimmed or '0'), lost, forgotten)
+  if lost > upto then
+    upto, why = lost, 'lost'
+  end
+  if first > upto and in_doubt(first - 1, true) then
+    upto, why = first, 'forgotten'
+  end
+  return {upto, why}
 end
 
 local seen = tonumber(ARGV[1])
-if last < seen or (seen > kept and seen < resumed) then
+if last < seen or in_doubt(seen, false) then
   return reply('LOST')
 end

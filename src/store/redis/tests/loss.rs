@@ -5,7 +5,7 @@ use crate::api::names::{ActorKey, Incarnation};
 use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
 use crate::store::testing::TestServer;
-use crate::store::{Kind, RedisStore, Store, StoreError};
+use crate::store::{Gone, Kind, RedisStore, Store, StoreError};
 use std::time::Duration;
 
 #[tokio::test]
@@ -27,9 +27,9 @@ async fn lost_writes_are_noticed_once_by_whoever_saw_more() {
     assert_eq!(other.incarnation().await.unwrap(), Incarnation(2));
     for store in [&store, &other] {
         let seen = store.changes(Kind::Actor, old, 10, Duration::ZERO).await;
-        assert!(matches!(seen, Err(StoreError::Expired(v)) if v == old));
+        assert!(matches!(seen, Err(StoreError::Expired(v)) if v.version == old));
         let list = store.workers_at(Some(old)).await;
-        assert!(matches!(list, Err(StoreError::Expired(v)) if v == old));
+        assert!(matches!(list, Err(StoreError::Expired(v)) if v.version == old));
         let page = store.list_actors(None, None, 1).await.unwrap();
         let seen = store.changes(Kind::Actor, page.version, 10, Duration::ZERO);
         assert!(seen.await.unwrap().items.is_empty());
@@ -111,4 +111,59 @@ async fn a_lost_write_is_noticed_after_others_wrote() {
         let seen = store.changes(Kind::Actor, old, 10, Duration::ZERO).await;
         assert!(matches!(seen, Err(StoreError::Expired(_))), "{seen:?}");
     }
+}
+
+/// Versions that were given before a start, by whatever shard and however shortly before, and right after one.
+#[tokio::test]
+async fn a_store_that_lost_nothing_expires_nothing() {
+    let server = TestServer::single();
+    let store = server.store().await;
+    let mut given = vec![];
+    for start in 0..3 {
+        for n in 0..8 {
+            let made = created(&store, "team", &format!("a{start}-{n}")).await;
+            given.push(made.header.resource_version);
+        }
+        server.kill_and_start();
+        for after in &given {
+            let seen = store
+                .changes(Kind::Actor, *after, 100, Duration::ZERO)
+                .await;
+            let seen = seen.unwrap().items.into_iter().map(|c| c.version);
+            let newer = given.iter().copied().filter(|v| v > after);
+            assert!(seen.eq(newer), "after {after}, start {start}");
+            store.workers_at(Some(*after)).await.unwrap();
+        }
+    }
+    assert_eq!(store.incarnation().await.unwrap(), Incarnation(1));
+}
+
+/// Nobody who saw the write that was lost asked anything before the store was started once more.
+#[tokio::test]
+async fn a_lost_write_is_noticed_after_another_start() {
+    let server = TestServer::single();
+    let options = server.options();
+    let store = RedisStore::connect(options.clone()).await.unwrap();
+    created(&store, "team", "a").await;
+    store.list_actors(None, None, 1).await.unwrap();
+    let before = server.copy();
+    let lost = created(&store, "team", "lost").await;
+    server.kill_and_start_on(&before);
+    let other = RedisStore::connect(options).await.unwrap();
+    created(&other, "team", "b").await;
+    server.kill_and_start();
+    let after = lost.header.resource_version;
+    let seen = other.changes(Kind::Actor, after, 10, Duration::ZERO).await;
+    assert!(
+        matches!(&seen, Err(StoreError::Expired(e)) if e.why == Gone::Forgotten),
+        "{seen:?}"
+    );
+    let read = store.get_actor(&lost.key).await;
+    assert!(matches!(read, Err(StoreError::NotFound(_))));
+    assert_eq!(store.incarnation().await.unwrap(), Incarnation(2));
+    let seen = other.changes(Kind::Actor, after, 10, Duration::ZERO).await;
+    assert!(
+        matches!(&seen, Err(StoreError::Expired(e)) if e.why == Gone::Lost),
+        "{seen:?}"
+    );
 }

@@ -200,7 +200,7 @@ async fn a_trimmed_log_says_so() {
         futures::future::join_all(reports).await;
     }
     let list = store.workers_at(Some(start)).await;
-    assert!(matches!(list, Err(StoreError::Expired(v)) if v == start));
+    assert!(matches!(list, Err(StoreError::Expired(v)) if v.version == start));
     let list = ListRequest {
         namespace: None,
         name: None,
@@ -209,7 +209,7 @@ async fn a_trimmed_log_says_so() {
         at: Some(start),
     };
     let list = store.actors_at(&list).await;
-    assert!(matches!(list, Err(StoreError::Expired(v)) if v == start));
+    assert!(matches!(list, Err(StoreError::Expired(v)) if v.version == start));
     for after in [ResourceVersion(0), start] {
         let seen = store.changes(Kind::Worker, after, 10, Duration::ZERO).await;
         assert!(matches!(seen, Err(StoreError::Expired(_))));
