@@ -53,9 +53,17 @@ fn a_namespace_has_a_cap_of_actors() {
     limit(2);
     eventually("there is room", || create("a").ok());
     eventually("there is room", || create("b").ok());
-    let refused = create("c").unwrap_err();
-    assert!(refused.contains("has its 2 actors"), "{refused}");
+    for dry_run in ["none", "server"] {
+        let dry_run = format!("--dry-run={dry_run}");
+        let refused = ns.try_pipe(&["create", "-f", "-", &dry_run], &actor("c"));
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("has its 2 actors"), "{refused}");
+    }
     ns.kubectl(&["delete", "actor", "a"]);
+    let dry = ["create", "-f", "-", "--dry-run=server"];
+    eventually("there would be room", || {
+        ns.try_pipe(&dry, &actor("c")).ok()
+    });
     eventually("there is room again", || create("c").ok());
 }
 

@@ -203,7 +203,9 @@ async fn dry_create(
     key: &ObjectKey,
     object: Value,
 ) -> Result<Value, StorageError> {
-    match registration.storage.get(key).await {
+    let storage = &registration.storage;
+    storage.check_create(key, &object).await?;
+    match storage.get(key).await {
         Ok(_) => Err(StorageError::Exists),
         Err(StorageError::NotFound) => Ok(object),
         Err(other) => Err(other),

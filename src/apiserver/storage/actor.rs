@@ -14,7 +14,7 @@ use crate::apiserver::driver::{ActorDriver, DriveError};
 use crate::apiserver::violation;
 use crate::kube::{ActorCaps, Catalog};
 use crate::lifecycle::placement;
-use crate::store::{Image, Kind, ListRequest, Store};
+use crate::store::{Image, Kind, ListRequest, Store, StoreError};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl ActorStorage {
     async fn after_deletion(&self, key: &ActorKey, last: Value) -> Result<Written, StorageError> {
         match self.store.get_actor(key).await {
             Ok(record) => Ok(Written::Kept(self.look.object(&record)?)),
-            Err(crate::store::StoreError::NotFound(_)) => Ok(Written::Gone(last)),
+            Err(StoreError::NotFound(_)) => Ok(Written::Gone(last)),
             Err(other) => Err(other.into()),
         }
     }
@@ -115,6 +115,24 @@ impl ActorStorage {
             return Ok(());
         }
         self.look.admit(key, &spec.template)
+    }
+
+    /// `Full` when a namespace has as many actors as it may.
+    async fn check_room(&self, namespace: &str) -> Result<(), StorageError> {
+        let cap = self.caps.of(namespace);
+        let first = ListRequest {
+            namespace: Some(namespace),
+            name: None,
+            after: None,
+            limit: 1,
+            at: None,
+        };
+        let page = self.store.actors_at(&first).await?;
+        if page.items.len() as u64 + page.remaining < cap {
+            return Ok(());
+        }
+        let namespace = namespace.to_owned();
+        Err(StoreError::CapReached { namespace, cap }.into())
     }
 
     async fn write(
@@ -226,6 +244,13 @@ impl Storage for ActorStorage {
         let namespace =
             text("/spec/templateRef/namespace").or_else(|| text("/metadata/namespace"))?;
         Some(format!("{namespace}/{}", text("/spec/templateRef/name")?))
+    }
+
+    async fn check_create(&self, key: &ObjectKey, object: &Value) -> Result<(), StorageError> {
+        let key = actor_key(key)?;
+        let (spec, _, _) = record_parts(&key, object.clone())?;
+        self.look.admit(&key, &spec.template)?;
+        self.check_room(&key.namespace).await
     }
 
     async fn create(&self, key: &ObjectKey, object: Value) -> Result<Value, StorageError> {

@@ -5,7 +5,7 @@ use super::*;
 const APPLY: &str = "application/apply-patch+yaml";
 
 impl Harness {
-    async fn apply(&self, uri: &str, by: &str, object: &Value) -> Answer {
+    pub(super) async fn apply(&self, uri: &str, by: &str, object: &Value) -> Answer {
         let sign = if uri.contains('?') { '&' } else { '?' };
         let uri = format!("{uri}{sign}fieldManager={by}");
         self.patch(&uri, APPLY, object).await

@@ -330,6 +330,24 @@ async fn unknown_fields() {
 }
 
 #[tokio::test]
+async fn a_dry_run_asks_for_room_as_well() {
+    let h = Harness::capped(2).await;
+    let dry = format!("{ACTORS}?dryRun=All");
+    for name in ["a", "b"] {
+        let would = h.post(&dry, &actor(name)).await;
+        assert_eq!(would.code, StatusCode::CREATED, "{}", would.text);
+        h.make(ACTORS, &actor(name)).await;
+    }
+    for uri in [ACTORS, &dry] {
+        let why = "exceeded quota: namespace ns has its 2 actors";
+        h.post(uri, &actor("c")).await.fails(403, "Forbidden", why);
+    }
+    let (uri, new) = (format!("{ACTORS}/c?dryRun=All"), actor("c"));
+    let applied = h.apply(&uri, "one", &new).await;
+    applied.fails(403, "Forbidden", "exceeded quota");
+}
+
+#[tokio::test]
 async fn dry_runs_store_nothing() {
     let h = Harness::new().await;
     for (uri, object) in [(ACTORS, actor("a")), (POOLS, pool("a"))] {

@@ -41,6 +41,8 @@ pub(super) const ACTORS: &str = "/apis/runtime.ate.dev/v1alpha1/namespaces/ns/ac
 pub(super) const POOLS: &str = "/apis/ate.dev/v1alpha1/namespaces/ns/workerpools";
 pub(super) const TEMPLATES: &str = "/apis/ate.dev/v1alpha1/namespaces/ns/actortemplates";
 pub(super) const WORKERS: &str = "/apis/runtime.ate.dev/v1alpha1/namespaces/ns/workers";
+/// Actors of a namespace.
+const CAP: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Moves actors in the store, without any sandbox.
@@ -199,6 +201,22 @@ impl Harness {
         options: StoreOptions,
         limits: WatchLimits,
     ) -> Self {
+        Self::of(server, options, limits, CAP).await
+    }
+
+    /// Where a namespace may have so many actors.
+    pub(super) async fn capped(cap: u64) -> Self {
+        let server = TestServer::shared();
+        let options = server.options();
+        Self::of(server, options, WatchLimits::default(), cap).await
+    }
+
+    async fn of(
+        server: Arc<TestServer>,
+        options: StoreOptions,
+        limits: WatchLimits,
+        cap: u64,
+    ) -> Self {
         let store = RedisStore::connect(options.clone()).await.unwrap();
         let store: Arc<dyn Store> = Arc::new(store);
         let driver: Arc<dyn ActorDriver> = Arc::new(FakeDriver(store.clone()));
@@ -206,7 +224,7 @@ impl Harness {
         let catalog = Arc::new(FakeCatalog::default());
         let known: Arc<dyn Catalog> = catalog.clone();
         let app = App::builder()
-            .register_all(kinds::dev(&store, &driver, &known, ActorCaps::fixed(1000)).unwrap())
+            .register_all(kinds::dev(&store, &driver, &known, ActorCaps::fixed(cap)).unwrap())
             .shutdown(shutdown.clone())
             .watches(limits)
             .build();
