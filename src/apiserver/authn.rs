@@ -8,15 +8,19 @@ use crate::access::audit::{self, Door};
 use crate::access::inflight::{Class, Inflight};
 use crate::access::{Attributes, Credentials, Gate, Refusal, Resource, User};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use rustls::pki_types::CertificateDer;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The id of a request, from kube-apiserver and back to the client (`auditinternal.HeaderAuditID`).
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -81,15 +85,38 @@ async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> 
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(AUDIT_ID, id);
     }
-    match wish.class {
-        // What lasts keeps its place until its last byte.
-        Class::Long => response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _kept = &permit;
-                frame
-            }))
-        }),
-        Class::Read | Class::Write | Class::Other => response,
+    // An answer that its client does not take is in memory: it keeps its place until its last byte.
+    response.map(|body| {
+        Body::new(Placed {
+            body,
+            _place: permit,
+        })
+    })
+}
+
+/// A body that has a place.
+struct Placed {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Placed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

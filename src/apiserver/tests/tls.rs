@@ -1,7 +1,7 @@
 //! Over real connections: who may come in, and how it ends.
 
 use super::*;
-use crate::access::inflight::{Bounds, Inflight};
+use crate::access::inflight::{Bounds, Class, Inflight};
 use crate::access::{self, COMPONENTS, MASTERS};
 use crate::apiserver::authn;
 use crate::apiserver::server::serve_with;
@@ -166,28 +166,81 @@ async fn too_much_at_once_is_told_to_come_again() {
     tokio::time::timeout(PATIENCE, again).await.unwrap();
 }
 
+/// Makes 600 pools: more than a client takes of them before it reads, and more than a page.
+async fn many_large(h: &Harness) {
+    let make = |n| async move {
+        let mut large = pool(&format!("p{n}"));
+        large["metadata"]["annotations"] = json!({"large": "x".repeat(8_000)});
+        h.make(POOLS, &large).await
+    };
+    let made = futures::stream::iter((0..600).map(make)).buffer_unordered(8);
+    assert_eq!(made.count().await, 600);
+}
+
+#[tokio::test]
+async fn an_answer_has_its_place_until_it_is_taken() {
+    let bounds = Bounds {
+        reads: 1,
+        writes: 1,
+        others: 1,
+        long: 1,
+    };
+    let s = Https::bounded(Inflight::new(bounds), PATIENCE).await;
+    many_large(&s.harness).await;
+    let client = s.client(Some(&s.client_leaf(MASTERS)));
+    let ask = async |query: &str| {
+        let url = s.url(&format!("{POOLS}{query}"));
+        client.get(url).send().await.unwrap()
+    };
+    let served = async |query: &str| {
+        let answer = async {
+            loop {
+                let answer = ask(query).await;
+                if answer.status() == 200 {
+                    return answer;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answer).await.unwrap()
+    };
+    for large in ["", "?limit=500"] {
+        let answer = served(large).await;
+        assert_eq!(ask("?limit=1").await.status(), 429);
+        answer.bytes().await.unwrap();
+    }
+    served("?limit=1").await;
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_are_reset_and_others_are_not() {
     let stall = Duration::from_secs(1);
-    let s = Https::bounded(Inflight::default(), stall).await;
-    // More than a client takes before it is read, on a stream of its own.
-    for n in 0..30 {
-        let mut large = pool(&format!("p{n}"));
-        large["metadata"]["annotations"] = json!({"large": "x".repeat(100_000)});
-        s.harness.make(POOLS, &large).await;
-    }
-    let client = s.client(Some(&s.client_leaf(MASTERS)));
-    let ask = |path: String| client.get(s.url(&path)).send();
+    let inflight = Inflight::new(Bounds {
+        reads: 3,
+        writes: 1,
+        others: 1,
+        long: 2,
+    });
+    let s = Https::bounded(inflight.clone(), stall).await;
+    many_large(&s.harness).await;
+    let connect = || s.client(Some(&s.client_leaf(MASTERS)));
+    let ask =
+        async |client: &reqwest::Client, path: &str| client.get(s.url(path)).send().await.unwrap();
+    let (client, other) = (connect(), connect());
     let unread = [
-        ask(POOLS.to_owned()).await.unwrap(),
-        ask(format!("{POOLS}?watch=1")).await.unwrap(),
+        // Sent while it is read.
+        ask(&client, POOLS).await,
+        ask(&client, &format!("{POOLS}?watch=1")).await,
+        ask(&other, &format!("{POOLS}?limit=500")).await,
     ];
     // A watch that has nothing to say is none that nobody reads.
-    let mut idle = ask(format!("{ACTORS}?watch=1")).await.unwrap();
-    let quick = ask(POOLS.to_owned()).await.unwrap().bytes().await.unwrap();
-    assert!(quick.len() > 3_000_000);
-    crate::store::conformance::leases::eventually("the watch is over", || async {
-        (s.harness.fanout("workerpools").watchers == 0).then_some(())
+    let mut idle = ask(&client, &format!("{ACTORS}?watch=1")).await;
+    let quick = ask(&other, POOLS).await.bytes().await.unwrap();
+    assert!(quick.len() > 4_800_000);
+    crate::store::conformance::leases::eventually("lists and watch are over", || async {
+        let places = [Class::Read, Class::Read, Class::Read, Class::Long];
+        let free = places.map(|class| inflight.enter(class));
+        let unwatched = s.harness.fanout("workerpools").watchers == 0;
+        (unwatched && free.iter().all(Option::is_some)).then_some(())
     })
     .await;
     for answer in unread {
