@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The Kubernetes API that clients may take us for.
@@ -29,7 +30,7 @@ pub struct App {
     openapi: OpenApi,
     namespaces: Arc<dyn Namespaces>,
     shutdown: CancellationToken,
-    watches: watch::Limits,
+    bookmark_every: Duration,
 }
 
 /// Puts kinds together.
@@ -37,7 +38,7 @@ pub struct Builder {
     kinds: Vec<Arc<Registration>>,
     namespaces: Arc<dyn Namespaces>,
     shutdown: CancellationToken,
-    watches: watch::Limits,
+    bookmark_every: Duration,
 }
 
 impl Builder {
@@ -64,9 +65,9 @@ impl Builder {
         self
     }
 
-    /// How patient watches are.
-    pub fn watches(mut self, limits: watch::Limits) -> Self {
-        self.watches = limits;
+    /// How often watches get the bookmarks that their clients want.
+    pub fn bookmark_every(mut self, every: Duration) -> Self {
+        self.bookmark_every = every;
         self
     }
 
@@ -77,7 +78,7 @@ impl Builder {
             kinds: self.kinds,
             namespaces: self.namespaces,
             shutdown: self.shutdown,
-            watches: self.watches,
+            bookmark_every: self.bookmark_every,
         }
     }
 }
@@ -142,7 +143,7 @@ impl App {
             kinds: vec![],
             namespaces: Arc::new(Everywhere),
             shutdown: CancellationToken::new(),
-            watches: watch::Limits::default(),
+            bookmark_every: watch::BOOKMARK_EVERY,
         }
     }
 
@@ -357,11 +358,8 @@ async fn dispatch(
     }
     match verb {
         "get" => list::get(ctx).await,
-        "list" => {
-            let listed = list::list(ctx, app.watches.stall).await;
-            admission::or_nothing(ctx, listed).await
-        }
-        "watch" => watch::watch(ctx, app.watches, app.shutdown.clone()).await,
+        "list" => admission::or_nothing(ctx, list::list(ctx).await).await,
+        "watch" => watch::watch(ctx, app.bookmark_every, app.shutdown.clone()).await,
         _ => {
             if verb == "create" {
                 admission::takes_new(ctx).await?;

@@ -14,7 +14,6 @@ use crate::api::time::Timestamp;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -233,7 +232,6 @@ impl Ring {
 struct Shared {
     ring: Mutex<Ring>,
     progress: watch::Sender<Progress>,
-    slow: AtomicU64,
 }
 
 impl Shared {
@@ -253,8 +251,6 @@ pub struct Stats {
     pub bytes: usize,
     /// Encodings of them that were made, each for all who watch in its form.
     pub lines: usize,
-    /// Watchers that were closed because they took nothing.
-    pub slow: u64,
 }
 
 /// The fan-out of a kind.
@@ -292,7 +288,6 @@ impl Fanout {
         let shared = Arc::new(Shared {
             ring: Mutex::default(),
             progress: watch::Sender::default(),
-            slow: AtomicU64::new(0),
         });
         Self { storage, shared }
     }
@@ -319,11 +314,6 @@ impl Fanout {
         ring.from.is_some_and(|from| after >= from) && after <= self.shared.progress.borrow().upto
     }
 
-    /// A watcher was closed because it took nothing; returns how many there were.
-    pub fn too_slow(&self) -> u64 {
-        self.shared.slow.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
     /// What it is at.
     pub fn stats(&self) -> Stats {
         let ring = self.shared.ring();
@@ -332,7 +322,6 @@ impl Fanout {
             events: ring.events.len(),
             bytes: ring.bytes,
             lines: ring.events.iter().map(|(e, _)| e.lines().len()).sum(),
-            slow: self.shared.slow.load(Ordering::Relaxed),
         }
     }
 }

@@ -12,7 +12,6 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::time::Duration;
 
 /// Objects that are read from a storage at once.
 pub const PAGE: usize = 500;
@@ -198,7 +197,7 @@ pub fn doomed(ctx: &Context) -> Result<(Filter, Option<usize>), ApiError> {
 }
 
 /// Answers GET of a collection: with a limit at once, without one page by page while it is read.
-pub async fn list(ctx: &Context, stall: Duration) -> Result<Response, ApiError> {
+pub async fn list(ctx: &Context) -> Result<Response, ApiError> {
     let filter = filter(ctx)?;
     ctx.query.seconds("timeoutSeconds")?;
     let limit = limit(ctx)?;
@@ -208,7 +207,7 @@ pub async fn list(ctx: &Context, stall: Duration) -> Result<Response, ApiError> 
     let token = token.map(|t| Token::decode(t, &collection)).transpose()?;
     let page = read(ctx, &filter, wanted, token, limit).await?;
     if limit.is_none() && page.next.is_some() {
-        return Ok(stream::list(ctx, filter, page, stall));
+        return Ok(stream::list(ctx, filter, page));
     }
     let mut metadata = json!({"resourceVersion": page.version.to_string()});
     if let Some(next) = page.next {

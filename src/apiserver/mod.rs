@@ -3,8 +3,9 @@
 //!
 //! [`kinds`] registers ours, [`storage`] keeps their objects, [`driver`] is what the API asks of whoever moves actors.
 //! A request goes `server` -> `authn` -> `app` (-> `admission`) -> `list | watch | write | patch | delete | scale | connect`;
-//! [`apply`] decides who owns which field of what is written, [`fanout`] shares a kind's changes among its watches, `stream` sends long lists. What an actor
-//! does next is decided elsewhere; here wishes are stored and records shown. Called by cli and dev, which put the parts together.
+//! [`apply`] decides who owns which field of what is written, [`fanout`] shares a kind's changes among its watches, `stream` sends long lists,
+//! `patience` keeps what clients do not read from piling up. What an actor does next is decided elsewhere; here
+//! wishes are stored and records shown. Called by cli and dev, which put the parts together.
 
 mod admission;
 pub mod app;
@@ -48,4 +49,3 @@ pub use driver::{ActorDriver, DriveError, LogOptions};
 pub use registration::Registration;
 pub use server::serve;
 pub use status::ApiError;
-pub use watch::Limits as WatchLimits;

@@ -2,17 +2,21 @@
 //!
 //! An answer goes out in pieces. Over HTTP/2 a piece waits while the client's window is shut, and only the stream of that
 //! answer ends, by a reset: other requests on the connection are others'. Over HTTP/1.1 the connection is the request's
-//! own, and the kernel ends it ([`limit`]), as it does with a client that reads nothing at all.
+//! own, and the kernel ends it ([`limit`]), as it does with a client that reads nothing at all. What makes an answer waits
+//! for as long as it has to, and ends when the answer does.
 
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::Bytes;
+use http::Request;
+use http::uri::PathAndQuery;
 use hyper::body::{Frame, SizeHint};
 use hyper::rt::Executor;
+use std::error::Error;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,6 +33,8 @@ tokio::task_local! {
 /// How an answer gets on.
 #[derive(Default)]
 struct Gauge {
+    /// What was asked for.
+    asked: OnceLock<PathAndQuery>,
     /// Pieces handed out.
     pieces: AtomicU64,
     /// The last one has not been taken.
@@ -73,11 +79,21 @@ where
             tokio::select! {
                 _ = GAUGE.scope(gauge.clone(), stream) => {}
                 () = gauge.stalled(patience) => {
-                    tracing::info!("a stream is reset: its client takes nothing");
+                    let asked = gauge.asked.get().map(PathAndQuery::as_str);
+                    tracing::info!(asked, "a stream is reset: its client takes nothing");
                 }
             }
         });
     }
+}
+
+/// Notes what a stream is asked for, where it is watched.
+pub fn asked<B>(request: &Request<B>) {
+    let Some(asked) = request.uri().path_and_query() else {
+        return;
+    };
+    // One stream is one request; without a stream there is nobody to tell.
+    let _ = GAUGE.try_with(|gauge| gauge.asked.set(asked.clone()));
 }
 
 /// An answer in pieces, where its stream is watched.
@@ -94,6 +110,20 @@ pub fn limit(socket: &impl AsFd, patience: Duration) {
     let option = nix::sys::socket::sockopt::TcpUserTimeout;
     if let Err(error) = nix::sys::socket::setsockopt(socket, option, &milliseconds) {
         tracing::debug!(%error, "a connection has no time limit");
+    }
+}
+
+/// Says why a connection broke.
+pub fn broken(error: &(dyn Error + 'static)) {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let late = causes.any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
+    });
+    if late {
+        tracing::info!("a connection is closed: its client takes nothing");
+    } else {
+        tracing::debug!(%error, "a connection broke");
     }
 }
 

@@ -109,6 +109,7 @@ async fn connection(
     let peer =
         certificates.map(|c| PeerCertificates(c.iter().map(|c| c.clone().into_owned()).collect()));
     let service = router.map_request(move |request: Request<hyper::body::Incoming>| {
+        patience::asked(&request);
         let mut request = request.map(axum::body::Body::new);
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
@@ -129,6 +130,6 @@ async fn connection(
     let serving = builder
         .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
     if let Err(error) = watcher.watch(serving.into_owned()).await {
-        tracing::debug!(%error, "a connection broke");
+        patience::broken(&*error);
     }
 }

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::header;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,9 +29,9 @@ enum Broken {
     /// The state of the list's version is gone, or the store is away.
     #[error("the list cannot be read to its end")]
     Storage(#[source] StorageError),
-    /// The rest was not sent.
-    #[error("the list was cut off: its reader took nothing")]
-    Slow,
+    /// Whoever reads it ended before it did.
+    #[error("the list was not read to its end")]
+    Unread,
 }
 
 /// What makes text of pages.
@@ -41,8 +40,6 @@ struct Pages {
     filter: Filter,
     wanted: Wanted,
     include: Include,
-    /// A client that takes nothing for so long is cut off.
-    stall: Duration,
 }
 
 impl Pages {
@@ -104,26 +101,25 @@ impl Pages {
                 empty = false;
             }
             let piece = Bytes::from(std::mem::take(&mut text));
-            if !piece.is_empty() && out.send_timeout(Ok(piece), self.stall).await.is_err() {
+            if !piece.is_empty() && out.send(Ok(piece)).await.is_err() {
                 return;
             }
             page = cursor.page(PAGE).await;
         }
         for piece in [Bytes::from(end), END] {
             // A reader that is gone needs no end.
-            let _ = out.send_timeout(Ok(piece), self.stall).await;
+            let _ = out.send(Ok(piece)).await;
         }
     }
 }
 
 /// Answers a list of which `first` is the first page.
-pub fn list(ctx: &Context, filter: Filter, first: ObjectPage, stall: Duration) -> Response {
+pub fn list(ctx: &Context, filter: Filter, first: ObjectPage) -> Response {
     let pages = Pages {
         registration: ctx.registration.clone(),
         filter,
         wanted: ctx.wanted,
         include: ctx.include,
-        stall,
     };
     let (out, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move { pages.send(first, &out).await });
@@ -140,7 +136,7 @@ pub fn list(ctx: &Context, filter: Filter, first: ObjectPage, stall: Duration) -
             Some(Err(broken))
         }
         None if ended => None,
-        None => Some(Err(Broken::Slow)),
+        None => Some(Err(Broken::Unread)),
     });
     let kind = match ctx.wanted.format {
         Format::Json => "application/json",

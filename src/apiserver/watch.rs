@@ -22,7 +22,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,45 +30,25 @@ use tokio_util::sync::CancellationToken;
 /// A watch without `timeoutSeconds` lasts at least this long, and at most twice as long.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How often a client that wants bookmarks gets one.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+pub const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of events that are sent together, if there are so many at once.
 const CHUNK: usize = 16 << 10;
 /// Chunks that wait for a slow client.
 const QUEUE: usize = 8;
 /// What the backdrop turned to so shortly before a watch began may have been missed by the list before it.
 const RECENT: Duration = Duration::from_secs(5);
-/// A client that takes nothing for so long is cut off.
-const STALL: Duration = Duration::from_secs(30);
 /// What the bookmark that ends the state carries an empty list as, in base64 (apiserver/pkg/endpoints/handlers/watch.go).
 const BLUEPRINT: &str = "kubernetes.io/initial-events-list-blueprint";
 /// Between two looks of a watch that has to catch up.
 const CATCH_UP: Duration = Duration::from_millis(50);
-
-/// How patient watches are.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// A client that takes nothing for so long is cut off.
-    pub stall: Duration,
-    /// How often a client that wants bookmarks gets one.
-    pub bookmark_every: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            stall: STALL,
-            bookmark_every: BOOKMARK_EVERY,
-        }
-    }
-}
 
 /// What a watch is about.
 struct Watch {
     registration: Arc<Registration>,
     filter: Filter,
     form: Form,
-    limits: Limits,
     bookmarks: bool,
+    bookmark_every: Duration,
     /// A table's columns were named.
     head_sent: bool,
     /// The last version that was sent or passed over.
@@ -134,7 +113,7 @@ fn start(ctx: &Context) -> Result<Start, ApiError> {
 /// Answers a watch.
 pub async fn watch(
     ctx: &Context,
-    limits: Limits,
+    bookmark_every: Duration,
     shutdown: CancellationToken,
 ) -> Result<Response, ApiError> {
     let start = start(ctx)?;
@@ -149,8 +128,8 @@ pub async fn watch(
             shape: ctx.wanted.shape,
             include: ctx.include,
         },
-        limits,
         bookmarks: ctx.query.is_true("allowWatchBookmarks"),
+        bookmark_every,
         head_sent: false,
         at: ResourceVersion::default(),
         watcher: ctx.registration.fanout.join(),
@@ -175,10 +154,8 @@ pub async fn watch(
 
 /// Why a watch ends before its time.
 enum End {
-    /// The client is gone.
+    /// The client is gone, or was cut off because it took nothing.
     Gone,
-    /// The client takes nothing.
-    Slow,
     /// The storage says so.
     Storage(StorageError),
     /// The storage says nothing any more.
@@ -245,11 +222,6 @@ impl Watch {
         };
         match result.await {
             Ok(()) | Err(End::Gone | End::Silent) => {}
-            Err(End::Slow) => {
-                let closed = self.registration.fanout.too_slow();
-                let kind = self.registration.plural.as_str();
-                tracing::info!(kind, closed, "a watch is closed: its client takes nothing");
-            }
             Err(End::Storage(error)) => {
                 let error = ApiError::storage(error, || self.registration.target(""));
                 // A client that takes not even this is closed all the same.
@@ -277,7 +249,7 @@ impl Watch {
     }
 
     async fn follow(&mut self, from: Progress, deadline: Instant) -> Result<(), End> {
-        let mut next_bookmark = Instant::now() + self.limits.bookmark_every;
+        let mut next_bookmark = Instant::now() + self.bookmark_every;
         let mut paints = from.paints;
         loop {
             let progress = *self.watcher.progress.borrow_and_update();
@@ -299,7 +271,7 @@ impl Watch {
                     if self.bookmarks {
                         self.send(self.bookmark(false)).await?;
                     }
-                    next_bookmark = Instant::now() + self.limits.bookmark_every;
+                    next_bookmark = Instant::now() + self.bookmark_every;
                 }
                 () = self.out.closed() => return Err(End::Gone),
             }
@@ -411,11 +383,7 @@ impl Watch {
             return Ok(());
         }
         let chunk = self.chunk.split().freeze();
-        match self.out.send_timeout(chunk, self.limits.stall).await {
-            Ok(()) => Ok(()),
-            Err(SendTimeoutError::Timeout(_)) => Err(End::Slow),
-            Err(SendTimeoutError::Closed(_)) => Err(End::Gone),
-        }
+        self.out.send(chunk).await.map_err(|_| End::Gone)
     }
 
     /// An empty list of what this watch shows: what client-go's lists by watches make theirs of.

@@ -12,11 +12,12 @@ mod templates;
 mod tls;
 mod watch;
 
+use super::Registration;
 use super::app::App;
 use super::driver::{ActorDriver, DriveError, LogOptions};
 use super::fanout::Stats;
 use super::kinds;
-use super::{Registration, WatchLimits};
+use super::watch::BOOKMARK_EVERY;
 use crate::api::names::{ActorKey, TemplateKey};
 use crate::api::record::{ActorRecord, Phase};
 use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
@@ -192,14 +193,14 @@ impl Harness {
     pub(super) async fn new() -> Self {
         let server = TestServer::shared();
         let options = server.options();
-        Self::on(server, options, WatchLimits::default()).await
+        Self::on(server, options, BOOKMARK_EVERY).await
     }
 
     /// On a server and a prefix.
     pub(super) async fn on(
         server: Arc<TestServer>,
         options: StoreOptions,
-        limits: WatchLimits,
+        bookmark_every: Duration,
     ) -> Self {
         Self::of(server, options, limits, CAP).await
     }
@@ -226,7 +227,7 @@ impl Harness {
         let app = App::builder()
             .register_all(kinds::dev(&store, &driver, &known, ActorCaps::fixed(cap)).unwrap())
             .shutdown(shutdown.clone())
-            .watches(limits)
+            .bookmark_every(bookmark_every)
             .build();
         Self {
             catalog,
@@ -252,7 +253,7 @@ impl Harness {
     /// Another replica on the same store.
     pub(super) async fn replica(&self) -> Self {
         let options = self.options.clone();
-        Self::on(self.server.clone(), options, WatchLimits::default()).await
+        Self::on(self.server.clone(), options, BOOKMARK_EVERY).await
     }
 
     /// Cuts every log to nothing, as many writes would.
