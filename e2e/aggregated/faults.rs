@@ -4,6 +4,8 @@ use super::direct::Direct;
 use super::follow::{self, Follower};
 use super::harness::{Cluster, Namespace, REPLICAS, actor, alone, eventually};
 use super::own::Own;
+use crate::parts::look;
+use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
 use std::io::Read;
@@ -119,9 +121,11 @@ fn a_replica_is_killed_and_nobody_loses_anything() {
 
 /// Answers that nobody reads at once.
 const STUCK: usize = 20;
-/// Objects, and bytes of each: a list is far larger than any window.
-const OBJECTS: usize = 40;
-const SIZE: usize = 100 << 10;
+/// Objects, more than a page of a list, and bytes of each: all of them are far more than any window.
+const OBJECTS: usize = 520;
+const SIZE: usize = 8 << 10;
+/// A replica may be so much larger in the end, in KiB: what ten answers come to of the twenty-five.
+const GROWTH: u64 = (10 * OBJECTS * SIZE) as u64 >> 10;
 /// How soon the answers are given up: the patience of 30 s, and what noticing takes.
 const CLOSED: Duration = Duration::from_secs(60);
 
@@ -167,6 +171,13 @@ fn ask_and_leave(c: &Cluster, address: &str, path: &str) -> impl Read + use<> {
     stream
 }
 
+/// How often the first replica said something of something.
+fn said(own: &Own, what: &str, of: &str) -> usize {
+    let log = own.log(0);
+    let lines = log.lines().filter(|l| l.contains(what) && l.contains(of));
+    lines.count()
+}
+
 /// Clients that ask and do not read, on streams of one connection and on connections of their own, until the replica got rid
 /// of them.
 fn nobody_reads(own: &Own, url: &str, path: &str) {
@@ -187,10 +198,12 @@ fn nobody_reads(own: &Own, url: &str, path: &str) {
     eventually("streams are reset", || {
         let small = other.get(&format!("{url}?limit=1"));
         assert_eq!(small.code, 200, "{}", small.text);
-        (own.log(0).matches("a stream is reset").count() >= STUCK).then_some(())
+        (said(own, "a stream is reset", path) >= STUCK).then_some(())
     });
-    crate::parts::look::until(CLOSED, "connections are closed", || {
-        (sockets(own.pid(0)) <= before + 2).then_some(())
+    assert!(said(own, "a stream is reset", "?watch=1") >= STUCK / 2);
+    look::until(CLOSED, "connections are closed", || {
+        let closed = said(own, "a connection is closed", "takes nothing") >= left.len();
+        (closed && sockets(own.pid(0)) <= before + 2).then_some(())
     });
     for answer in stuck {
         let read = never.runtime.block_on(answer.bytes());
@@ -209,21 +222,26 @@ fn clients_that_never_read_are_cut_off() {
     let ns = own.cluster().namespace("unread");
     let direct = own.admin();
     let url = format!("{}{}", own.url(0), ns.actors());
-    for n in 0..OBJECTS {
-        let made = direct.send(
-            Method::POST,
-            &url,
-            "application/json",
-            large(&format!("a{n}")),
-        );
-        assert_eq!(made.code, 201, "{}", made.text);
-    }
+    direct.runtime.block_on(async {
+        let make = |n| {
+            let request = direct.request(Method::POST, &url);
+            let request = request.header("content-type", "application/json");
+            request.body(large(&format!("a{n}"))).send()
+        };
+        let made = futures::stream::iter((0..OBJECTS).map(make)).buffer_unordered(8);
+        let codes: Vec<_> = made.map(|m| m.unwrap().status().as_u16()).collect().await;
+        assert_eq!(codes, [201; OBJECTS]);
+    });
     // Others do not notice.
     let follower = Follower::start(own.admin(), vec![url.clone()], 0);
+    let before = memory(own.pid(0));
     let written = beside_writers(&direct, std::slice::from_ref(&url), 1, || {
         nobody_reads(&own, &url, &ns.actors());
     });
     assert_eq!(written[0].refused, []);
     assert!(written[0].longest < SOON, "{:?}", written[0].longest);
     assert_followed(&direct, &url, &[follower], &written);
+    look::until(CLOSED, "memory is given back", || {
+        (memory(own.pid(0)) < before + GROWTH).then_some(())
+    });
 }

@@ -4,7 +4,7 @@
 //! [`kinds`] registers ours, [`storage`] keeps their objects, [`driver`] is what the API asks of whoever moves actors.
 //! A request goes `server` -> `authn` -> `app` (-> `admission`) -> `list | watch | write | patch | delete | scale | connect`;
 //! [`apply`] decides who owns which field of what is written, [`fanout`] shares a kind's changes among its watches, `stream` sends long lists,
-//! `patience` keeps what clients do not read from piling up. What an actor does next is decided elsewhere; here
+//! `patience` and `memory` keep what clients do not read from piling up. What an actor does next is decided elsewhere; here
 //! wishes are stored and records shown. Called by cli and dev, which put the parts together.
 
 mod admission;
@@ -22,6 +22,7 @@ mod fields;
 pub mod jsonpath;
 pub mod kinds;
 mod list;
+mod memory;
 mod meta;
 pub mod negotiate;
 mod openapi;

@@ -1,6 +1,7 @@
 //! HTTPS for a router: HTTP/2 and HTTP/1.1, the client's certificate at hand, an orderly end.
 
 use super::authn::PeerCertificates;
+use super::memory;
 use super::patience::{self, Streams};
 use axum::Router;
 use axum::extract::Request;
@@ -38,6 +39,7 @@ pub async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) {
+    tokio::spawn(memory::give_back(shutdown.clone()));
     serve_with(listener, tls, router, shutdown, STALL).await;
 }
 
