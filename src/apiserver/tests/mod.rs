@@ -202,20 +202,20 @@ impl Harness {
         options: StoreOptions,
         bookmark_every: Duration,
     ) -> Self {
-        Self::of(server, options, limits, CAP).await
+        Self::of(server, options, bookmark_every, CAP).await
     }
 
     /// Where a namespace may have so many actors.
     pub(super) async fn capped(cap: u64) -> Self {
         let server = TestServer::shared();
         let options = server.options();
-        Self::of(server, options, WatchLimits::default(), cap).await
+        Self::of(server, options, BOOKMARK_EVERY, cap).await
     }
 
     async fn of(
         server: Arc<TestServer>,
         options: StoreOptions,
-        limits: WatchLimits,
+        bookmark_every: Duration,
         cap: u64,
     ) -> Self {
         let store = RedisStore::connect(options.clone()).await.unwrap();
