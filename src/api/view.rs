@@ -14,6 +14,10 @@ use super::record::{
 use super::selector::{Selector, SelectorError};
 use super::time::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
+use kube::Resource;
+use serde::Serialize;
+use serde_json::Value;
+use std::borrow::Cow;
 
 /// The zone of actors' host names.
 pub const ACTOR_ZONE: &str = "actors.resources.substrate.ate.dev";
@@ -23,24 +27,49 @@ pub const CRASH_LOOP_AFTER: u32 = 3;
 /// Why the next wake could not begin, in one word and for a person.
 pub type Obstacle = (Reason, String);
 
+/// The object that clients see, to be written. Its managed fields go through as they are stored: of what lists carry
+/// they are the largest part, and the dearest to take apart.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown<'a> {
+    api_version: Cow<'static, str>,
+    kind: Cow<'static, str>,
+    metadata: ShownMeta<'a>,
+    spec: ActorSpec,
+    status: ActorStatus,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownMeta<'a> {
+    #[serde(flatten)]
+    rest: ObjectMeta,
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    managed_fields: &'a [Value],
+}
+
 /// The object that clients see. `obstacle` is what the actor's template, as it is now, puts in the way of a wake.
-pub fn actor(record: &ActorRecord, obstacle: Option<&Obstacle>) -> Actor {
-    Actor {
-        metadata: metadata(record),
+pub fn actor<'a>(record: &'a ActorRecord, obstacle: Option<&Obstacle>) -> Shown<'a> {
+    Shown {
+        api_version: Actor::api_version(&()),
+        kind: Actor::kind(&()),
+        metadata: ShownMeta {
+            rest: metadata(record),
+            managed_fields: &record.meta.managed_fields,
+        },
         spec: spec(record),
-        status: Some(status(record, obstacle)),
+        status: status(record, obstacle),
     }
 }
 
+/// All but the managed fields.
 fn metadata(record: &ActorRecord) -> ObjectMeta {
     let meta = &record.meta;
-    let from_json = |values: &[serde_json::Value]| {
-        (!values.is_empty()).then(|| {
-            values
-                .iter()
-                .filter_map(|v| serde_json::from_value(v.clone()).ok())
-                .collect()
-        })
+    let from_json = |values: &[Value]| {
+        let typed = values
+            .iter()
+            .filter_map(|v| serde_json::from_value(v.clone()).ok());
+        (!values.is_empty()).then(|| typed.collect())
     };
     ObjectMeta {
         name: Some(record.key.name.clone()),
@@ -56,12 +85,6 @@ fn metadata(record: &ActorRecord) -> ObjectMeta {
         annotations: (!meta.annotations.is_empty()).then(|| meta.annotations.clone()),
         finalizers: finalizers(record),
         owner_references: from_json(&meta.owner_references),
-        managed_fields: (!meta.managed_fields.is_empty()).then(|| {
-            meta.managed_fields
-                .iter()
-                .filter_map(|v| serde_json::from_value(v.clone()).ok())
-                .collect()
-        }),
         ..ObjectMeta::default()
     }
 }
@@ -83,7 +106,8 @@ fn is_held(record: &ActorRecord) -> bool {
     record.header.phase != Phase::Suspended || status.assignment.is_some() || status.local.is_some()
 }
 
-fn spec(record: &ActorRecord) -> ActorSpec {
+/// What clients see of what is wanted of an actor.
+pub fn spec(record: &ActorRecord) -> ActorSpec {
     let spec = &record.spec;
     let namespace =
         (spec.template.namespace != record.key.namespace).then(|| spec.template.namespace.clone());

@@ -7,7 +7,7 @@ use super::meta;
 use super::options::{DeleteOptions, Dependents};
 use super::registration::Registration;
 use super::status::{ApiError, Target, success};
-use super::storage::{ObjectKey, StorageError, Written};
+use super::storage::{ObjectKey, ObjectPage, StorageError, Written};
 use crate::api::names::ResourceVersion;
 use axum::response::Response;
 use futures::StreamExt;
@@ -155,7 +155,7 @@ pub async fn delete_collection(
         if page.next.is_some() {
             metadata["remainingItemCount"] = page.remaining.into();
         }
-        let deleted = delete_all(ctx, &options, page.items).await?;
+        let deleted = delete_all(ctx, &options, page).await?;
         return Ok(shown_as_list(ctx, deleted, metadata));
     }
     let (mut shown, mut count, mut renewals) = (vec![], 0, 0);
@@ -174,7 +174,7 @@ pub async fn delete_collection(
             }
         };
         version = version.max(page.version);
-        for object in delete_all(ctx, &options, page.items).await? {
+        for object in delete_all(ctx, &options, page).await? {
             count += 1;
             if shown.len() < SHOWN {
                 shown.push(object);
@@ -198,8 +198,10 @@ fn shown_as_list(ctx: &Context, objects: Vec<Value>, metadata: Value) -> Respons
 async fn delete_all(
     ctx: &Context,
     options: &DeleteOptions,
-    objects: Vec<Value>,
+    page: ObjectPage,
 ) -> Result<Vec<Value>, ApiError> {
+    let objects = page.into_fields();
+    let objects = objects.map_err(|e| ApiError::storage(e, || ctx.registration.target("")))?;
     let deletions = objects.into_iter().map(|object| {
         let key = ObjectKey::new(
             meta::text(&object, "namespace"),

@@ -4,13 +4,13 @@ use super::Context;
 use super::registration::Registration;
 use super::selector::{self, Filter};
 use super::status::{self, ApiError, OptionError, OptionWhy};
-use super::storage::{ObjectKey, ObjectList, ObjectPage, StorageError};
+use super::storage::{Object, ObjectKey, ObjectList, ObjectPage, StorageError};
 use super::stream;
 use crate::api::names::ResourceVersion;
 use axum::response::Response;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 /// Objects that are read from a storage at once.
@@ -221,8 +221,8 @@ pub async fn list(ctx: &Context) -> Result<Response, ApiError> {
             metadata["remainingItemCount"] = page.remaining.into();
         }
     }
-    let body = ctx.reply().shape_list(page.items, metadata);
-    Ok(ctx.reply().respond(StatusCode::OK, &body))
+    let answer = ctx.reply().respond_list(page.items, metadata);
+    answer.map_err(|e| ApiError::storage(e, || ctx.registration.target("")))
 }
 
 /// What is asked for, at most `limit`; without a limit the first page of it.
@@ -331,7 +331,17 @@ impl<'a> Cursor<'a> {
         };
         let mut page = self.registration.storage.list(&list).await?;
         self.move_to(&page);
-        page.items.retain(|object| self.filter.matches(object));
+        // What a storage gives is of the namespace that was asked for.
+        if !self.filter.is_empty() {
+            let mut selected: Vec<Box<dyn Object>> = vec![];
+            for object in page.items {
+                let object = object.into_fields()?;
+                if self.filter.matches(&object) {
+                    selected.push(Box::new(object));
+                }
+            }
+            page.items = selected;
+        }
         Ok(Some(page))
     }
 
@@ -355,16 +365,11 @@ impl<'a> Cursor<'a> {
             let more = page.items.len() > room;
             out.items.extend(page.items.into_iter().take(room));
             if more {
-                out.next = out.items.last().map(key_of);
+                out.next = out.items.last().map(|object| object.key());
             }
         }
         Ok(out)
     }
-}
-
-fn key_of(object: &Value) -> ObjectKey {
-    use super::meta::text;
-    ObjectKey::new(text(object, "namespace"), text(object, "name"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A list without a limit, sent while it is read: a few pages of it are held at most, however many objects there are.
 
 use super::Context;
-use super::body::Reply;
+use super::body::{JSON, Reply, YAML};
 use super::list::{Cursor, PAGE};
-use super::negotiate::{Format, Shape, Wanted};
+use super::negotiate::{Format, Wanted};
 use super::registration::Registration;
 use super::selector::Filter;
 use super::storage::{ObjectPage, StorageError};
@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -43,62 +43,39 @@ struct Pages {
 }
 
 impl Pages {
-    /// Where the objects are in a list's body.
-    fn field(&self) -> &'static str {
-        match self.wanted.shape {
-            Shape::Object | Shape::Metadata | Shape::Discovery => "items",
-            Shape::Table => "rows",
-        }
-    }
-
-    fn shape(&self, objects: Vec<Value>, metadata: Value) -> Value {
-        let reply = Reply {
+    fn reply(&self) -> Reply<'_> {
+        Reply {
             registration: &self.registration,
             wanted: self.wanted,
             include: self.include,
-        };
-        reply.shape_list(objects, metadata)
-    }
-
-    /// What comes before the objects, and what after.
-    fn envelope(&self, metadata: Value) -> (String, String) {
-        let empty = self.shape(vec![], metadata).to_string();
-        let mark = format!("\"{}\":[", self.field());
-        match empty.split_once(&mark) {
-            Some((head, end)) => (format!("{head}{mark}"), end.to_owned()),
-            None => (empty, String::new()),
         }
     }
 
-    /// Objects, with commas between.
-    fn text(&self, objects: Vec<Value>) -> String {
-        let shaped = self.shape(objects, Value::Null);
-        let text = shaped.get(self.field()).map(Value::to_string);
-        let text = text.unwrap_or_default();
-        let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-        inner.unwrap_or_default().to_owned()
-    }
-
     async fn send(&self, first: ObjectPage, out: &mpsc::Sender<Result<Bytes, Broken>>) {
-        let (head, end) = self.envelope(json!({"resourceVersion": first.version.to_string()}));
+        let reply = self.reply();
+        let (head, end) = reply.envelope(json!({"resourceVersion": first.version.to_string()}));
         let mut cursor = Cursor::new(&self.registration, &self.filter).after(&first);
-        let (mut page, mut text, mut empty) = (Ok(Some(first)), head, true);
+        let (mut page, mut text, mut empty) = (Ok(Some(first)), head.into_bytes(), true);
         loop {
-            let objects = match page {
-                Ok(Some(page)) => self.text(page.items),
+            let items = match page {
+                Ok(Some(page)) => Ok(page.items),
                 Ok(None) => break,
-                Err(error) => {
-                    let kind = self.registration.plural.as_str();
-                    tracing::info!(kind, %error, "a list is cut off");
-                    // Who reads it may be gone too.
-                    let _ = out.send(Err(Broken::Storage(error))).await;
-                    return;
-                }
+                Err(error) => Err(error),
             };
-            if !objects.is_empty() {
-                text += if empty { "" } else { "," };
-                text += &objects;
-                empty = false;
+            let written = items.and_then(|items| {
+                let comma = !empty && !items.is_empty();
+                empty &= items.is_empty();
+                if comma {
+                    text.push(b',');
+                }
+                reply.write_items(items, &mut text)
+            });
+            if let Err(error) = written {
+                let kind = self.registration.plural.as_str();
+                tracing::info!(kind, %error, "a list is cut off");
+                // Who reads it may be gone too.
+                let _ = out.send(Err(Broken::Storage(error))).await;
+                return;
             }
             let piece = Bytes::from(std::mem::take(&mut text));
             if !piece.is_empty() && out.send(Ok(piece)).await.is_err() {
@@ -139,9 +116,9 @@ pub fn list(ctx: &Context, filter: Filter, first: ObjectPage) -> Response {
         None => Some(Err(Broken::Unread)),
     });
     let kind = match ctx.wanted.format {
-        Format::Json => "application/json",
+        Format::Json => JSON,
         // JSON is YAML (YAML 1.2, section 1.3).
-        Format::Yaml => "application/yaml",
+        Format::Yaml => YAML,
     };
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response()
 }

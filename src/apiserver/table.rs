@@ -129,7 +129,8 @@ fn columns(registration: &Registration) -> Vec<Value> {
     std::iter::once(name).chain(others).collect()
 }
 
-fn row(registration: &Registration, object: &Value, include: Include, now: Timestamp) -> Value {
+/// A row of a table.
+pub fn row(registration: &Registration, object: &Value, include: Include, now: Timestamp) -> Value {
     let name = object
         .pointer("/metadata/name")
         .cloned()

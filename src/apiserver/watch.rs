@@ -237,6 +237,7 @@ impl Watch {
         let mut page = Some(first);
         while let Some(objects) = page {
             for object in objects.items {
+                let object = object.into_fields()?;
                 self.show(Seen::Added, &object).await?;
             }
             self.flush().await?;
@@ -318,7 +319,7 @@ impl Watch {
         let (registration, filter) = (self.registration.clone(), self.filter.clone());
         let mut cursor = Cursor::new(&registration, &filter);
         while let Some(page) = cursor.page(PAGE).await? {
-            for object in page.items {
+            for object in page.into_fields()? {
                 let version = meta::text(&object, "resourceVersion").parse::<u64>();
                 let seen = version.is_ok_and(|v| ResourceVersion(v) <= self.at);
                 let part = registration.storage.part_of(&object);

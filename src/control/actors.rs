@@ -68,7 +68,7 @@ fn bad_id(id: &str) -> Status {
 
 /// The rules that every edge applies.
 fn check(record: &ActorRecord) -> Result<(), Status> {
-    let (key, spec) = (&record.key, view::actor(record, None).spec);
+    let (key, spec) = (&record.key, view::spec(record));
     let wrong = validate::object(&key.name, &key.namespace, &spec);
     match wrong.first() {
         None => Ok(()),

@@ -170,7 +170,7 @@ fn normalize(object: &mut Value) {
         spec,
         ..ActorRecord::default()
     };
-    if let Ok(spec) = serde_json::to_value(view::actor(&record, None).spec) {
+    if let Ok(spec) = serde_json::to_value(view::spec(&record)) {
         object["spec"] = spec;
     }
 }

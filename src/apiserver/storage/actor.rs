@@ -1,15 +1,15 @@
 //! Actors: objects are views of the store's records; deletion goes through whoever moves actors.
 
 use super::{
-    Backdrop, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Part, Storage, StorageError,
-    Written,
+    Backdrop, Object, ObjectChanges, ObjectKey, ObjectList, ObjectPage, Part, Storage,
+    StorageError, Written, append,
 };
 use crate::api::actor::Actor;
 use crate::api::names::{ActorKey, ResourceVersion, TemplateKey};
 use crate::api::record::{ActorRecord, Header, MetaRecord, SpecRecord, StatusRecord};
 use crate::api::template::ActorTemplate;
 use crate::api::time::Timestamp;
-use crate::api::view;
+use crate::api::view::{self, Obstacle};
 use crate::apiserver::driver::{ActorDriver, DriveError};
 use crate::apiserver::violation;
 use crate::kube::{ActorCaps, Catalog};
@@ -32,14 +32,18 @@ pub struct Look(pub Arc<dyn Catalog>);
 impl Look {
     /// The object that clients see.
     pub fn object(&self, record: &ActorRecord) -> Result<Value, StorageError> {
-        let template = self.0.template(&record.spec.template);
-        let obstacle = self
-            .0
-            .is_synced()
-            .then(|| placement::start(record, template.as_deref()).err())
-            .flatten();
+        let obstacle = self.obstacle(record);
         serde_json::to_value(view::actor(record, obstacle.as_ref()))
             .map_err(|e| StorageError::Internal(e.to_string()))
+    }
+
+    /// What its template puts in the way of a wake.
+    fn obstacle(&self, record: &ActorRecord) -> Option<Obstacle> {
+        let template = self.0.template(&record.spec.template);
+        self.0
+            .is_synced()
+            .then(|| placement::start(record, template.as_deref()).err())
+            .flatten()
     }
 
     /// Whether the actor may be made of its template. One that does not exist yet forbids nothing; a wake asks again.
@@ -56,6 +60,27 @@ impl Look {
         };
         placement::admit(template, &known.spec, &key.namespace)
             .map_err(|(_, why)| StorageError::Forbidden(why))
+    }
+}
+
+/// An actor of a page.
+struct Listed {
+    record: ActorRecord,
+    look: Look,
+}
+
+impl Object for Listed {
+    fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.record.key.namespace, &self.record.key.name)
+    }
+
+    fn into_fields(self: Box<Self>) -> Result<Value, StorageError> {
+        self.look.object(&self.record)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), StorageError> {
+        let obstacle = self.look.obstacle(&self.record);
+        append(out, &view::actor(&self.record, obstacle.as_ref()))
     }
 }
 
@@ -192,12 +217,12 @@ impl Storage for ActorStorage {
             at: list.at,
         };
         let page = self.store.actors_at(&request).await?;
+        let listed = |record| {
+            let look = self.look.clone();
+            Box::new(Listed { record, look }) as Box<dyn Object>
+        };
         Ok(ObjectPage {
-            items: page
-                .items
-                .iter()
-                .map(|r| self.look.object(r))
-                .collect::<Result<_, _>>()?,
+            items: page.items.into_iter().map(listed).collect(),
             version: page.version,
             next: page.next.map(|k| ObjectKey::new(k.namespace, k.name)),
             remaining: page.remaining,

@@ -16,8 +16,10 @@ pub use worker::WorkerStorage;
 use crate::api::names::ResourceVersion;
 use crate::api::time::Timestamp;
 use crate::api::validate::Violation;
+use crate::apiserver::meta;
 use crate::store::{Change, Changes, Expired, Image, StoreError};
 use async_trait::async_trait;
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -115,11 +117,42 @@ pub struct ObjectList<'a> {
     pub at: Option<ResourceVersion>,
 }
 
+/// An object of a page. One that only passes through is written as it is, and never taken apart.
+pub trait Object: Send + Sync + 'static {
+    /// Names it.
+    fn key(&self) -> ObjectKey;
+
+    /// Its fields.
+    fn into_fields(self: Box<Self>) -> Result<Value, StorageError>;
+
+    /// Appends it as JSON.
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), StorageError>;
+}
+
+impl Object for Value {
+    fn key(&self) -> ObjectKey {
+        ObjectKey::new(meta::text(self, "namespace"), meta::text(self, "name"))
+    }
+
+    fn into_fields(self: Box<Self>) -> Result<Value, StorageError> {
+        Ok(*self)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), StorageError> {
+        append(out, self)
+    }
+}
+
+/// Appends something as JSON.
+pub(super) fn append(out: &mut Vec<u8>, object: &impl Serialize) -> Result<(), StorageError> {
+    serde_json::to_writer(out, object).map_err(|e| StorageError::Internal(e.to_string()))
+}
+
 /// A page of a list.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct ObjectPage {
     /// In the order of their keys.
-    pub items: Vec<Value>,
+    pub items: Vec<Box<dyn Object>>,
     /// The page is the state at this version; a watch from here shows every change that is not in it, and no other.
     pub version: ResourceVersion,
     /// Where the next page starts, if more follow.
@@ -129,6 +162,11 @@ pub struct ObjectPage {
 }
 
 impl ObjectPage {
+    /// The fields of its objects.
+    pub fn into_fields(self) -> Result<Vec<Value>, StorageError> {
+        self.items.into_iter().map(|o| o.into_fields()).collect()
+    }
+
     /// A page of a list that was read whole.
     fn of<T>(
         list: &ObjectList<'_>,
@@ -152,8 +190,8 @@ impl ObjectPage {
             next: last.map(|(key, _)| key.clone()),
             items: wanted
                 .iter()
-                .map(|(_, item)| object(item))
-                .collect::<Result<_, _>>()?,
+                .map(|(_, item)| Ok(Box::new(object(item)?) as Box<dyn Object>))
+                .collect::<Result<_, StorageError>>()?,
             version,
             remaining: remaining as u64,
         })

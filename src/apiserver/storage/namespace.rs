@@ -39,8 +39,7 @@ impl NamespaceStorage {
                 let page = kind.list(&list).await?;
                 version = version.max(page.version);
                 let first = page.items.first();
-                let Some(name) = first.and_then(|o| o.pointer("/metadata/namespace")?.as_str())
-                else {
+                let Some(name) = first.map(|o| o.key().namespace) else {
                     // A page may be empty and have a next one.
                     after = page.next;
                     if after.is_none() {
@@ -48,8 +47,8 @@ impl NamespaceStorage {
                     }
                     continue;
                 };
-                all.insert(name.to_owned());
-                after = Some(ObjectKey::new(name, AFTER_NAMES));
+                after = Some(ObjectKey::new(&name, AFTER_NAMES));
+                all.insert(name);
             }
         }
         Ok((all, version))

@@ -338,6 +338,39 @@ async fn metadata_alone_and_what_is_not_acceptable() {
 }
 
 #[tokio::test]
+async fn a_list_has_what_get_shows() {
+    let h = Harness::new().await;
+    for (uri, make) in [(ACTORS, actor as fn(&str) -> Value), (POOLS, pool)] {
+        let mut rich = make("rich");
+        rich["metadata"]["labels"] = json!({"tier": "gold"});
+        rich["metadata"]["annotations"] = json!({"note": "a \"b\" \n"});
+        rich["metadata"]["finalizers"] = json!(["example.com/hold"]);
+        for object in [rich, make("bare")] {
+            h.make(uri, &object).await;
+        }
+        let mut shown = vec![];
+        for name in ["bare", "rich"] {
+            shown.push(h.get(&format!("{uri}/{name}")).await.ok().clone());
+        }
+        let managed = shown[1].pointer("/metadata/managedFields/0/manager");
+        assert!(managed.is_some(), "{}", shown[1]);
+        // As it passes through, and looked into by a selector.
+        for query in ["limit=500", "", "labelSelector=tier%21%3Dnone"] {
+            let list = h.get(&format!("{uri}?{query}")).await;
+            assert_eq!(list.ok()["items"], json!(shown), "{query}");
+        }
+        let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+        let list = h.get_as(uri, partial).await.ok().clone();
+        assert_eq!(list["items"][1]["metadata"], shown[1]["metadata"]);
+        let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+        let whole = format!("{uri}?includeObject=Object&limit=1");
+        let table = h.get_as(&whole, table).await.ok().clone();
+        assert_eq!(table["rows"][0]["object"], shown[0]);
+        assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+    }
+}
+
+#[tokio::test]
 async fn workers_are_only_read() {
     let h = Harness::new().await;
     use crate::api::names::{PoolKey, WorkerKey};
