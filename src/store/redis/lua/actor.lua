@@ -4,7 +4,7 @@ local LEASE = '>c8I6'
 local FLAT, LEASED, BOOTS = 1, 2, 4
 
 local function find(actors, key)
-  local member = redis.call('ZRANGEBYLEX', actors, '[' .. key .. '\0', '(' .. key .. '\1', 'LIMIT', 0, 1)[1]
+  local member = redis.call('ZRANGEBYLEX', actors, '[' .. key .. '\0', '(' .. key .. '\1', 'LIMIT', '0', '1')[1]
   if member then
     return string.sub(member, #key + 2)
   end
@@ -43,7 +43,7 @@ end
 
 local function replace(actors, key, before, after)
   redis.call('ZREM', actors, key .. '\0' .. before)
-  redis.call('ZADD', actors, 0, key .. '\0' .. after)
+  redis.call('ZADD', actors, '0', key .. '\0' .. after)
 end
 
 -- Stamps, stores and logs a changed actor; returns its bytes.

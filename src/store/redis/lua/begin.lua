@@ -37,5 +37,5 @@ if ARGV[5] ~= '' and a.desired ~= DELETED then
   a.desired = tonumber(ARGV[5])
 end
 a.owner, a.deadline = ARGV[6], now + lease
-redis.call('ZADD', KEYS[5], a.deadline, key)
+redis.call('ZADD', KEYS[5], integer(a.deadline), key)
 return reply('OK', write(KEYS[3], key, before, a, meta, meta), meta, phase)

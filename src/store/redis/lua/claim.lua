@@ -17,7 +17,7 @@ if held then
 end
 local member
 if node ~= '' then
-  member = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. node .. '\0', '(' .. node .. '\1', 'LIMIT', 0, 1)[1]
+  member = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. node .. '\0', '(' .. node .. '\1', 'LIMIT', '0', '1')[1]
 end
 if not member and ARGV[8] ~= '1' then
   member = redis.call('ZRANDMEMBER', KEYS[4])

@@ -20,7 +20,7 @@ end
 a.tick = next_tick()
 a.writes = 1
 bytes = encode(a)
-redis.call('ZADD', KEYS[3], 0, key .. '\0' .. bytes)
+redis.call('ZADD', KEYS[3], '0', key .. '\0' .. bytes)
 if meta ~= '' then
   redis.call('HSET', KEYS[4], key, meta)
 end

@@ -1,7 +1,8 @@
 -- Shared by every script. KEYS[1] is the shard's clock, KEYS[2] a log; ARGV[1] the highest tick that the caller saw
 -- of this shard, ARGV[2] of any shard. A reply is {code, now, last, incarnation, kept, reached, resumed, ...}.
 local ORIGIN = 1767225600000
-local LOG_MAX, LOG_SLACK = 10000, 500
+-- How long a log may get is looked at with one write of LOG_LOOK: how many microseconds the clock has decides.
+local LOG_MAX, LOG_SLACK, LOG_LOOK = 10000, 500, 8
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -38,10 +39,11 @@ end
 
 -- Adds an entry under the stamp that next_tick gave, and keeps how far the log was trimmed.
 local function log(kind, name, before, after, meta_before, meta_after)
-  redis.call('XADD', KEYS[2], integer(last) .. '-0', 'k', kind, 'n', name, 'b', before or '', 'a', after or '',
+  local stamp = integer(last)
+  redis.call('XADD', KEYS[2], stamp .. '-0', 'k', kind, 'n', name, 'b', before or '', 'a', after or '',
     'mb', meta_before or '', 'ma', meta_after or '')
-  redis.call('HSET', KEYS[1], 'last', integer(last))
-  if redis.call('XLEN', KEYS[2]) > LOG_MAX + LOG_SLACK then
+  redis.call('HSET', KEYS[1], 'last', stamp)
+  if time[2] % LOG_LOOK == 0 and redis.call('XLEN', KEYS[2]) > LOG_MAX + LOG_SLACK then
     redis.call('XTRIM', KEYS[2], 'MAXLEN', LOG_MAX)
     local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1][1]
     redis.call('HSET', KEYS[1], trimmed_field, integer(tonumber(string.match(first, '^%d+')) - 1))

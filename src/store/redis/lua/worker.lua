@@ -10,6 +10,8 @@ local function decode(bytes)
   version, w.phase, w.tick, w.writes, w.created, w.epoch, w.deadline, w.actor, w.node, at =
     struct.unpack(WORKER, bytes)
   w.rest = string.sub(bytes, at)
+  -- Under which node the index of the free has it.
+  w.free_on = w.phase == FREE and w.node or nil
   return w
 end
 
@@ -24,12 +26,11 @@ local function write(workers, free, pool, key, before, w)
   w.writes = w.writes + 1
   local after = encode(w)
   redis.call('HSET', workers, key, after)
-  if before then
-    local b = decode(before)
-    redis.call('ZREM', free, b.node .. '\0' .. key)
+  if w.free_on then
+    redis.call('ZREM', free, w.free_on .. '\0' .. key)
   end
   if w.phase == FREE then
-    redis.call('ZADD', free, 0, w.node .. '\0' .. key)
+    redis.call('ZADD', free, '0', w.node .. '\0' .. key)
   end
   log('w', pool .. '\0' .. key, before, after)
   return after
