@@ -135,7 +135,11 @@ route() {
 
 # --- the parts -----------------------------------------------------------------------------------------------------------
 
-part() { [[ " $parts " == *" $1 "* ]]; }
+# part NAME: whether it is measured; says so where it is, for some take minutes.
+part() {
+  [[ " $parts " == *" $1 "* ]] || return 1
+  printf '%s (after %d s)\n' "$1" "$SECONDS"
+}
 note() { tee -a "$found" | "$e2e/bench/api_report.py" show; }
 
 # resident PID: MiB
@@ -191,6 +195,7 @@ million() {
   "$load" seed --store "$store" --count "$few" | note
   "$load" list "${direct[@]}" --expect "$few" --rounds 20 --pid "$ate" | note
   before=$(resident "$ate")
+  echo "  creating $actors actors"
   "$load" seed --store "$store" --first "$few" --count $((actors - few)) --memory | note
   "$load" list "${direct[@]}" --expect "$actors" --pid "$ate" | note
   after=$(resident "$ate")

@@ -14,6 +14,8 @@ use uuid::Uuid;
 
 /// Longer than the measurement takes.
 const LEASE: Duration = Duration::from_secs(600);
+/// Creates at once on each connection: each waits for the server's next fsync.
+const AT_ONCE: usize = 32;
 /// Of all wakes to gets.
 const TARGET: f64 = 1.0 / 15.0;
 
@@ -60,7 +62,7 @@ async fn prepare(store: &RedisStore, lane: usize, wakes: usize) -> anyhow::Resul
         store.create_actor(actor, u64::MAX).await?;
         store.report_worker(&worker).await
     });
-    let mut made = futures::stream::iter(made).buffer_unordered(16);
+    let mut made = futures::stream::iter(made).buffer_unordered(AT_ONCE);
     while let Some(result) = made.next().await {
         result?;
     }
@@ -108,11 +110,13 @@ async fn wake(store: &RedisStore, name: &str, owner: u64) -> anyhow::Result<()> 
 
 pub async fn measure(args: Args) -> anyhow::Result<()> {
     let mut stores = vec![];
-    for lane in 0..args.connections {
+    for _ in 0..args.connections {
         let store = RedisStore::connect(StoreOptions::new(args.store.clone())).await?;
-        prepare(&store, lane, args.wakes).await?;
         stores.push(store);
     }
+    let prepared = stores.iter().enumerate();
+    let prepared = prepared.map(|(lane, store)| prepare(store, lane, args.wakes));
+    futures::future::try_join_all(prepared).await?;
     let began = Instant::now();
     let mut lanes = tokio::task::JoinSet::new();
     for (lane, store) in stores.into_iter().enumerate() {
