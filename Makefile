@@ -27,7 +27,8 @@ dev: ## Run everything on this machine until Ctrl-C
 	cargo build --bins
 	$(TARGET)/debug/ate dev
 
-# More threads than cores: most tests wait, for a lease, a process, a sandbox. Those of e2e queue for what they share.
+# More threads than cores: most tests wait, for a lease, a process, a sandbox. Those of e2e queue for what they share, so
+# each has a thread: none keeps others from what is free.
 # Examples in rustdoc are left out: there each is a binary of its own to link.
 .PHONY: test
 # The control plane, where there is none, is built behind all else: tests that need it wait for it.
@@ -36,8 +37,8 @@ test: ## Run all tests, against real sandboxes, Valkey, S3 and Kubernetes
 	@mkdir -p $(TARGET)
 	@nice -n 19 e2e/setup.sh control-plane >$(TARGET)/control-plane.log 2>&1 &
 	@e2e/setup.sh test
-	@(RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO_TEST) --lib --bins || failed=$$?; \
-	RUST_TEST_THREADS=64 $(CARGO_TEST) --test e2e || failed=$$?; exit $${failed:-0}) 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
+	@(RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO_TEST) --lib || failed=$$?; \
+	RUST_TEST_THREADS=256 $(CARGO_TEST) --test e2e || failed=$$?; exit $${failed:-0}) 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
 	awk -f e2e/summary.awk $(TARGET)/test.log; exit $${failed:-0}
 
 .PHONY: bench
