@@ -37,7 +37,7 @@ test: ## Run all tests, against real sandboxes, Valkey, S3 and Kubernetes
 	@mkdir -p $(TARGET)
 	@nice -n 19 e2e/setup.sh control-plane >$(TARGET)/control-plane.log 2>&1 &
 	@e2e/setup.sh test
-	@(RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO_TEST) --lib || failed=$$?; \
+	@(RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO_TEST) --lib --bins || failed=$$?; \
 	RUST_TEST_THREADS=256 $(CARGO_TEST) --test e2e || failed=$$?; exit $${failed:-0}) 2>&1 | tee $(TARGET)/test.log || failed=$$?; \
 	awk -f e2e/summary.awk $(TARGET)/test.log; exit $${failed:-0}
 

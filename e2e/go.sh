@@ -8,7 +8,7 @@
 set -euo pipefail
 export PATH=$PATH:/usr/local/go/bin:$HOME/go/bin
 export CGO_ENABLED=0
-export GOGC=400 # the compiler collects garbage less often: a fifth less work for a few hundred MiB more
+export GOGC=off GOMEMLIMIT=3GiB # the compiler does not collect garbage while there is room: up to a third less work
 export GOFLAGS="-buildvcs=false -gcflags=all=-dwarf=false"
 
 command=$1

@@ -1,6 +1,6 @@
 //! The API as the cluster sees it: there, away, back.
 
-use super::harness::{Cluster, alone, eventually, shared};
+use super::harness::{Cluster, alone_first, eventually, shared};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
@@ -14,7 +14,7 @@ fn available(c: &Cluster) -> String {
 
 #[test]
 fn check_03_a_rolling_restart_is_not_noticed() {
-    let c = alone();
+    let c = alone_first();
     assert_eq!(available(&c), "True");
     let mut watch = c
         .client("kubectl")
@@ -75,7 +75,7 @@ fn check_04_discovery_lists_actors() {
 
 #[test]
 fn check_05_away_is_said_and_unrelated_namespaces_recover() {
-    let c = alone();
+    let c = alone_first();
     let ns = c.0.namespace("unrelated");
     (0..super::harness::REPLICAS).for_each(|n| c.stop_replica(n));
     eventually("the API is known to be away", || {

@@ -113,6 +113,12 @@ pub fn alone() -> Alone {
     Alone(turn.cluster(), turn)
 }
 
+/// As [`alone`], before others that want that: for tests that are long.
+pub fn alone_first() -> Alone {
+    let turn = Turn::alone_first();
+    Alone(turn.cluster(), turn)
+}
+
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

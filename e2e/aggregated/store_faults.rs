@@ -4,7 +4,7 @@
 use super::direct::{Answer, Direct};
 use super::faults::{assert_followed, beside_writers, through_kubernetes};
 use super::follow::{Follower, Written};
-use super::harness::{ACTORS, Cluster, Namespace, actor, alone};
+use super::harness::{ACTORS, Cluster, Namespace, actor, alone_first};
 use super::own::{OWN, Own};
 use crate::parts::look;
 use http::Method;
@@ -371,7 +371,7 @@ fn available(c: &Cluster) -> String {
 /// The API stays available to the cluster, and what has nothing to do with actors goes on.
 #[test]
 fn a_cluster_bears_a_minute_without_the_store() {
-    let c = alone();
+    let c = alone_first();
     let (ns, unrelated) = (c.0.namespace("away"), c.0.namespace("unrelated"));
     ns.actor("a");
     unrelated.kubectl(&["create", "configmap", "content"]);

@@ -12,6 +12,7 @@ static CLUSTERS: [OnceLock<Cluster>; 2] = [const { OnceLock::new() }; 2];
 static TURNS: Mutex<Turns> = Mutex::new(Turns {
     waiting: 0,
     sharing: 0,
+    long: 0,
     alone: [false; 2],
 });
 static ENDED: Condvar = Condvar::new();
@@ -22,6 +23,8 @@ struct Turns {
     waiting: usize,
     /// Tests that share it.
     sharing: usize,
+    /// Long tests that wait to have a cluster alone.
+    long: usize,
     /// Which cluster somebody has alone.
     alone: [bool; 2],
 }
@@ -70,7 +73,21 @@ impl Turn {
 
     /// With nobody else.
     pub fn alone() -> Turn {
-        let mut turns = wait_while(turns(), |t| t.free().is_none());
+        Turn::free(wait_while(turns(), |t| t.long > 0 || t.free().is_none()))
+    }
+
+    /// With nobody else, and before others that want that: for tests that are long, so that nobody waits for them at the end.
+    pub fn alone_first() -> Turn {
+        let mut turns = turns();
+        turns.long += 1;
+        let mut turns = wait_while(turns, |t| t.free().is_none());
+        turns.long -= 1;
+        let turn = Turn::free(turns);
+        ENDED.notify_all();
+        turn
+    }
+
+    fn free(mut turns: MutexGuard<'static, Turns>) -> Turn {
         let cluster = turns.free().unwrap();
         turns.alone[cluster] = true;
         Turn {

@@ -2,7 +2,9 @@
 
 use super::direct::Direct;
 use super::goclient::Go;
-use super::harness::{Alone, Cluster, Namespace, REPLICAS, actor, alone, eventually, shared};
+use super::harness::{
+    Alone, Cluster, Namespace, REPLICAS, actor, alone, alone_first, eventually, shared,
+};
 use super::teams::{call, team};
 use crate::parts::look;
 use futures::StreamExt;
@@ -157,7 +159,7 @@ impl Saw {
 #[test]
 fn check_12_no_watcher_misses_or_doubles_a_write() {
     const WATCHERS: usize = 3;
-    let c = alone();
+    let c = alone_first();
     let ns = c.0.namespace("resume");
     let direct = Direct::proxy(&c).by_admin();
     let from = list(&direct, &c, &ns);
