@@ -4,14 +4,13 @@
 //! The names lie in [`SHARDS`] ConfigMaps of the installation's own namespace, as `NAME: UID` of the Namespace, so that one
 //! made anew under an old name begins without. A name is written before the first actor is, and goes with its namespace.
 
-use super::namespaces::{LOOK_LIMIT, LookError};
+use super::namespaces::{LookError, bounded};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{self, ObjectMeta, PostParams};
 use kube::{Api, Client, Error};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How many ConfigMaps there are. One holds at most 1 MiB, which is some ten thousand names.
@@ -128,13 +127,6 @@ impl Inhabited {
             tracing::debug!(namespace, %error, "not forgotten, or another replica was first");
         }
     }
-}
-
-async fn bounded<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, LookError> {
-    let answered = tokio::time::timeout(LOOK_LIMIT, asked).await;
-    answered
-        .map_err(|_| LookError::TooSlow)?
-        .map_err(|e| LookError::Api(Box::new(e)))
 }
 
 fn is<T>(answer: &Result<T, Error>, code: u16) -> bool {

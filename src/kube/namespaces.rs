@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// How long the Kubernetes API may take to say what we have not heard of.
-pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a namespace is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,12 +141,18 @@ impl ReflectedNamespaces {
 
     async fn ask(&self, name: &str) -> Result<Option<Arc<Metadata>>, LookError> {
         let api: Api<Metadata> = Api::all(self.client.clone());
-        let asked = tokio::time::timeout(LOOK_LIMIT, api.get_opt(name)).await;
-        let found = asked
-            .map_err(|_| LookError::TooSlow)?
-            .map_err(|e| LookError::Api(Box::new(e)))?;
-        Ok(found.map(Arc::new))
+        Ok(bounded(api.get_opt(name)).await?.map(Arc::new))
     }
+}
+
+/// What Kubernetes answers within [`LOOK_LIMIT`].
+pub(super) async fn bounded<T>(
+    asked: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, LookError> {
+    let answered = tokio::time::timeout(LOOK_LIMIT, asked).await;
+    answered
+        .map_err(|_| LookError::TooSlow)?
+        .map_err(|e| LookError::Api(Box::new(e)))
 }
 
 fn uid(namespace: &Metadata) -> &str {
