@@ -333,6 +333,14 @@ impl Dev {
             .unwrap_or_default()
     }
 
+    /// Why a template is not ready: reason and message, read at once, for it is tried again and again and waits for a worker
+    /// between two tries.
+    pub fn template_says(&self, template: &str) -> Option<String> {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")]['reason','message']}";
+        let args = ["get", "actortemplate", template, "-o", path];
+        self.try_kubectl(&args).ok()
+    }
+
     /// Where an actor that runs is reached, past the router: its worker, and its port as the node keeps it.
     pub fn address(&self, actor: &str) -> String {
         let ip = self.field(actor, ".status.worker.ip");

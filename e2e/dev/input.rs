@@ -140,11 +140,11 @@ fn bad_templates_and_actors_say_what_to_change() {
         ),
         ("no-image", "ImageUnavailable", ["/nowhere", "not found"]),
     ] {
-        // It is tried again and again: between two tries its golden actor waits for a worker.
         eventually("the template says why", || {
-            let said = dev.kubectl(&["describe", "actortemplate", template]);
-            let told = words.iter().all(|word| said.contains(word));
-            (told && said.contains(reason)).then_some(())
+            let said = dev.template_says(template)?;
+            let described = dev.kubectl(&["describe", "actortemplate", template]);
+            let told = |text: &str| words.iter().all(|word| text.contains(word));
+            (said.starts_with(reason) && told(&said) && told(&described)).then_some(())
         });
     }
     let said = refused(

@@ -212,12 +212,8 @@ fn a_server_that_dies_during_a_suspend_costs_nothing() {
 
 /// What a template's description says once its golden snapshot failed.
 fn why(dev: &Dev) -> String {
-    // Read at once: it is tried again.
-    let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")]['reason','message']}";
     eventually("the template says why", || {
-        let said = dev
-            .try_kubectl(&["get", "actortemplate", "counter", "-o", path])
-            .ok()?;
+        let said = dev.template_says("counter")?;
         said.starts_with("CheckpointFailed").then_some(said)
     })
 }
