@@ -28,10 +28,9 @@ dev_prepare() {
   dev_remove
   rm -rf "$state"
   mkdir -p "$logs"
-  read -r router api < <(free_ports)
-  dev=("$bin/ate" dev --dir "$state" --run-dir "$run" --router "$router" --api "$api"
-    --subnet "10.$((100 + number % 100)).0.0/16")
   export PATH=$bin:$PATH:/usr/local/bin:/usr/sbin:/sbin # kubectl finds its plugin kubectl-ate on PATH
+  read -r router api < <(free_ports)
+  dev=("$bin/ate" dev --dir "$state" --run-dir "$run" --router "$router" --api "$api" --subnet "$(free_subnet "$number")")
 }
 
 dev_start() {
@@ -75,6 +74,17 @@ dev_remove() {
     'index($2, a) == 1 || index($2, b) == 1 { print $2 }' /proc/mounts | sort -r)
   rm -rf --one-file-system "$run"
   [ ! -d "$state" ] || find "$state" -mindepth 1 -maxdepth 1 ! -path "$logs" -exec rm -rf --one-file-system {} +
+}
+
+# free_subnet NUMBER: one of 10.100.0.0/16 to 10.189.0.0/16, from one chosen by NUMBER on, of which this machine has no address.
+free_subnet() {
+  local i subnet taken
+  taken=$(ip -4 -o addr)
+  for ((i = 0; i < 90; i++)); do
+    subnet=10.$((100 + ($1 + i) % 90))
+    [[ $taken == *" $subnet."* ]] || break
+  done
+  echo "$subnet.0.0/16"
 }
 
 # free_ports: HOST:PORT of the router, and of three ports in a row for the API; not among those that connections are made from.

@@ -18,7 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 const AT_ONCE: usize = 3;
 /// How many there are, and who waits for one to end.
 static PRESENT: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
-/// The next one's subnet, of 10.10.0.0/16 to 10.209.0.0/16, from a random one on: other processes test here too.
+/// The next one's subnet, of 10.10.0.0/16 to 10.189.0.0/16, from a random one on: other processes test here too. The
+/// clusters' addresses lie above.
 static SUBNET: LazyLock<AtomicU8> = LazyLock::new(|| AtomicU8::new(rand::random()));
 
 /// One of the `ate dev` that there may be at a time.
@@ -68,6 +69,16 @@ fn free_ports(count: u16) -> u16 {
         .expect("free ports")
 }
 
+/// The second byte of a subnet of which this machine has no address.
+fn free_subnet() -> u8 {
+    let shown = Command::new("ip").args(["-4", "-o", "addr"]).output();
+    let shown = text(&shown.expect("ip").stdout);
+    (0..180)
+        .map(|_| 10 + SUBNET.fetch_add(1, Relaxed) % 180)
+        .find(|subnet| !shown.contains(&format!(" 10.{subnet}.")))
+        .expect("a free subnet")
+}
+
 impl Dev {
     /// Started and ready, with `flags` beside those that keep tests apart.
     pub fn start(flags: &[&str]) -> Dev {
@@ -84,7 +95,7 @@ impl Dev {
                 .unwrap(),
             api: free_ports(3),
             router: free_ports(1),
-            subnet: 10 + SUBNET.fetch_add(1, Relaxed) % 200,
+            subnet: free_subnet(),
             child: None,
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
             environment: environment

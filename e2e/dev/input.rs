@@ -43,6 +43,14 @@ fn what_is_missing_or_taken_is_said_in_one_line() {
     );
 
     let mut command = ate(&args);
+    command.args(["--subnet", "127.0.0.0/16"]);
+    let said = failure(command);
+    assert!(
+        said.contains("--subnet") && said.contains("127.0.0.0/16 is in use by link lo"),
+        "{said}"
+    );
+
+    let mut command = ate(&args);
     command.args(["--dir", "/proc/nowhere"]);
     let output = command.output().unwrap();
     assert!(!output.status.success());

@@ -3,6 +3,7 @@
 use super::args::S3Args;
 use super::{block_on, stop};
 use crate::dev;
+use crate::network::Cidr;
 use crate::telemetry::{self, Format};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub(super) struct Args {
     api: SocketAddr,
     /// Subnet of the slots, IPv4 /16
     #[arg(long, value_name = "CIDR", default_value = "10.231.0.0/16")]
-    subnet: String,
+    subnet: Cidr,
     /// How long a node's sandboxes may run without the node renewing its lease, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 90)]
     node_lease: u64,

@@ -2,6 +2,7 @@
 
 use super::layout::{Layout, fail};
 use super::{Error, Options};
+use crate::network::host::HostNetwork;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -64,4 +65,11 @@ fn free(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<(
             flag,
             source,
         })
+}
+
+/// Nobody else has addresses of the slots'. Links of an `ate dev` that was killed are ours.
+pub(super) async fn subnet(options: &Options) -> Result<(), Error> {
+    let network = HostNetwork::new(&options.network_name(), options.subnet);
+    let free = async { network?.check_free().await };
+    free.await.map_err(Error::Subnet)
 }

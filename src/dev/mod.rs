@@ -10,6 +10,7 @@ mod layout;
 mod pki;
 mod sleep;
 
+use crate::network::Cidr;
 use component::{Component, Supervised};
 use layout::Layout;
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ pub struct Options {
     /// Address of the REST API; gRPC and the node agent take the two ports after it.
     pub api: SocketAddr,
     /// Subnet of the slots.
-    pub subnet: String,
+    pub subnet: Cidr,
     /// Seconds.
     pub node_lease: u64,
     /// Seconds.
@@ -71,6 +72,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// Somebody else has addresses of the slots' subnet.
+    #[error("the subnet of the slots cannot be used: --subnet")]
+    Subnet(#[source] crate::network::Error),
     /// Another `ate dev` uses the directory.
     #[error("another ate dev uses {0}; stop it, or choose another directory with --dir")]
     InUse(PathBuf),
@@ -106,6 +110,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let layout = Layout::create(&options)?;
     let _lock = checks::lock(&layout)?;
     checks::addresses(&options)?;
+    checks::subnet(&options).await?;
     pki::write_all(&layout, &options)?;
     let mut supervised = Vec::new();
     for component in components(&layout, &options)? {
@@ -198,8 +203,8 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                     ("--node-name", layout.node_name()),
                     ("--dir", text(layout.node_dir())),
                     ("--run-dir", text(layout.run_dir.clone())),
-                    ("--subnet", options.subnet.clone()),
-                    ("--network-name", format!("ate{}", options.api.port())),
+                    ("--subnet", options.subnet.to_string()),
+                    ("--network-name", options.network_name()),
                 ]),
                 options.runtime_args(),
                 options.s3_args(),
@@ -223,6 +228,11 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
 }
 
 impl Options {
+    /// How the names of the slots' links begin.
+    fn network_name(&self) -> String {
+        format!("ate{}", self.api.port())
+    }
+
     fn runtime_args(&self) -> Vec<String> {
         let sums = self.allowed_runtimes.iter();
         sums.flat_map(|sum| ["--allow-runtime".to_owned(), sum.clone()])

@@ -70,8 +70,7 @@ impl HostNetwork {
     /// gone: it must not leave by another link. Repeating it changes nothing.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a link of somebody else has an address of this network; [`Error::Netlink`], [`Error::Nft`],
-    /// [`Error::NoNft`], [`Error::Io`].
+    /// As [`HostNetwork::check_free`]; [`Error::Nft`], [`Error::NoNft`], [`Error::Io`].
     pub async fn setup(&self) -> Result<(), Error> {
         self.check_free().await?;
         let HostNetwork { name, cidr } = self;
@@ -150,8 +149,11 @@ impl HostNetwork {
         nft::apply(&format!("table ip {table}\ndelete table ip {table}\n")).await
     }
 
-    /// Fails when the addresses are not ours alone.
-    async fn check_free(&self) -> Result<(), Error> {
+    /// Whether the addresses are ours alone.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a link of somebody else has one of them; [`Error::Netlink`].
+    pub async fn check_free(&self) -> Result<(), Error> {
         let links = Links::connect()?;
         let taken: Vec<u32> = links
             .addresses()
@@ -169,7 +171,7 @@ impl HostNetwork {
         match other {
             None => Ok(()),
             Some((_, link)) => Err(Error::Invalid(format!(
-                "the network {} is in use by link {link} of this machine; choose another one",
+                "{} is in use by link {link} of this machine; choose another network",
                 self.cidr
             ))),
         }
