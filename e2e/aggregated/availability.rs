@@ -1,6 +1,7 @@
 //! The API as the cluster sees it: there, away, back.
 
 use super::harness::{Cluster, alone_first, eventually, shared};
+use super::namespace::Kubectl;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
@@ -17,7 +18,7 @@ fn check_03_a_rolling_restart_is_not_noticed() {
     let c = alone_first();
     assert_eq!(available(&c), "True");
     let mut watch = c
-        .client("kubectl")
+        .with(Kubectl::Newest)
         .args(["get", "apiservice", APISERVICE, "-w", "-o"])
         .arg(r#"jsonpath={.status.conditions[?(@.type=="Available")]}{"\n"}"#)
         .stdout(Stdio::piped())

@@ -4,7 +4,7 @@
 pub use super::namespace::{Kubectl, Namespace, actor};
 use super::namespace::{pipe, run};
 use super::turns::Turn;
-use crate::parts::look::{self, outcome, text};
+use crate::parts::look::{self, KUBECTL, outcome, text};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -481,14 +481,13 @@ impl Cluster {
     /// A kubectl.
     pub fn with(&self, kubectl: Kubectl) -> Command {
         match kubectl {
-            Kubectl::OnPath => self.client("kubectl"),
             Kubectl::OfCluster => self.client(self.path("bin/kubectl").to_str().unwrap()),
-            Kubectl::Newest => self.client("kubectl1.35"),
+            Kubectl::Newest => self.client(KUBECTL),
         }
     }
 
     pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
-        run(self.with(Kubectl::OnPath), args)
+        run(self.with(Kubectl::Newest), args)
     }
 
     #[track_caller]
@@ -501,7 +500,7 @@ impl Cluster {
 
     /// kubectl with something on its standard input.
     pub fn try_pipe(&self, args: &[&str], input: &str) -> Result<String, String> {
-        pipe(self.with(Kubectl::OnPath), args, input)
+        pipe(self.with(Kubectl::Newest), args, input)
     }
 
     #[track_caller]
@@ -519,7 +518,7 @@ impl Cluster {
 
     /// A namespace of a test's own; goes with it.
     pub fn namespace(&'static self, prefix: &str) -> Namespace {
-        self.namespace_with(Kubectl::OnPath, prefix)
+        self.namespace_with(Kubectl::Newest, prefix)
     }
 
     /// The same, handled by one kubectl.
@@ -533,7 +532,7 @@ impl Cluster {
     pub fn field(&self, namespace: &str, what: &str, path: &str) -> String {
         let path = format!("jsonpath={{{path}}}");
         let args = ["-n", namespace, "get", what, "-o", &path];
-        let output = self.client("kubectl").args(args).output().unwrap();
+        let output = self.with(Kubectl::Newest).args(args).output().unwrap();
         text(&output.stdout)
     }
 }

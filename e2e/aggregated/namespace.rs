@@ -8,8 +8,6 @@ use std::process::{Command, Stdio};
 /// Which kubectl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kubectl {
-    /// The one that is on PATH.
-    OnPath,
     /// Of the cluster's version.
     OfCluster,
     /// The newest that `e2e/setup.sh` finds.

@@ -1,6 +1,6 @@
 //! An `ate dev` of a test's own: its directory, addresses and subnet collide with nobody's, and nothing of it is left.
 
-use crate::parts::look::{self, LOOK, outcome, text};
+use crate::parts::look::{self, KUBECTL, LOOK, outcome, text};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -182,7 +182,7 @@ impl Dev {
 
     pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
         let output = self
-            .client("kubectl")
+            .client(KUBECTL)
             .args(args)
             .stdin(Stdio::null())
             .output()

@@ -3,6 +3,9 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+/// The kubectl of the tests, the newest that `e2e/setup.sh` finds: what is on PATH differs between machines, and may be a
+/// launcher that asks the server for its version at every call.
+pub const KUBECTL: &str = "kubectl1.35";
 /// How often a condition is looked at.
 pub const LOOK: Duration = Duration::from_millis(50);
 

@@ -62,6 +62,8 @@ pub(super) struct Operation {
     worker_until: Option<Instant>,
     /// The workers were last listed at this version.
     seen_workers: Option<ResourceVersion>,
+    /// A free worker was seen in complete pools after the claim had found none.
+    overtaken: bool,
     /// Orders whose outcome was not known.
     attempts: u32,
     /// Where local snapshots of the actor may lie that are superseded.
@@ -93,6 +95,7 @@ impl Operation {
             template,
             worker_until: None,
             seen_workers: None,
+            overtaken: false,
             attempts: 0,
             timings: vec![],
             local_nodes,

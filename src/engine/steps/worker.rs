@@ -15,6 +15,20 @@ use tokio::time::Instant;
 /// Changes of workers looked at together while one is waited for.
 const CHANGES: usize = 100;
 
+/// What was seen of the pools' workers.
+enum Look {
+    /// There are fewer than there shall be; with the version of the list.
+    Short(ResourceVersion),
+    /// All are there, and one is free.
+    Free,
+    /// All are there, and none is free.
+    Full,
+}
+
+fn is_free(worker: &WorkerRecord, pools: &[PoolKey]) -> bool {
+    worker.phase == WorkerPhase::Free && worker.claim.is_none() && pools.contains(&worker.pool)
+}
+
 impl Operation {
     pub(super) async fn find_claim(&mut self) -> Result<(), DriveError> {
         let workers = self.engine.store.list_workers(None).await?.items;
@@ -91,11 +105,16 @@ impl Operation {
             .get_or_insert_with(|| Instant::now() + WORKER_LIMIT);
         let left = until.saturating_duration_since(Instant::now());
         let goes_on = match self.seen_workers.take() {
-            // What has come before this list was read is found by the claim that follows.
-            None => {
-                self.seen_workers = self.short_since(pools).await?;
-                self.seen_workers.is_some() && !left.is_zero()
-            }
+            None => match self.look_at(pools).await? {
+                // What has come before this list was read is found by the claim that follows.
+                Look::Short(version) => {
+                    self.seen_workers = Some(version);
+                    !left.is_zero()
+                }
+                // It came after the claim had looked. Once only: it may be one that cannot be claimed.
+                Look::Free => !std::mem::replace(&mut self.overtaken, true),
+                Look::Full => false,
+            },
             Some(seen) => self.worker_came(pools, seen, left).await?,
         };
         if !goes_on {
@@ -104,18 +123,22 @@ impl Operation {
         Ok(())
     }
 
-    /// If a pool has fewer workers than it shall have: the version of the list that says so.
-    async fn short_since(&self, pools: &[PoolKey]) -> Result<Option<ResourceVersion>, DriveError> {
+    /// Looks at the workers of the pools after a claim that found none.
+    async fn look_at(&self, pools: &[PoolKey]) -> Result<Look, DriveError> {
         let only = match pools {
             [pool] => Some(pool),
             _ => None,
         };
         let workers = self.engine.store.list_workers(only).await?;
         let all = self.engine.catalog.pools();
-        let short = all
-            .iter()
-            .any(|pool| placement::is_short(pool, pools, &workers.items));
-        Ok(short.then_some(workers.version))
+        let short = |pool: &Arc<_>| placement::is_short(pool, pools, &workers.items);
+        Ok(if all.iter().any(short) {
+            Look::Short(workers.version)
+        } else if workers.items.iter().any(|w| is_free(w, pools)) {
+            Look::Free
+        } else {
+            Look::Full
+        })
     }
 
     /// Waits until a worker of the pools becomes free; `false` when none did in time.
@@ -137,9 +160,7 @@ impl Operation {
                 Err(e) => return Err(e.into()),
             };
             let freed = |change: &Arc<Change>| match &change.after {
-                Some(Image::Worker(w)) => {
-                    w.phase == WorkerPhase::Free && w.claim.is_none() && pools.contains(&w.pool)
-                }
+                Some(Image::Worker(w)) => is_free(w, pools),
                 Some(Image::Actor(_)) | None => false,
             };
             if changes.items.iter().any(freed) {

@@ -9,6 +9,8 @@ use crate::api::time::Timestamp;
 use crate::store::memory::MemoryStore;
 use crate::store::*;
 use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use rand::Rng;
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
@@ -27,6 +29,8 @@ pub struct Life {
     pub world: World,
     /// The calls of the store, by name.
     pub calls: Arc<Mutex<Vec<&'static str>>>,
+    /// What happens just before the next call of that name.
+    meanwhile: Arc<Mutex<Option<(&'static str, BoxFuture<'static, ()>)>>>,
     dead: Arc<AtomicBool>,
     /// Calls until it dies; negative: it is in good health.
     fuse: Arc<AtomicI64>,
@@ -40,9 +44,29 @@ impl Life {
             name,
             world,
             calls: Arc::default(),
+            meanwhile: Arc::default(),
             dead: Arc::default(),
             fuse: Arc::new(AtomicI64::new(-1)),
             after: Arc::default(),
+        }
+    }
+
+    /// Lets something happen just before the next call of that name.
+    pub fn before_next(
+        &self,
+        call: &'static str,
+        happens: impl Future<Output = ()> + Send + 'static,
+    ) {
+        *self.meanwhile.lock().expect("nobody panics") = Some((call, happens.boxed()));
+    }
+
+    async fn meanwhile(&self, call: &str) {
+        let happens = {
+            let mut next = self.meanwhile.lock().expect("nobody panics");
+            next.take_if(|(name, _)| *name == call)
+        };
+        if let Some((_, happens)) = happens {
+            happens.await;
         }
     }
 
@@ -154,6 +178,7 @@ impl Mortal {
     ) -> Result<T, StoreError> {
         let world = &self.life.world;
         self.life.calls.lock().expect("nobody panics").push(what);
+        self.life.meanwhile(what).await;
         let dies = self.life.before_call(what).await;
         sleep(world.moment(3)).await;
         let (fails, happens) = {

@@ -4,6 +4,7 @@ use super::kit::{Kit, One, call, replica};
 use crate::api::Reason;
 use crate::api::record::{ActorRecord, Phase};
 use crate::engine::DriveError;
+use crate::store::Store;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -41,6 +42,24 @@ async fn a_complete_pool_refuses_at_once() {
     let start = Instant::now();
     assert!(is_full(kit.engine.resume(&second, call()).await));
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_came_between_the_claim_and_the_look_is_taken() {
+    let kit = Kit::new(1);
+    let key = kit.actor("ns", "a").await;
+    kit.report().await;
+    let worker = kit.store.list_workers(None).await.unwrap().items.remove(0);
+    kit.store
+        .remove_worker(&worker.pool, &worker.key)
+        .await
+        .unwrap();
+    let store = kit.store.clone();
+    kit.life.before_next("list_workers", async move {
+        store.report_worker(&worker).await.unwrap();
+    });
+    let record = kit.engine.resume(&key, call()).await.unwrap();
+    assert_eq!(record.header.phase, Phase::Running);
 }
 
 #[tokio::test(start_paused = true)]
