@@ -2,7 +2,9 @@
 
 use super::direct::Direct;
 use super::goclient::{Go, briefly};
-use super::harness::{Cluster, Namespace, REPLICAS, actor, alone, eventually, shared};
+use super::harness::{
+    Cluster, Namespace, REPLICAS, actor, alone, eventually, shared, shared_first,
+};
 use futures::TryStreamExt;
 use http::Method;
 use kube::core::{DynamicObject, GroupVersionKind};
@@ -300,7 +302,7 @@ fn check_26_pages_are_of_one_moment() {
 
 #[test]
 fn check_27_versions_that_cannot_be_are_refused() {
-    let c = shared();
+    let c = shared_first();
     let ns = c.0.namespace("versions");
     let writer = filled(&c, &ns);
     let now = version(&writer.list());

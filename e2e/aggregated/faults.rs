@@ -2,7 +2,7 @@
 
 use super::direct::Direct;
 use super::follow::{self, Follower};
-use super::harness::{Cluster, Namespace, REPLICAS, actor, alone, eventually};
+use super::harness::{Cluster, Namespace, REPLICAS, actor, alone, eventually, shared_first};
 use super::own::Own;
 use crate::parts::look;
 use futures::StreamExt;
@@ -218,7 +218,7 @@ fn nobody_reads(own: &Own, url: &str, path: &str) {
 
 #[test]
 fn clients_that_never_read_are_cut_off() {
-    let own = Own::start("unread");
+    let own = Own::start_beside(shared_first(), "unread");
     let ns = own.cluster().namespace("unread");
     let direct = own.admin();
     let url = format!("{}{}", own.url(0), ns.actors());

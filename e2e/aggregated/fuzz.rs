@@ -4,7 +4,7 @@
 
 use super::direct::Direct;
 use super::faults::memory;
-use super::harness::actor;
+use super::harness::{actor, shared_first};
 use super::own::Own;
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method};
@@ -397,7 +397,7 @@ async fn send(direct: &Direct, root: &str, fuzzed: &Fuzzed) -> Result<u16, Strin
 
 #[test]
 fn ten_thousand_fuzzed_requests_are_answered() {
-    let own = Own::start("fuzz");
+    let own = Own::start_beside(shared_first(), "fuzz");
     let ns = own.cluster().namespace("fuzz");
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
     let seed = number("FUZZ_SEED").unwrap_or(SEED);

@@ -107,6 +107,12 @@ pub fn shared() -> Shared {
     Shared(turn.cluster(), turn)
 }
 
+/// As [`shared`], before others that want that: for tests that are long.
+pub fn shared_first() -> Shared {
+    let turn = Turn::shared_first();
+    Shared(turn.cluster(), turn)
+}
+
 /// A cluster with nobody else at it.
 pub fn alone() -> Alone {
     let turn = Turn::alone();

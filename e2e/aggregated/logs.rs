@@ -1,6 +1,6 @@
 //! What an actor that runs prints, as it is followed through the control plane.
 
-use super::harness::{Cluster, Namespace, eventually, shared};
+use super::harness::{Cluster, Namespace, eventually, shared_first};
 use super::node::Node;
 use crate::dev::harness::image;
 use crate::parts::look;
@@ -78,7 +78,7 @@ fn objects() -> String {
 
 #[test]
 fn check_40_a_followed_log_outlives_the_limit_of_requests() {
-    let c = shared();
+    let c = shared_first();
     let ns = c.0.namespace("log");
     ns.pipe(&["create", "-f", "-"], &objects());
     ns.actor("a");

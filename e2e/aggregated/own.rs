@@ -33,15 +33,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Own {
     /// Started, and every replica answers.
     pub fn start(prefix: &str) -> Own {
-        let own = Self::stopped(prefix);
+        Self::start_beside(shared(), prefix)
+    }
+
+    /// The same, beside a cluster that the test has already.
+    pub fn start_beside(cluster: Shared, prefix: &str) -> Own {
+        let own = Self::stopped(cluster, prefix);
         own.start_store();
         own.start_replicas();
         own
     }
 
     /// Nothing of it runs yet.
-    pub fn stopped(prefix: &str) -> Own {
-        let cluster = shared();
+    pub fn stopped(cluster: Shared, prefix: &str) -> Own {
         let host = cluster.host();
         let replicas = (0..OWN).map(|_| Replica {
             rest: free_port(&host),

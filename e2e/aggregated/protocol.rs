@@ -1,7 +1,7 @@
 //! What clients send that kubectl does not, through kube-apiserver or to a replica.
 
 use super::direct::{Answer, Direct};
-use super::harness::{Namespace, actor, alone, shared};
+use super::harness::{Namespace, actor, alone, shared, shared_first};
 use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
@@ -161,7 +161,7 @@ fn check_32_a_json_patch_whose_test_fails() {
 fn check_36_generated_names_are_unique() {
     const COUNT: usize = 10_000;
     const AT_ONCE: usize = 64;
-    let c = shared();
+    let c = shared_first();
     let ns = c.0.namespace("generate");
     let direct = admin(&c);
     let url = format!("{}{}", c.replica(0), ns.actors());

@@ -4,7 +4,7 @@
 use super::direct::{Answer, Direct};
 use super::faults::{assert_followed, beside_writers, through_kubernetes};
 use super::follow::{Follower, Written};
-use super::harness::{ACTORS, Cluster, Namespace, actor, alone_first};
+use super::harness::{ACTORS, Cluster, Namespace, actor, alone_first, shared};
 use super::own::{OWN, Own};
 use crate::parts::look;
 use http::Method;
@@ -327,7 +327,7 @@ fn a_store_that_says_nothing_is_waited_for_within_bounds() {
 
 #[test]
 fn replicas_start_without_the_store_and_bear_its_absence() {
-    let own = Own::stopped("absent");
+    let own = Own::stopped(shared(), "absent");
     own.start_replicas();
     let direct = own.admin();
     let away = |root: &str| {

@@ -11,6 +11,7 @@ const AT_ONCE: usize = 4;
 static CLUSTERS: [OnceLock<Cluster>; 2] = [const { OnceLock::new() }; 2];
 static TURNS: Mutex<Turns> = Mutex::new(Turns {
     waiting: 0,
+    long_waiting: 0,
     sharing: 0,
     long: 0,
     alone: [false; 2],
@@ -21,6 +22,8 @@ static ENDED: Condvar = Condvar::new();
 struct Turns {
     /// Tests that wait to share the first cluster.
     waiting: usize,
+    /// Long ones among them.
+    long_waiting: usize,
     /// Tests that share it.
     sharing: usize,
     /// Long tests that wait to have a cluster alone.
@@ -30,6 +33,10 @@ struct Turns {
 }
 
 impl Turns {
+    fn is_full(&self) -> bool {
+        self.alone[0] || self.sharing == AT_ONCE
+    }
+
     fn free(&self) -> Option<usize> {
         match self.alone {
             [_, false] => Some(1),
@@ -62,7 +69,22 @@ impl Turn {
     pub fn shared() -> Turn {
         let mut turns = turns();
         turns.waiting += 1;
-        let mut turns = wait_while(turns, |t| t.alone[0] || t.sharing == AT_ONCE);
+        Turn::beside(wait_while(turns, |t| t.long_waiting > 0 || t.is_full()))
+    }
+
+    /// Beside other tests, and before others that want that: for tests that are long, so that nobody waits for them at the end.
+    pub fn shared_first() -> Turn {
+        let mut turns = turns();
+        turns.waiting += 1;
+        turns.long_waiting += 1;
+        let mut turns = wait_while(turns, |t| t.is_full());
+        turns.long_waiting -= 1;
+        let turn = Turn::beside(turns);
+        ENDED.notify_all();
+        turn
+    }
+
+    fn beside(mut turns: MutexGuard<'static, Turns>) -> Turn {
         turns.waiting -= 1;
         turns.sharing += 1;
         Turn {
@@ -76,7 +98,7 @@ impl Turn {
         Turn::free(wait_while(turns(), |t| t.long > 0 || t.free().is_none()))
     }
 
-    /// With nobody else, and before others that want that: for tests that are long, so that nobody waits for them at the end.
+    /// The same for a cluster alone.
     pub fn alone_first() -> Turn {
         let mut turns = turns();
         turns.long += 1;

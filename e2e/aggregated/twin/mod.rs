@@ -11,7 +11,7 @@ mod normal;
 mod side;
 
 use super::direct::Direct;
-use super::harness::{Cluster, PATIENCE, shared};
+use super::harness::{Cluster, PATIENCE, shared_first};
 use crate::parts::look::LOOK;
 use corpus::{Group, Known, Step, media};
 use crd::{OURS, TWIN, Twin};
@@ -218,7 +218,7 @@ fn documented() -> Vec<String> {
 #[test]
 fn twin_a_custom_resource_answers_the_same() {
     let (groups, everywhere) = corpus::load();
-    let c = shared();
+    let c = shared_first();
     let names: Vec<_> = groups.iter().map(|_| crd::new_namespace()).collect();
     let twin = Twin::install(c.0, &names);
 
