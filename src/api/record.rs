@@ -6,6 +6,7 @@ use super::reason::Reason;
 use super::selector::Selector;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -288,10 +289,31 @@ pub struct MetaRecord {
     /// Owner references, as JSON.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owner_references: Vec<serde_json::Value>,
-    /// Managed fields, as JSON.
+    /// Managed fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub managed_fields: Vec<serde_json::Value>,
+    pub managed_fields: Vec<JsonText>,
 }
+
+/// A JSON value that nobody takes apart on its way: the text itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JsonText(Box<RawValue>);
+
+impl JsonText {
+    /// The value's text; `null` for what has none in JSON.
+    pub fn of(value: &impl Serialize) -> JsonText {
+        JsonText(to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    }
+}
+
+/// Equal texts.
+impl PartialEq for JsonText {
+    fn eq(&self, other: &JsonText) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl Eq for JsonText {}
 
 impl MetaRecord {
     /// Whether nothing needs keeping.

@@ -9,7 +9,7 @@ use super::duration::{Duration, DurationError};
 use super::names::{ActorKey, TemplateKey};
 use super::reason::Reason;
 use super::record::{
-    ActorRecord, IdleRecord, MetaRecord, OperatingMode, Phase, SnapshotKind, SpecRecord,
+    ActorRecord, IdleRecord, JsonText, MetaRecord, OperatingMode, Phase, SnapshotKind, SpecRecord,
 };
 use super::selector::{Selector, SelectorError};
 use super::time::Timestamp;
@@ -44,8 +44,8 @@ pub struct Shown<'a> {
 struct ShownMeta<'a> {
     #[serde(flatten)]
     rest: ObjectMeta,
-    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
-    managed_fields: &'a [Value],
+    #[serde(skip_serializing_if = "<[JsonText]>::is_empty")]
+    managed_fields: &'a [JsonText],
 }
 
 /// The object that clients see. `obstacle` is what the actor's template, as it is now, puts in the way of a wake.
@@ -380,7 +380,12 @@ pub fn meta_record(meta: &ObjectMeta) -> MetaRecord {
             .flatten()
             .map(to_json)
             .collect(),
-        managed_fields: meta.managed_fields.iter().flatten().map(to_json).collect(),
+        managed_fields: meta
+            .managed_fields
+            .iter()
+            .flatten()
+            .map(JsonText::of)
+            .collect(),
     }
 }
 

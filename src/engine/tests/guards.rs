@@ -14,9 +14,9 @@ fn control(guards: Guards) -> Guards {
     }
 }
 
-/// Whether a schedule breaks without the guard, and does not with it.
-fn is_missed(guards: Guards) -> bool {
-    (0..ENOUGH).any(|seed| {
+/// Whether a schedule, of those from seed `first` on, breaks without the guard, and does not with it.
+fn is_missed(guards: Guards, first: u64) -> bool {
+    (first..first + ENOUGH).any(|seed| {
         let Err(failure) = run(seed, guards) else {
             return false;
         };
@@ -41,22 +41,23 @@ fn with_every_guard_stalls_do_no_harm() {
 }
 
 macro_rules! missed {
-    ($($test:ident: $guard:ident;)*) => {
+    ($($test:ident: $guard:ident from $first:literal;)*) => {
         $(#[test]
         fn $test() {
-            assert!(is_missed(Guards::$guard));
+            assert!(is_missed(Guards::$guard, $first));
         })*
     };
 }
 
+// The schedules that miss a guard may be rare: where to begin saves walking thousands that do not.
 missed! {
-    nodes_must_refuse_older_epochs: NoEpochs;
-    nodes_must_freeze_when_their_lease_lapses: NoFreezing;
-    nodes_must_stop_what_they_are_told_before_they_thaw: NoStopSlots;
-    nodes_must_end_what_they_say_they_ended: NoStop;
-    a_snapshot_must_be_published_before_it_is_acknowledged: EarlyAnswer;
-    the_store_must_know_the_owner: NoOwners;
-    a_lease_must_have_lapsed_before_a_node_is_lost: NoWaiting;
-    a_release_must_name_its_epoch: NoClaimEpochs;
-    expired_operations_must_be_taken_over: NoTakeOver;
+    nodes_must_refuse_older_epochs: NoEpochs from 100;
+    nodes_must_freeze_when_their_lease_lapses: NoFreezing from 0;
+    nodes_must_stop_what_they_are_told_before_they_thaw: NoStopSlots from 0;
+    nodes_must_end_what_they_say_they_ended: NoStop from 0;
+    a_snapshot_must_be_published_before_it_is_acknowledged: EarlyAnswer from 0;
+    the_store_must_know_the_owner: NoOwners from 1700;
+    a_lease_must_have_lapsed_before_a_node_is_lost: NoWaiting from 0;
+    a_release_must_name_its_epoch: NoClaimEpochs from 500;
+    expired_operations_must_be_taken_over: NoTakeOver from 0;
 }

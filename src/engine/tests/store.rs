@@ -22,6 +22,9 @@ use tokio::time::sleep;
 /// lease.
 const LONGEST_STALL: u64 = 12_000;
 
+/// What happens just before a call, by the call's name.
+type Event = (&'static str, BoxFuture<'static, ()>);
+
 /// The life of a replica's process. What is called after its end never returns.
 #[derive(Clone)]
 pub struct Life {
@@ -30,7 +33,7 @@ pub struct Life {
     /// The calls of the store, by name.
     pub calls: Arc<Mutex<Vec<&'static str>>>,
     /// What happens just before the next call of that name.
-    meanwhile: Arc<Mutex<Option<(&'static str, BoxFuture<'static, ()>)>>>,
+    meanwhile: Arc<Mutex<Option<Event>>>,
     dead: Arc<AtomicBool>,
     /// Calls until it dies; negative: it is in good health.
     fuse: Arc<AtomicI64>,
