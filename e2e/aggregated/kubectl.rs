@@ -1,9 +1,10 @@
 //! kubectl, as with a built-in kind: the one of the cluster's version, and the newest.
 
-use super::harness::{Kubectl, Namespace, actor, eventually, shared};
+use super::harness::{Kubectl, Namespace, PATIENCE, actor, eventually, shared};
 use crate::parts::look::text;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::mpsc;
 
 macro_rules! with_each {
     ($($check:ident)*) => {
@@ -34,18 +35,23 @@ with_each! {
 }
 
 /// A kubectl that goes on printing; ends with its handle.
-struct Watch(Child, std::io::Lines<BufReader<std::process::ChildStdout>>);
+struct Watch(Child, mpsc::Receiver<String>);
 
 impl Watch {
     fn start(ns: &Namespace, args: &[&str]) -> Self {
         let mut command = ns.client();
         let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self(child, lines)
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut lines = lines.map_while(Result::ok);
+            lines.try_for_each(|line| sender.send(line))
+        });
+        Self(child, receiver)
     }
 
     fn line(&mut self) -> String {
-        self.1.next().unwrap().unwrap()
+        self.1.recv_timeout(PATIENCE).expect("a line")
     }
 }
 

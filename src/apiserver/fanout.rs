@@ -426,8 +426,12 @@ fn repaint(storage: &dyn Storage, shared: &Shared, upto: ResourceVersion) {
 
 /// How long ago a version was written, in milliseconds.
 fn lag(version: ResourceVersion) -> u64 {
-    let written = (version.tick() >> ResourceVersion::COUNTER_BITS) + ResourceVersion::ORIGIN_MS;
-    Timestamp::now().0.saturating_sub(written)
+    Timestamp::now().0.saturating_sub(written(version).0)
+}
+
+/// When a version was written, by the store's clock.
+pub fn written(version: ResourceVersion) -> Timestamp {
+    Timestamp((version.tick() >> ResourceVersion::COUNTER_BITS) + ResourceVersion::ORIGIN_MS)
 }
 
 fn stop_if_idle(shared: &Shared) -> bool {

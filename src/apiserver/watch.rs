@@ -10,7 +10,6 @@ use super::selector::Filter;
 use super::status::{ApiError, OptionError, OptionWhy};
 use super::storage::{ObjectPage, StorageError};
 use crate::api::names::ResourceVersion;
-use crate::api::time::Timestamp;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
@@ -35,7 +34,8 @@ pub const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const CHUNK: usize = 16 << 10;
 /// Chunks that wait for a slow client.
 const QUEUE: usize = 8;
-/// What the backdrop turned to so shortly before a watch began may have been missed by the list before it.
+/// What the backdrop turned to after the version that a watch begins at, or so shortly before, may have been missed by the
+/// list of that version: clocks differ, and Kubernetes' times are of whole seconds.
 const RECENT: Duration = Duration::from_secs(5);
 /// What the bookmark that ends the state carries an empty list as, in base64 (apiserver/pkg/endpoints/handlers/watch.go).
 const BLUEPRINT: &str = "kubernetes.io/initial-events-list-blueprint";
@@ -181,9 +181,9 @@ impl Watch {
         match start {
             Start::After(version) => {
                 self.at = version;
-                let now = Timestamp::now();
+                let written = fanout::written(version);
                 let backdrop = storage.backdrop().unwrap_or_default().into_iter();
-                let recent = backdrop.filter(|(_, (_, since))| now.since(*since) <= RECENT);
+                let recent = backdrop.filter(|(_, (_, since))| written.since(*since) <= RECENT);
                 self.repaint = recent.map(|(part, _)| part).collect();
                 if !registration.fanout.reaches(version) {
                     // An expired version is answered at once, not in the stream.

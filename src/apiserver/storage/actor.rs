@@ -250,13 +250,13 @@ impl Storage for ActorStorage {
         let part = |t: Arc<ActorTemplate>| {
             let meta = &t.metadata;
             let name = format!("{}/{}", meta.namespace.as_ref()?, meta.name.as_ref()?);
-            let ready = t
-                .status
-                .iter()
-                .flat_map(|s| &s.conditions)
-                .find(|c| c.type_ == "Ready")
-                .map_or(0, |c| c.last_transition_time.0.as_millisecond());
-            let since = Timestamp(u64::try_from(ready).unwrap_or(0));
+            let all = t.status.iter().flat_map(|s| &s.conditions);
+            let ready = all
+                .filter(|c| c.type_ == "Ready")
+                .map(|c| &c.last_transition_time);
+            let turned = ready.chain(&meta.creation_timestamp);
+            let turned = turned.map(|time| time.0.as_millisecond()).max();
+            let since = Timestamp(turned.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0));
             Some((name, (placement::has_start(&t), since)))
         };
         catalog
@@ -331,6 +331,10 @@ impl Storage for ActorStorage {
         let record = self.write(&key, marked, expected).await?;
         let shown = self.look.object(&record)?;
         self.drive_deletion(&key).await;
-        self.after_deletion(&key, shown).await
+        // What somebody's finalizer holds is shown as it was marked: they may be done with it by now.
+        match record.meta.finalizers.is_empty() {
+            true => self.after_deletion(&key, shown).await,
+            false => Ok(Written::Kept(shown)),
+        }
     }
 }

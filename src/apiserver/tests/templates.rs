@@ -87,3 +87,28 @@ async fn an_actor_is_ready_when_its_template_is() {
     );
     assert_eq!(version(&event["object"]), version(&made));
 }
+
+/// Between a list and the watch that goes on from its version nobody tells a client anything.
+#[tokio::test]
+async fn a_template_that_came_between_list_and_watch_is_told() {
+    let h = Harness::new().await;
+    let says = |known: Vec<ActorTemplate>| *h.catalog.0.lock().unwrap() = Some(known);
+    says(vec![]);
+    let made = h.make(ACTORS, &actor("a")).await;
+    assert_eq!(ready(&made), (json!("False"), json!("TemplateNotFound")));
+    let mut template = ready_template("ns", "counter");
+    template.spec.golden.policy = GoldenPolicy::Disabled;
+    template.status = None;
+    template.metadata.creation_timestamp = Some(crate::api::time::Timestamp::now().to_time());
+    says(vec![template]);
+    let request = Request::builder().uri(format!(
+        "{ACTORS}?watch=true&resourceVersion={}",
+        version(&made)
+    ));
+    let watch = h.open(request.body(Body::empty()).unwrap()).await;
+    let mut events = watch.into_body().into_data_stream();
+    let line = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+    let event: Value = serde_json::from_slice(&line.unwrap().unwrap()).unwrap();
+    assert_eq!(event["type"], "MODIFIED");
+    assert_eq!(ready(&event["object"]), (json!("True"), json!("Asleep")));
+}
