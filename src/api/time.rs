@@ -1,5 +1,6 @@
 //! Time as the records keep it.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -33,11 +34,16 @@ impl Timestamp {
     }
 
     /// As Kubernetes' own type.
-    pub fn to_time(self) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    pub fn to_time(self) -> Time {
         let seconds = i64::try_from(self.0 / 1000).unwrap_or(i64::MAX);
-        k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-            jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX),
-        )
+        Time(jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX))
+    }
+}
+
+/// Of Kubernetes' own type; what lies before the epoch is the epoch.
+impl From<&Time> for Timestamp {
+    fn from(time: &Time) -> Self {
+        Self(u64::try_from(time.0.as_millisecond()).unwrap_or(0))
     }
 }
 

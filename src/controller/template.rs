@@ -12,7 +12,6 @@ use crate::lifecycle::Observed;
 use crate::lifecycle::template::{Progress, Step, failed, plan};
 use crate::store::StoreError;
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
@@ -95,9 +94,9 @@ impl Golden<'_> {
         let status = self.status();
         Progress {
             phase: status.phase,
-            take_at: status.take_golden_snapshot_at.as_ref().map(timestamp),
+            take_at: status.take_golden_snapshot_at.as_ref().map(Timestamp::from),
             attempts: u32::try_from(status.attempts).unwrap_or(0),
-            retry_at: status.retry_at.as_ref().map(timestamp),
+            retry_at: status.retry_at.as_ref().map(Timestamp::from),
         }
     }
 
@@ -344,8 +343,4 @@ impl Golden<'_> {
         .await?;
         Ok(())
     }
-}
-
-fn timestamp(time: &Time) -> Timestamp {
-    Timestamp(u64::try_from(time.0.as_millisecond()).unwrap_or(0))
 }

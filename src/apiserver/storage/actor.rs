@@ -191,10 +191,7 @@ fn record_parts(
         .generation
         .and_then(|g| u32::try_from(g).ok())
         .unwrap_or(1);
-    spec.deleted = metadata
-        .deletion_timestamp
-        .as_ref()
-        .map(|t| Timestamp(u64::try_from(t.0.as_millisecond()).unwrap_or(0)));
+    spec.deleted = metadata.deletion_timestamp.as_ref().map(Timestamp::from);
     let meta = view::meta_record(metadata);
     Ok((spec, meta, actor))
 }
@@ -255,8 +252,7 @@ impl Storage for ActorStorage {
                 .filter(|c| c.type_ == "Ready")
                 .map(|c| &c.last_transition_time);
             let turned = ready.chain(&meta.creation_timestamp);
-            let turned = turned.map(|time| time.0.as_millisecond()).max();
-            let since = Timestamp(turned.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0));
+            let since = turned.map(Timestamp::from).max().unwrap_or_default();
             Some((name, (placement::has_start(&t), since)))
         };
         catalog

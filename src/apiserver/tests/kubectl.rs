@@ -177,10 +177,9 @@ async fn apply_get_change_delete() {
         "{said}"
     );
 
-    let said = k.run("delete actor one -n demo").await;
-    assert!(
-        said.starts_with("actor.runtime.ate.dev \"one\" deleted"),
-        "{said}"
+    assert_eq!(
+        k.run("delete actor one -n demo").await.trim(),
+        "actor.runtime.ate.dev \"one\" deleted from demo namespace"
     );
     let said = k
         .run(&format!("delete -f {manifest} --ignore-not-found"))

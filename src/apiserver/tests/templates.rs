@@ -1,5 +1,6 @@
 //! Actors and their templates: who may use one, and what an actor looks like before its template is ready.
 
+use super::watch::Events;
 use super::*;
 
 fn of_other(name: &str) -> Value {
@@ -51,6 +52,12 @@ async fn a_template_of_another_namespace_must_let_the_actor_in() {
     h.delete(&uri, None).await.ok();
 }
 
+/// A watch that goes on where an object was made.
+async fn watch_after(h: &Harness, made: &Value) -> Events {
+    let uri = format!("{ACTORS}?watch=true&resourceVersion={}", version(made));
+    Events::open(h, &uri, "application/json").await
+}
+
 #[tokio::test]
 async fn an_actor_is_ready_when_its_template_is() {
     let h = Harness::new().await;
@@ -58,28 +65,19 @@ async fn an_actor_is_ready_when_its_template_is() {
     says(vec![]);
     let made = h.make(ACTORS, &actor("a")).await;
     assert_eq!(ready(&made), (json!("False"), json!("TemplateNotFound")));
-    let request = Request::builder().uri(format!(
-        "{ACTORS}?watch=true&resourceVersion={}",
-        version(&made)
-    ));
-    let watch = h.open(request.body(Body::empty()).unwrap()).await;
-    let mut events = watch.into_body().into_data_stream();
-    let mut next = async || -> Value {
-        let line = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
-        serde_json::from_slice(&line.unwrap().unwrap()).unwrap()
-    };
+    let mut watch = watch_after(&h, &made).await;
 
     let mut golden = ready_template("ns", "counter");
     golden.spec.golden.policy = GoldenPolicy::Required;
     says(vec![golden]);
-    let event = next().await;
+    let event = watch.next().await.unwrap();
     assert_eq!(event["type"], "MODIFIED");
     assert_eq!(
         ready(&event["object"]),
         (json!("False"), json!("TemplateNotReady"))
     );
     says(vec![ready_template("ns", "counter")]);
-    let event = next().await;
+    let event = watch.next().await.unwrap();
     assert_eq!(
         ready(&event["object"]),
         (json!("True"), json!("Asleep")),
@@ -101,14 +99,7 @@ async fn a_template_that_came_between_list_and_watch_is_told() {
     template.status = None;
     template.metadata.creation_timestamp = Some(crate::api::time::Timestamp::now().to_time());
     says(vec![template]);
-    let request = Request::builder().uri(format!(
-        "{ACTORS}?watch=true&resourceVersion={}",
-        version(&made)
-    ));
-    let watch = h.open(request.body(Body::empty()).unwrap()).await;
-    let mut events = watch.into_body().into_data_stream();
-    let line = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
-    let event: Value = serde_json::from_slice(&line.unwrap().unwrap()).unwrap();
+    let event = watch_after(&h, &made).await.next().await.unwrap();
     assert_eq!(event["type"], "MODIFIED");
     assert_eq!(ready(&event["object"]), (json!("True"), json!("Asleep")));
 }

@@ -9,13 +9,13 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 
 /// An open watch: events one by one.
-struct Events {
+pub(super) struct Events {
     body: Body,
     rest: String,
 }
 
 impl Events {
-    async fn open(h: &Harness, uri: &str, accept: &str) -> Self {
+    pub(super) async fn open(h: &Harness, uri: &str, accept: &str) -> Self {
         let request = Request::builder().uri(uri).header(header::ACCEPT, accept);
         let response = h.open(request.body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -26,7 +26,7 @@ impl Events {
     }
 
     /// The next event; `None` at the end.
-    async fn next(&mut self) -> Option<Value> {
+    pub(super) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((line, rest)) = self.rest.split_once('\n') {
                 let event = serde_json::from_str(line).unwrap();
