@@ -149,6 +149,10 @@ pub(super) struct EngineArgs {
     /// How long an operation owns an actor without renewing, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub operation_lease: u64,
+    /// What this replica is called, also when it is started again, and no other while it runs: it goes on at once with what its
+    /// earlier process left, where others wait for --operation-lease. In Kubernetes the name of the pod
+    #[arg(long, value_name = "NAME")]
+    pub replica_name: Option<String>,
 }
 
 impl EngineArgs {
@@ -157,6 +161,7 @@ impl EngineArgs {
             snapshot_location: self.snapshots.clone(),
             operation_lease: std::time::Duration::from_secs(self.operation_lease.max(1)),
             node_lease: std::time::Duration::from_secs(self.node_lease.max(1)),
+            replica: self.replica_name.clone(),
         }
     }
 }

@@ -160,8 +160,11 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
     };
     let store = || ["--store".to_owned(), layout.store_url()];
     let kube = || ["--kubeconfig".to_owned(), text(layout.kubeconfig())];
-    let engine = || {
+    // One process of each at a time: the directory is locked, and what an earlier `ate dev` left is dead.
+    let engine = |replica: &str| {
         vec![
+            "--replica-name".to_owned(),
+            replica.to_owned(),
             "--snapshots".to_owned(),
             layout.snapshots_url(),
             "--node-lease".to_owned(),
@@ -190,7 +193,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                 vec!["--without-kubernetes".to_owned()],
                 store().to_vec(),
                 kube().to_vec(),
-                engine(),
+                engine("apiserver"),
             ]),
         ),
         ate(
@@ -214,7 +217,11 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
         ate(
             "controller",
             component::Probe::Alive,
-            args(vec![store().to_vec(), kube().to_vec(), engine()]),
+            args(vec![
+                store().to_vec(),
+                kube().to_vec(),
+                engine("controller"),
+            ]),
         ),
         ate(
             "router",

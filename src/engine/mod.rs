@@ -26,6 +26,7 @@ use crate::lifecycle::placement;
 use crate::proto::atenode::{ActorIdentity, StepTiming};
 use crate::rpc::nodes::NodeClient;
 use crate::store::{Store, StoreError};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,6 +42,9 @@ pub struct Options {
     pub operation_lease: Duration,
     /// How long a node's sandboxes may run without its renewing.
     pub node_lease: Duration,
+    /// What this replica is called, now and when it is started again; no other replica is called so while it runs. It
+    /// goes on at once with what its earlier process left, where others wait until `operation_lease` has passed.
+    pub replica: Option<String>,
 }
 
 impl Default for Options {
@@ -49,6 +53,7 @@ impl Default for Options {
             snapshot_location: "file:///var/lib/ate/snapshots".into(),
             operation_lease: Duration::from_secs(20),
             node_lease: Duration::from_secs(90),
+            replica: None,
         }
     }
 }
@@ -88,6 +93,16 @@ impl Call {
     }
 }
 
+/// The number of a process, as [`crate::store::Begin::owner`] has it.
+fn owner(replica: Option<&str>) -> u64 {
+    let process = u64::from(rand::random::<u32>());
+    let replica = replica.map_or_else(rand::random, |name| {
+        let digest = Sha256::digest(name);
+        u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
+    });
+    u64::from(replica) << 32 | process
+}
+
 /// The one place that moves actors. Any number of replicas may run over one store.
 pub struct Engine {
     store: Arc<dyn Store>,
@@ -104,7 +119,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine with a random owner number.
+    /// An engine that owns its operations under a number that no other process has.
     pub fn new(
         store: Arc<dyn Store>,
         nodes: Arc<dyn NodeClient>,
@@ -115,8 +130,8 @@ impl Engine {
             store,
             nodes,
             catalog,
+            owner: owner(options.replica.as_deref()),
             options,
-            owner: rand::random(),
             incarnation: AtomicU64::new(0),
             directory: directory::Directory::default(),
             running: progress::Running::default(),

@@ -27,6 +27,7 @@ impl Engine {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut count = 0u32;
+        let mut succeeded = self.options.replica.is_none();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -34,7 +35,7 @@ impl Engine {
             }
             let looked = tokio::select! {
                 () = stop.cancelled() => return,
-                looked = self.look_around(count, &places) => looked,
+                looked = self.look_around(count, &mut succeeded, &places) => looked,
             };
             if let Err(e) = looked {
                 tracing::warn!(error = %e, "recovery could not look around");
@@ -46,8 +47,17 @@ impl Engine {
     async fn look_around(
         self: &Arc<Self>,
         count: u32,
+        succeeded: &mut bool,
         places: &Arc<Semaphore>,
     ) -> Result<(), DriveError> {
+        if !*succeeded {
+            let left = self.store.end_leases(self.owner).await?;
+            tracing::info!(
+                left,
+                "going on with what this replica left when it was last started"
+            );
+            *succeeded = true;
+        }
         self.take_over_expired(places).await?;
         if count.is_multiple_of(WORKERS_EVERY) {
             self.begin_deletions(places).await?;

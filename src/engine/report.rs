@@ -87,12 +87,12 @@ impl Engine {
         for slot in &report.slots {
             let mut worker = worker_of(report, slot);
             let same = |w: &&WorkerRecord| w.key == worker.key && w.pool == worker.pool;
-            let claimed = known.iter().find(same).is_some_and(|w| w.claim.is_some());
+            let before = known.iter().find(same);
+            let claimed = before.is_some_and(|w| w.claim.is_some());
             if (lapsed || !claimed) && !self.is_stood_for(slot, &worker).await? {
                 stop.push(slot.uid.clone());
             }
-            // What nobody claims is free only when it is clean.
-            if !claimed && worker.phase == WorkerPhase::Free && slot.actor.is_some() {
+            if worker.phase == WorkerPhase::Free && holds_leftover(slot, before) {
                 worker.phase = WorkerPhase::Dirty;
             }
             let worker = self.store.report_worker(&worker).await?;
@@ -311,6 +311,14 @@ impl Engine {
     }
 }
 
+/// Whether a slot has to come to an end of something before it can be claimed again, whoever releases it now: what nobody
+/// claims, or what its earlier executor left for the next, such as an image that is still to be delivered.
+fn holds_leftover(slot: &wire::Slot, before: Option<&WorkerRecord>) -> bool {
+    let inherited = |w: &WorkerRecord| w.uid != slot.uid || w.phase == WorkerPhase::Dirty;
+    let claimed = before.filter(|w| w.claim.is_some());
+    slot.actor.is_some() && claimed.is_none_or(inherited)
+}
+
 fn runs_on(actor: &ActorRecord, worker: &WorkerRecord) -> bool {
     actor
         .status
@@ -336,5 +344,54 @@ fn worker_of(report: &wire::ReportRequest, slot: &wire::Slot) -> WorkerRecord {
         phase,
         created: Timestamp::now(),
         ..WorkerRecord::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::record::Claim;
+
+    fn slot(uid: &str, actor: bool) -> wire::Slot {
+        wire::Slot {
+            uid: uid.into(),
+            actor: actor.then(wire::ActorIdentity::default),
+            ..wire::Slot::default()
+        }
+    }
+
+    fn worker(phase: WorkerPhase, claimed: bool) -> WorkerRecord {
+        WorkerRecord {
+            uid: "before".into(),
+            phase,
+            claim: claimed.then(|| Claim {
+                actor: ActorKey::new("ns", "a"),
+                epoch: Epoch(1),
+                deadline: Timestamp(0),
+            }),
+            ..WorkerRecord::default()
+        }
+    }
+
+    #[test]
+    fn a_slot_with_a_leftover_is_not_free_when_it_is_released() {
+        use WorkerPhase::{Claimed, Dirty, Free};
+        let (same, new) = (slot("before", true), slot("after", true));
+        for (slot, before, leftover) in [
+            (&same, None, true),
+            (&same, Some(worker(Free, false)), true),
+            (&same, Some(worker(Claimed, true)), false),
+            (&new, Some(worker(Claimed, true)), true),
+            (&same, Some(worker(Dirty, true)), true),
+            (&slot("before", false), Some(worker(Dirty, true)), false),
+            (&slot("after", false), Some(worker(Claimed, true)), false),
+            (&slot("before", false), None, false),
+        ] {
+            assert_eq!(
+                holds_leftover(slot, before.as_ref()),
+                leftover,
+                "{slot:?} {before:?}"
+            );
+        }
     }
 }

@@ -124,7 +124,7 @@ pub struct Begin {
     /// What is wanted from now on; `None` leaves it. Written only when an edge is taken, and never over `Deleted`:
     /// deletion is final.
     pub desired: Option<Desired>,
-    /// The caller's process.
+    /// The caller: its upper half is the replica, which keeps it when it is started again, its lower half the process.
     pub owner: u64,
     /// How long the caller owns the actor.
     pub lease: Duration,
@@ -344,6 +344,9 @@ pub trait Store: Send + Sync + 'static {
     }
     /// The same at a version. `Expired` when the log no longer reaches back to it, or the store never came to it.
     async fn actors_at(&self, list: &ListRequest<'_>) -> Result<Page<ActorRecord>, StoreError>;
+    /// Ends the leases that earlier processes of a replica left: owners other than `owner` with its upper half. How many
+    /// there were. No new resource versions.
+    async fn end_leases(&self, owner: u64) -> Result<u64, StoreError>;
     /// Actors whose lease has expired, at most `limit`.
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError>;
     /// Actors, at most `limit`, that are marked deleted, that no finalizer holds and that no operation owns: whoever was

@@ -7,7 +7,7 @@ use super::world::{Guards, World};
 use crate::api::record::{ActorRecord, SpecRecord, StatusRecord};
 use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
 use crate::api::{ActorKey, ActorTemplate, TemplateKey, WorkerPool, WorkerPoolSpec};
-use crate::engine::{Call, Engine};
+use crate::engine::{Call, Engine, Options};
 use crate::kube::Catalog;
 use crate::proto::atenode::ReportRequest;
 use crate::store::Store;
@@ -15,6 +15,9 @@ use crate::store::memory::MemoryStore;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
+
+/// Name of the first replica.
+const FIRST: &str = "r";
 
 /// A catalog of one template in namespace `ns`, which boots from its image, and one pool.
 pub struct One {
@@ -58,7 +61,7 @@ impl Kit {
         let world = World::new(1, Guards::All);
         world.lock().calm = true;
         let store = Arc::new(MemoryStore::by(world.clock()));
-        let (life, engine) = replica("r", &world, &store, One::of(replicas));
+        let (life, engine) = replica(FIRST, &world, &store, One::of(replicas));
         Kit {
             world,
             store,
@@ -70,6 +73,11 @@ impl Kit {
     /// A second replica over the same store and nodes.
     pub fn another(&self) -> Arc<Engine> {
         replica("s", &self.world, &self.store, One::of(1)).1
+    }
+
+    /// The first replica once more, after its end.
+    pub fn again(&self) -> Arc<Engine> {
+        replica(FIRST, &self.world, &self.store, One::of(1)).1
     }
 
     /// An actor of template `ns/t`.
@@ -150,7 +158,10 @@ pub fn replica(
         Arc::new(mortal),
         Arc::new(nodes),
         Arc::new(catalog),
-        options(),
+        Options {
+            replica: Some(name.into()),
+            ..options()
+        },
     );
     (life, engine)
 }

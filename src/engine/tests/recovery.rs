@@ -1,11 +1,14 @@
 //! What one replica leaves unfinished, and another finishes.
 
 use super::kit::{Kit, call};
+use super::schedule::OPERATION_LEASE;
 use crate::api::record::{ActorRecord, Claim, Phase};
 use crate::api::{ActorKey, Epoch, Timestamp};
+use crate::engine::Engine;
 use crate::store::{ClaimRequest, Store};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Bound of every wait, by the clock of the simulation.
@@ -54,6 +57,31 @@ async fn taken_over(boot: bool) -> Option<u64> {
 async fn who_takes_a_boot_over_boots_as_well() {
     assert_eq!(taken_over(true).await, Some(1), "from the image");
     assert_eq!(taken_over(false).await, Some(2), "from its snapshot");
+}
+
+/// How long after the first replica's death another has brought the actor up that it was waking.
+async fn goes_on_after(kit: &Kit, next: Arc<Engine>) -> Duration {
+    let key = kit.actor("ns", "a").await;
+    kit.report().await;
+    kit.life.end_after(1);
+    let (engine, of) = (kit.engine.clone(), key.clone());
+    tokio::spawn(async move { engine.resume(&of, call()).await });
+    until(kit, &key, |_| kit.life.is_over().then_some(())).await;
+    let died = Instant::now();
+    tokio::spawn(next.recover(CancellationToken::new()));
+    let running = |a: Option<ActorRecord>| a.filter(|a| a.header.phase == Phase::Running);
+    until(kit, &key, running).await;
+    died.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_goes_on_at_once_with_what_it_left() {
+    let kit = Kit::new(1);
+    let again = goes_on_after(&kit, kit.again()).await;
+    let kit = Kit::new(1);
+    let another = goes_on_after(&kit, kit.another()).await;
+    assert!(again < OPERATION_LEASE / 2, "{again:?}");
+    assert!(another > OPERATION_LEASE / 2, "{another:?}");
 }
 
 async fn mark(kit: &Kit, key: &ActorKey) {

@@ -28,7 +28,7 @@ const MOST_ORDERS: u64 = 1_000;
 /// How long a caller waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-const OPERATION_LEASE: Duration = Duration::from_secs(3);
+pub const OPERATION_LEASE: Duration = Duration::from_secs(3);
 const NODE_LEASE: Duration = Duration::from_secs(6);
 const ACTORS: [&str; 3] = ["a", "b", "c"];
 
@@ -211,7 +211,12 @@ impl Simulation {
             world: self.world.clone(),
             life: life.clone(),
         });
-        let engine = Engine::new(store, nodes, Arc::new(One::of(2)), options());
+        // One goes on at once with what it left when it died; what the other left waits until leases lapse.
+        let options = Options {
+            replica: (n == 0).then(|| "r0".into()),
+            ..options()
+        };
+        let engine = Engine::new(store, nodes, Arc::new(One::of(2)), options);
         let stop = CancellationToken::new();
         tokio::spawn(engine.clone().recover(stop.clone()));
         Replica { engine, life, stop }

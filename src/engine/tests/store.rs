@@ -160,7 +160,8 @@ fn unavailable<T>() -> Result<T, StoreError> {
 }
 
 /// Calls that change nothing that is audited.
-const QUIET: [&str; 10] = [
+const QUIET: [&str; 11] = [
+    "end_leases",
     "deletions_due",
     "changes",
     "renew",
@@ -257,6 +258,13 @@ forward! {
         async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
             let limit = if self.guards() == Guards::NoTakeOver { 0 } else { limit };
             self.call("expired_leases", self.inner.expired_leases(limit)).await
+        }
+
+        async fn end_leases(&self, owner: u64) -> Result<u64, StoreError> {
+            if self.guards() == Guards::NoTakeOver {
+                return Ok(0);
+            }
+            self.call("end_leases", self.inner.end_leases(owner)).await
         }
 
         async fn list_nodes(&self) -> Result<(Vec<NodeRecord>, Timestamp), StoreError> {

@@ -127,6 +127,26 @@ pub async fn only_expired_leases_are_listed(store: &dyn Store) {
     assert_eq!(store.expired_leases(10).await.unwrap(), [key("b")]);
 }
 
+pub async fn leases_of_an_earlier_process_end(store: &dyn Store) {
+    let (again, key) = (ME ^ 0xff, |name| ActorKey::new("team", name));
+    for (name, owner) in [("earlier", ME), ("own", again), ("others", OTHER)] {
+        created(store, "team", name).await;
+        owned(store, waking(&key(name), owner, LONG)).await;
+    }
+    let version = store.version().await.unwrap();
+    assert_eq!(store.end_leases(again).await.unwrap(), 1);
+    assert_eq!(store.end_leases(again).await.unwrap(), 0);
+    assert_eq!(store.version().await.unwrap(), version);
+    assert_eq!(store.expired_leases(10).await.unwrap(), [key("earlier")]);
+    for held in ["own", "others"] {
+        let begun = store.begin(waking(&key(held), ME, LONG)).await.unwrap();
+        assert!(matches!(begun, Begun::Held { .. }), "{held}: {begun:?}");
+    }
+    let taken = owned(store, waking(&key("earlier"), again, LONG)).await;
+    let late = store.renew(&taken.key, Epoch(1), ME, LONG).await;
+    assert!(matches!(late, Err(StoreError::Fenced(_))), "{late:?}");
+}
+
 pub async fn of_many_who_begin_one_owns(store: &dyn Store) {
     let stored = created(store, "team", "a").await;
     let begins = (1..=20).map(|owner| store.begin(waking(&stored.key, owner, LONG)));

@@ -194,6 +194,7 @@ macro_rules! suite {
                     deletion_is_final,
                     a_renewed_lease_holds,
                     only_expired_leases_are_listed,
+                    leases_of_an_earlier_process_end,
                     of_many_who_begin_one_owns,
                     nodes_renew_leases,
                     the_incarnation_stays,

@@ -240,6 +240,17 @@ impl State {
         records.map(|r| r.key.clone()).take(limit).collect()
     }
 
+    pub(super) fn end_leases(&mut self, owner: u64) -> u64 {
+        let now = self.now();
+        let leases = self
+            .actors
+            .values_mut()
+            .filter_map(|r| r.header.lease.as_mut());
+        let theirs =
+            leases.filter(|l| l.owner != owner && l.owner >> 32 == owner >> 32 && l.deadline > now);
+        theirs.map(|lease| lease.deadline = now).count() as u64
+    }
+
     pub(super) fn expired_leases(&self, limit: usize) -> Vec<ActorKey> {
         let now = self.now();
         let expired = |r: &&ActorRecord| r.header.lease.is_some_and(|l| l.deadline <= now);

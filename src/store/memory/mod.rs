@@ -224,6 +224,10 @@ impl Store for MemoryStore {
         self.state().actors_at(list)
     }
 
+    async fn end_leases(&self, owner: u64) -> Result<u64, StoreError> {
+        Ok(self.state().end_leases(owner))
+    }
+
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
         Ok(self.state().expired_leases(limit))
     }

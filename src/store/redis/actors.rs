@@ -283,6 +283,20 @@ pub async fn expired_leases(client: &Client, limit: usize) -> Result<Vec<ActorKe
     keys(replies, limit)
 }
 
+pub async fn end_leases(client: &Client, owner: u64) -> Result<u64, StoreError> {
+    let replies = client
+        .call_all(|shard| {
+            Call::new(client, &scripts::END_LEASES, shard)
+                .key(client.keys.of(shard, "actors"))
+                .key(client.keys.of(shard, "leases"))
+                .arg(owner.to_be_bytes())
+                .repeatable()
+        })
+        .await?;
+    let ended = replies.into_iter().map(|mut r| reply::number(r.next()?));
+    ended.sum()
+}
+
 pub async fn deletions_due(client: &Client, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
     let replies = client
         .call_all(|shard| {

@@ -203,6 +203,10 @@ impl Store for RedisStore {
         log::afresh(list.at, read).await
     }
 
+    async fn end_leases(&self, owner: u64) -> Result<u64, StoreError> {
+        actors::end_leases(&self.client, owner).await
+    }
+
     async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
         actors::expired_leases(&self.client, limit).await
     }

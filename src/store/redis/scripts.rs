@@ -73,6 +73,7 @@ scripts! {
     LOG_TAIL = "log_tail.lua", "scan.lua", "tail.lua";
     LOG_BEFORE = "log_before.lua", "scan.lua", "undo.lua";
     EXPIRED = "expired.lua";
+    END_LEASES = "end_leases.lua", "actor.lua";
     DELETIONS = "deletions.lua";
     REPORT_WORKER = "report_worker.lua", "worker.lua";
     CLAIM = "claim.lua", "worker.lua";
