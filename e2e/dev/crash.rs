@@ -48,7 +48,7 @@ const BY_CHANCE: &[&str] = &[
     "store.remove_node",   // no node is removed
     "slot.ask",            // an executor is busy when it is looked at
     "slot.wait",           // not a step that is carried out
-    "slot.freeze.after",   // the executor stands still by itself when the agent has crashed
+    "slot.freeze",         // the executor stands still by itself, often at the same moment
     "slot.give-up-saving", // a sandbox ends by itself while it is saved
 ];
 
