@@ -121,6 +121,8 @@ install() {
     -p "{\"spec\": {\"caBundle\": \"$(base64 -w0 "$dir/ours/ca.crt")\"}}"
   token=$(kubectl -n ate-system create token ate-apiserver)
   sed "s/^users:.*/users: [{name: user, user: {token: $token}}]/" "$KUBECONFIG" >"$dir/ours/kubeconfig"
+  # As a pod there has it: its own namespace is where it keeps notes.
+  kubectl --kubeconfig "$dir/ours/kubeconfig" config set-context --current --namespace ate-system
   kubectl create namespace bench
 }
 

@@ -6,6 +6,7 @@ use super::Context;
 use super::authn;
 use super::status::{ApiError, Target};
 use crate::kube::Lifecycle;
+use crate::telemetry::chain;
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
@@ -38,7 +39,8 @@ pub async fn takes_new(ctx: &Context) -> Result<(), ApiError> {
             name: namespace.to_owned(),
             ..Target::default()
         })),
-        Err(error) => Err(ApiError::Internal(error.to_string())),
+        // The client need not change anything: what Kubernetes says is for whoever runs us.
+        Err(error) => Err(ApiError::Unavailable(chain(&error))),
     }
 }
 

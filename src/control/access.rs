@@ -7,6 +7,7 @@ use crate::access::inflight::{Class, Inflight};
 use crate::access::{Attributes, COMPONENTS, ClientCa, Credentials, Gate, Refusal, Resource, User};
 use crate::api::record::ActorRecord;
 use crate::kube::{Lifecycle, Namespaces};
+use crate::telemetry::chain;
 use axum::body::Body;
 use axum::extract::State;
 use axum::middleware::Next;
@@ -190,7 +191,7 @@ impl Doors {
             Ok(Lifecycle::Missing) => Err(Status::failed_precondition(format!(
                 "namespace {namespace} not found"
             ))),
-            Err(error) => Err(Status::unavailable(error.to_string())),
+            Err(error) => Err(Status::unavailable(chain(&error))),
         }
     }
 }
