@@ -148,20 +148,16 @@ pub async fn measure(args: Args) -> anyhow::Result<()> {
         "per s",
         Target::None,
     );
+    for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
+        number(
+            &format!("begin + claim + commit, {name}, {}", args.fsync),
+            quantile(&mut took, q),
+            "ms",
+            Target::None,
+        );
+    }
     number(
-        "begin + claim + commit, p50",
-        quantile(&mut took, 0.5),
-        "ms",
-        Target::None,
-    );
-    number(
-        "begin + claim + commit, p99",
-        quantile(&mut took, 0.99),
-        "ms",
-        Target::None,
-    );
-    number(
-        "begin + claim + commit / GET",
+        &format!("begin + claim + commit / GET, {}", args.fsync),
         rate / args.gets,
         "",
         Target::AtLeast(TARGET),

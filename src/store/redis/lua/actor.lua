@@ -14,17 +14,18 @@ local function decode(bytes)
   if string.byte(bytes, 1) ~= 2 then
     return nil
   end
-  local a, at = {}, nil
-  local version
-  version, a.phase, a.desired, a.flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid, at =
-    struct.unpack(ACTOR, bytes)
-  a.boot = bit.band(a.flags, BOOTS) ~= 0
-  if bit.band(a.flags, LEASED) ~= 0 then
-    a.owner, a.deadline, at = struct.unpack(LEASE, bytes, at)
+  local _, phase, desired, flags, epoch, takeovers, tick, writes, activity, uid, at = struct.unpack(ACTOR, bytes)
+  local owner, deadline, spec
+  if bit.band(flags, LEASED) ~= 0 then
+    owner, deadline, at = struct.unpack(LEASE, bytes, at)
   end
-  a.spec, at = struct.unpack('>Hc0', bytes, at)
-  a.status = string.sub(bytes, at)
-  return a
+  spec, at = struct.unpack('>Hc0', bytes, at)
+  -- Made at once: a table that grows is made anew with every doubling.
+  return {
+    phase = phase, desired = desired, flags = flags, boot = bit.band(flags, BOOTS) ~= 0, epoch = epoch,
+    takeovers = takeovers, tick = tick, writes = writes, activity = activity, uid = uid, owner = owner,
+    deadline = deadline, spec = spec, status = string.sub(bytes, at),
+  }
 end
 
 local function encode(a)

@@ -6,13 +6,13 @@ local function decode(bytes)
   if string.byte(bytes, 1) ~= 1 then
     return nil
   end
-  local w, version, at = {}, nil, nil
-  version, w.phase, w.tick, w.writes, w.created, w.epoch, w.deadline, w.actor, w.node, at =
-    struct.unpack(WORKER, bytes)
-  w.rest = string.sub(bytes, at)
-  -- Under which node the index of the free has it.
-  w.free_on = w.phase == FREE and w.node or nil
-  return w
+  local _, phase, tick, writes, created, epoch, deadline, actor, node, at = struct.unpack(WORKER, bytes)
+  return {
+    phase = phase, tick = tick, writes = writes, created = created, epoch = epoch, deadline = deadline, actor = actor,
+    node = node, rest = string.sub(bytes, at),
+    -- Under which node the index of the free has it.
+    free_on = phase == FREE and node or nil,
+  }
 end
 
 local function encode(w)
