@@ -15,11 +15,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How many ConfigMaps there are. One holds at most 1 MiB, which is some ten thousand names.
 const SHARDS: u8 = 16;
-const PREFIX: &str = "actor-namespaces-";
+
+/// The name of a ConfigMap.
+fn map(number: u8) -> String {
+    format!("actor-namespaces-{number}")
+}
 
 fn shard(namespace: &str) -> String {
-    let digest = Sha256::digest(namespace);
-    format!("{PREFIX}{}", digest[0] % SHARDS)
+    map(Sha256::digest(namespace)[0] % SHARDS)
 }
 
 /// The namespaces that had actors.
@@ -96,7 +99,7 @@ impl Inhabited {
     pub async fn all(&self) -> Vec<(String, String)> {
         let mut all = vec![];
         for n in 0..SHARDS {
-            let name = format!("{PREFIX}{n}");
+            let name = map(n);
             match bounded(self.maps.get_opt(&name)).await {
                 Ok(found) => all.extend(found.and_then(|map| map.data).unwrap_or_default()),
                 Err(error) => {
@@ -131,4 +134,23 @@ impl Inhabited {
 
 fn is<T>(answer: &Result<T, Error>, code: u16) -> bool {
     matches!(answer, Err(Error::Api(status)) if status.code == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    #[test]
+    fn the_manifests_allow_every_map_and_no_other() {
+        let manifests = include_str!("../../config/rbac/apiserver.yaml");
+        let documents = serde_yaml_ng::Deserializer::from_str(manifests);
+        let objects = documents.map(|d| Value::deserialize(d).unwrap());
+        let rules = objects.flat_map(|o| o["rules"].as_array().cloned().unwrap_or_default());
+        let names = rules.flat_map(|r| r["resourceNames"].as_array().cloned().unwrap_or_default());
+        let allowed: Vec<_> = names.collect();
+        let maps: Vec<Value> = (0..SHARDS).map(|n| map(n).into()).collect();
+        assert_eq!(allowed, maps);
+    }
 }
