@@ -3,7 +3,7 @@
 use super::direct::{Answer, Direct};
 use super::goclient;
 use super::harness::{Cluster, Namespace, actor, eventually, shared};
-use crate::parts::look::outcome;
+use crate::parts::look::{next_second, outcome};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -145,6 +145,7 @@ fn check_41_what_flux_reconciles_again_is_unchanged() {
     let object = wanted(json!({"tier": "gold"}));
     assert_eq!(flux.reconcile(&object), Reconciled::Created);
     let made = version(&ns);
+    next_second();
     assert_eq!(flux.reconcile(&object), Reconciled::Unchanged);
     assert_eq!(version(&ns), made);
 

@@ -1,7 +1,7 @@
 //! kubectl, as with a built-in kind: the one of the cluster's version, and the newest.
 
 use super::harness::{Kubectl, Namespace, PATIENCE, actor, eventually, shared};
-use crate::parts::look::text;
+use crate::parts::look::{next_second, text};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
@@ -217,6 +217,7 @@ fn check_18_apply_on_the_server_creates_and_leaves_alone(kubectl: Kubectl) {
     };
     assert!(apply().contains("serverside-applied"));
     let (made, managers) = (version(&ns, "a"), ".metadata.managedFields[*].manager");
+    next_second();
     assert!(apply().contains("serverside-applied"));
     assert_eq!(version(&ns, "a"), made, "nothing changed");
     assert_eq!(ns.field("actor/a", managers), "kubectl");

@@ -1,7 +1,7 @@
 //! Looking at what others do: until it is so, and at what a command said.
 
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The kubectl of the tests, the newest that `e2e/setup.sh` finds: what is on PATH differs between machines, and may be a
 /// launcher that asks the server for its version at every call.
@@ -23,6 +23,18 @@ pub fn until<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option
         );
         std::thread::sleep(LOOK);
     }
+}
+
+/// Returns in another second than it is called: whatever is written anew from then on has another time in Kubernetes' objects.
+pub fn next_second() {
+    let second = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.expect("after 1970").as_secs()
+    };
+    let called = second();
+    until(Duration::from_secs(5), "the next second", || {
+        (second() > called).then_some(())
+    });
 }
 
 pub fn text(bytes: &[u8]) -> String {
