@@ -16,10 +16,16 @@ pub(super) struct Args {
     /// Network that sandboxes must not reach; may be given several times
     #[arg(long = "refuse", value_name = "CIDR")]
     refused: Vec<Cidr>,
+    /// Directory of its own in a pod, and where the node has it; may be given several times
+    #[arg(long = "bind", value_name = "OWN=HOST")]
+    binds: Vec<ateom::Bind>,
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("ateom", Format::Text);
+    for bind in &args.binds {
+        bind.mount()?;
+    }
     Ok(ateom::run(ateom::Options {
         uid: args.uid,
         dir: args.dir,

@@ -8,6 +8,8 @@ use crate::rpc::TonicNodes;
 use crate::telemetry::{self, Format};
 use crate::{controller, kube};
 use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -19,6 +21,59 @@ pub(super) struct Args {
     kube: KubeArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// What there is to do on Kubernetes.
+#[derive(clap::Args)]
+#[command(next_help_heading = "On Kubernetes")]
+struct ClusterArgs {
+    /// Image of worker pods: a Deployment is made of each WorkerPool. Without it node agents make the workers
+    #[arg(long, value_name = "IMAGE")]
+    worker_image: Option<String>,
+    /// What pools may name as ateomImage beside that image, by how it begins; may be given several times
+    #[arg(
+        long = "allow-worker-image",
+        value_name = "PREFIX",
+        requires = "worker_image"
+    )]
+    allowed: Vec<String>,
+    /// What pools may name and --worker-image runs for it, beside ateom and ateom-*; may be given several times
+    #[arg(
+        long = "replace-worker-image",
+        value_name = "PREFIX",
+        requires = "worker_image"
+    )]
+    replaced: Vec<String>,
+    /// Work only while holding the Lease ate-controller: for several controllers
+    #[arg(long)]
+    leader_elect: bool,
+    /// Namespace of the Lease
+    #[arg(long, value_name = "NAMESPACE", default_value = "ate-system")]
+    leader_elect_namespace: String,
+    /// How long the Lease holds without being renewed, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    leader_elect_lease_duration: u64,
+}
+
+impl ClusterArgs {
+    fn options(self, replica: Option<&str>) -> controller::Options {
+        let (allowed, replaced) = (self.allowed, self.replaced);
+        let lease = self.leader_elect.then(|| controller::LeaseOptions {
+            namespace: self.leader_elect_namespace,
+            identity: format!("{}_{}", replica.unwrap_or("controller"), Uuid::new_v4()),
+            duration: Duration::from_secs(self.leader_elect_lease_duration.max(1)),
+        });
+        controller::Options {
+            workers: self.worker_image.map(|own| controller::WorkerImages {
+                own,
+                allowed,
+                replaced,
+            }),
+            lease,
+        }
+    }
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<()> {
@@ -34,7 +89,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             catalog,
             args.engine.options(),
         );
-        controller::run(client, engine, stop).await;
+        let replica = args.engine.replica_name.as_deref();
+        controller::run(client, engine, args.cluster.options(replica), stop).await;
         Ok(())
     })
 }

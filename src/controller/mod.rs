@@ -1,21 +1,49 @@
-//! Reconcilers of WorkerPool ([`pool`]) and ActorTemplate ([`template`]).
+//! Reconcilers of WorkerPool ([`pool`]) and ActorTemplate ([`template`]); of several controllers one works ([`lease`]).
 //!
 //! Both are level-triggered: they compare what is desired with what is, by [`crate::lifecycle`]'s decisions, and
 //! write status. Golden actors are moved through [`crate::engine`].
 
+mod lease;
 mod pool;
 mod template;
 
+pub use lease::LeaseOptions;
+pub use pool::WorkerImages;
+
+use crate::api::PoolKey;
 use crate::engine::Engine;
-use kube::Client;
+use kube::{Client, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Who we are among those that write an object's fields.
+const MANAGER: &str = "ate-controller";
+
+/// What a controller does beside golden snapshots and status.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Makes a Deployment of each pool, with these images; `None` where node agents make the workers.
+    pub workers: Option<WorkerImages>,
+    /// Works only while it holds this lease; `None` where there is one controller.
+    pub lease: Option<LeaseOptions>,
+}
 
 /// What a reconciler needs.
 struct Context {
     client: Client,
     engine: Arc<Engine>,
+    workers: Option<WorkerImages>,
+}
+
+impl Context {
+    fn has_pool(&self, key: &PoolKey) -> bool {
+        let pools = self.engine.catalog().pools();
+        let is = |pool: &crate::api::WorkerPool| {
+            pool.name_any() == key.name && pool.namespace().as_ref() == Some(&key.namespace)
+        };
+        pools.iter().any(|pool| is(pool))
+    }
 }
 
 /// Why a reconciliation did not end; it is tried again.
@@ -37,8 +65,21 @@ enum Error {
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Reconciles until told to stop.
-pub async fn run(client: Client, engine: Arc<Engine>, stop: CancellationToken) {
-    let context = Arc::new(Context { client, engine });
+pub async fn run(client: Client, engine: Arc<Engine>, options: Options, stop: CancellationToken) {
+    let context = Arc::new(Context {
+        client: client.clone(),
+        engine,
+        workers: options.workers,
+    });
+    match options.lease {
+        None => work(context, stop).await,
+        Some(lease) => {
+            lease::lead(client, lease, stop, |stop| work(context.clone(), stop)).await;
+        }
+    }
+}
+
+async fn work(context: Arc<Context>, stop: CancellationToken) {
     let late = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;

@@ -4,6 +4,7 @@
 //! [`run`] is the executor, a gRPC server on a unix socket. [`Process`] starts one from the node agent, adopts one that an
 //! earlier node agent started, and proves one dead; [`connect`] talks to it. What a slot shall run is decided by the node agent.
 
+mod bind;
 mod client;
 mod convert;
 mod error;
@@ -14,6 +15,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub use bind::Bind;
 pub use client::connect;
 pub use error::Error;
 pub use process::Process;

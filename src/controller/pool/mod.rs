@@ -1,0 +1,132 @@
+//! WorkerPool: a Deployment of its workers ([`objects`], kept as it shall be by [`owned`]) where the installation says which image
+//! workers have, and a [`status`] from the Deployment and from the workers that nodes report.
+
+mod cost;
+mod image;
+mod objects;
+mod owned;
+mod rollout;
+mod status;
+
+pub use image::WorkerImages;
+
+use super::{Context, Error, MANAGER};
+use crate::api::pool::POOL_LABEL;
+use crate::api::{PoolKey, Timestamp, WorkerPool};
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
+use owned::Owned;
+use rollout::Pods;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often workers are counted: they change without the pool's object changing.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What the reconciler of pools needs.
+struct Pools {
+    context: Arc<Context>,
+    /// `None` where node agents make the workers.
+    owned: Option<Arc<Owned>>,
+}
+
+pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
+    let client = context.client.clone();
+    let owned = context.workers.clone().map(|images| {
+        Arc::new(Owned {
+            client: client.clone(),
+            images,
+            seen: owned::Seen::default(),
+        })
+    });
+    let pools: Api<WorkerPool> = Api::all(client.clone());
+    let mut controller = Controller::new(pools, watcher::Config::default());
+    if let Some(owned) = &owned {
+        controller = watch::<Deployment>(controller, &client, owned);
+        controller = watch::<PodDisruptionBudget>(controller, &client, owned);
+    }
+    controller
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, on_error, Arc::new(Pools { context, owned }))
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+/// What belongs to a pool is looked at again when it changes.
+fn watch<K>(
+    controller: Controller<WorkerPool>,
+    client: &Client,
+    owned: &Arc<Owned>,
+) -> Controller<WorkerPool>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + 'static,
+    K: serde::de::DeserializeOwned,
+{
+    let owned = owned.clone();
+    let ours = watcher::Config::default().labels(POOL_LABEL);
+    controller.watches(Api::<K>::all(client.clone()), ours, move |object| {
+        let pool = pool_of(&object)?;
+        owned.seen.forget(&pool);
+        Some(ObjectRef::new(&pool.name).within(&pool.namespace))
+    })
+}
+
+/// The pool that owns an object. One that names none is as its label says.
+fn pool_of(object: &impl Resource) -> Option<PoolKey> {
+    let owners = object.meta().owner_references.iter().flatten();
+    let owner = owners.into_iter().find(|o| o.controller == Some(true));
+    let name = match owner {
+        Some(owner) if owner.kind == WorkerPool::kind(&()) => &owner.name,
+        Some(_) => return None,
+        None => object.labels().get(POOL_LABEL)?,
+    };
+    Some(PoolKey::new(object.namespace()?, name))
+}
+
+fn on_error(pool: Arc<WorkerPool>, error: &Error, _: Arc<Pools>) -> Action {
+    tracing::warn!(pool = pool.metadata.name, error = %error, source = ?std::error::Error::source(error), "pool");
+    Action::requeue(RETRY)
+}
+
+async fn reconcile(pool: Arc<WorkerPool>, pools: Arc<Pools>) -> Result<Action, Error> {
+    let context = &pools.context;
+    let metadata = &pool.metadata;
+    let name = metadata.name.as_deref().ok_or(Error::Nameless("name"))?;
+    let namespace = metadata.namespace.as_deref();
+    let namespace = namespace.ok_or(Error::Nameless("namespace"))?;
+    if metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let key = PoolKey::new(namespace, name);
+    let workers = context.engine.store().list_workers(Some(&key)).await;
+    let pods = match &pools.owned {
+        None => Pods::None,
+        // Also while the store is away.
+        Some(owned) => {
+            let known = workers.as_ref().ok().map(|page| page.items.as_slice());
+            let exists = |key: &PoolKey| context.has_pool(key);
+            owned.converge(&pool, &key, known, exists).await?
+        }
+    };
+    let status = status::status(&pool, &workers?.items, &pods, Timestamp::now());
+    if pool.status.as_ref() != Some(&status) {
+        let api: Api<WorkerPool> = Api::namespaced(context.client.clone(), namespace);
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({ "status": status }));
+        api.patch_status(name, &params, &patch).await?;
+    }
+    Ok(Action::requeue(COUNT_EVERY))
+}
