@@ -209,7 +209,7 @@ impl Cluster {
             "-p",
             &bundle.to_string(),
         ]);
-        self.write_kubeconfig();
+        self.write_kubeconfig("ate-apiserver", "ours/kubeconfig");
         (0..REPLICAS).for_each(|n| self.start_replica(n));
         self.route(&[0, 1]);
         self.kubectl(&[
@@ -223,14 +223,14 @@ impl Cluster {
         });
     }
 
-    /// The kubeconfig of our API server's ServiceAccount.
-    fn write_kubeconfig(&self) {
-        let token = self.token("ate-system", "ate-apiserver", None);
+    /// Writes a kubeconfig of one of our ServiceAccounts.
+    pub fn write_kubeconfig(&self, account: &str, file: &str) {
+        let token = self.token("ate-system", account, None);
         let admin = std::fs::read_to_string(self.path("kubeconfig")).unwrap();
         let mut config: serde_json::Value = serde_yaml_ng::from_str(&admin).unwrap();
         config["users"][0]["user"] = serde_json::json!({"token": token});
         config["contexts"][0]["context"]["namespace"] = "ate-system".into();
-        std::fs::write(self.path("ours/kubeconfig"), config.to_string()).unwrap();
+        std::fs::write(self.path(file), config.to_string()).unwrap();
     }
 
     /// A token of a ServiceAccount.
@@ -314,6 +314,11 @@ impl Cluster {
         if process.is_none() {
             *process = Some(self.spawn_store(self.store, "valkey", &[]));
         }
+    }
+
+    /// `redis://...` of the store.
+    pub fn store_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.store)
     }
 
     /// Kills the store.

@@ -72,6 +72,39 @@ fn is_empty(dir: &std::path::Path) -> bool {
 }
 
 #[test]
+fn a_deleted_template_goes_with_its_last_actor_and_takes_its_golden_one_with_it() {
+    let dev = Dev::start(&[]);
+    dev.with_counter(1);
+    dev.actor("a", "counter");
+    assert_eq!(dev.visit("a"), (1, 1));
+    let said = |path: &str| {
+        let path = format!("jsonpath={{.status.{path}}}");
+        dev.kubectl(&["get", "actortemplate", "counter", "-o", &path])
+    };
+    let golden = said("goldenActorID").replace(".default", "");
+    let snapshots = dev.path("lib/snapshots/default").join(golden);
+    assert!(!is_empty(&snapshots) && snapshots.exists());
+    dev.kubectl(&["delete", "actortemplate", "counter", "--wait=false"]);
+    eventually("the template says who needs it", || {
+        let message = said("conditions[?(@.type==\"DeletionBlocked\")].message");
+        (message == "1 actor uses the template: a; it goes with that").then_some(())
+    });
+    dev.plugin(&["suspend", "a"]);
+    assert_eq!(dev.visit("a"), (2, 2), "it goes on as before");
+    dev.kubectl(&["delete", "actor", "a", "--timeout=60s"]);
+    let gone = [
+        "wait",
+        "--for=delete",
+        "actortemplate/counter",
+        "--timeout=60s",
+    ];
+    dev.kubectl(&gone);
+    eventually("the golden snapshots are gone", || {
+        (!snapshots.exists() || is_empty(&snapshots)).then_some(())
+    });
+}
+
+#[test]
 fn pause_keeps_an_actor_on_its_node_and_logs_can_be_read() {
     let dev = Dev::start(&[]);
     dev.with_counter(1);

@@ -1,8 +1,10 @@
 //! Reconcilers of WorkerPool ([`pool`]) and ActorTemplate ([`template`]); of several controllers one works ([`lease`]).
+//! [`events`] tells people what changed.
 //!
 //! Both are level-triggered: they compare what is desired with what is, by [`crate::lifecycle`]'s decisions, and
 //! write status. Golden actors are moved through [`crate::engine`].
 
+mod events;
 mod lease;
 mod pool;
 mod template;
@@ -12,6 +14,7 @@ pub use pool::WorkerImages;
 
 use crate::api::PoolKey;
 use crate::engine::Engine;
+use events::Events;
 use kube::{Client, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +26,8 @@ const MANAGER: &str = "ate-controller";
 /// What a controller does beside golden snapshots and status.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Makes a Deployment of each pool, with these images; `None` where node agents make the workers.
+    /// On Kubernetes: makes a Deployment of each pool, with these images, and tells events. `None` where node agents make the
+    /// workers.
     pub workers: Option<WorkerImages>,
     /// Works only while it holds this lease; `None` where there is one controller.
     pub lease: Option<LeaseOptions>,
@@ -33,6 +37,7 @@ pub struct Options {
 struct Context {
     client: Client,
     engine: Arc<Engine>,
+    events: Events,
     workers: Option<WorkerImages>,
 }
 
@@ -66,9 +71,14 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Reconciles until told to stop.
 pub async fn run(client: Client, engine: Arc<Engine>, options: Options, stop: CancellationToken) {
+    let events = match options.workers {
+        Some(_) => Events::to(client.clone()),
+        None => Events::silent(),
+    };
     let context = Arc::new(Context {
         client: client.clone(),
         engine,
+        events,
         workers: options.workers,
     });
     match options.lease {

@@ -127,6 +127,12 @@ async fn reconcile(pool: Arc<WorkerPool>, pools: Arc<Pools>) -> Result<Action, E
         };
         let patch = Patch::Merge(json!({ "status": status }));
         api.patch_status(name, &params, &patch).await?;
+        let before = pool.status.clone().unwrap_or_default().conditions;
+        let about = pool.object_ref(&());
+        context
+            .events
+            .tell(&about, &before, &status.conditions)
+            .await;
     }
     Ok(Action::requeue(COUNT_EVERY))
 }

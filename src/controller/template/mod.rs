@@ -1,6 +1,8 @@
-//! ActorTemplate: takes the golden snapshot.
+//! ActorTemplate: takes the golden snapshot; its [`deletion`] removes it.
 
-use super::{Context, Error};
+mod deletion;
+
+use super::{Context, Error, MANAGER};
 use crate::api::condition::{Status, condition, set};
 use crate::api::record::{ActorRecord, MetaRecord, SpecRecord, StatusRecord};
 use crate::api::template::{GOLDEN_LABEL, GoldenSnapshot, TemplatePhase};
@@ -12,6 +14,7 @@ use crate::lifecycle::Observed;
 use crate::lifecycle::template::{Progress, Step, failed, plan};
 use crate::store::StoreError;
 use futures::StreamExt;
+use kube::Resource;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
@@ -23,12 +26,14 @@ use uuid::Uuid;
 
 /// Pause after a failure of the reconciler itself.
 const RETRY: Duration = Duration::from_secs(5);
-/// Pause before a free worker is looked for again.
+/// Pause before a free worker is looked for again, and a deletion.
 const WORKER_AGAIN: Duration = Duration::from_millis(500);
 /// A boot may have to fetch images.
 const RESUME_LIMIT: Duration = Duration::from_secs(600);
 /// A suspend writes and publishes a snapshot.
 const SUSPEND_LIMIT: Duration = Duration::from_secs(180);
+/// Pause before what was just written, or read elsewhere, is seen here.
+const SOON: Duration = Duration::from_millis(50);
 /// What the message of a condition may hold, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
@@ -72,6 +77,12 @@ async fn reconcile(template: Arc<ActorTemplate>, context: Arc<Context>) -> Resul
         context: &context,
         now: Timestamp::now(),
     };
+    if template.metadata.deletion_timestamp.is_some() {
+        return golden.leave().await;
+    }
+    if !deletion::waits(&template) {
+        return golden.guard().await;
+    }
     let wrong = validate::object(name, namespace, &template.spec);
     if let Some(violation) = wrong.first() {
         let mut status = golden.status();
@@ -217,7 +228,12 @@ impl Golden<'_> {
 
     async fn resume(&self) -> Result<Action, Error> {
         let call = Call::within(RESUME_LIMIT).booting();
-        match self.context.engine.resume(&self.actor_key(), call).await {
+        let key = self.actor_key();
+        let resumed = tokio::select! {
+            resumed = self.context.engine.resume(&key, call) => resumed,
+            () = self.marked_deleted() => return Ok(Action::requeue(SOON)),
+        };
+        match resumed {
             Ok(_) => {
                 let message = "the golden actor runs";
                 self.write(self.at(TemplatePhase::ResumeGoldenActor, "GoldenStarting", message))
@@ -225,6 +241,15 @@ impl Golden<'_> {
                 Ok(Action::requeue(Duration::from_millis(10)))
             }
             Err(e) => self.failed(&e).await,
+        }
+    }
+
+    /// Returns when the template is being deleted. A boot that nobody wants any more is not waited for.
+    async fn marked_deleted(&self) {
+        let catalog = self.context.engine.catalog();
+        let marked = |t: Arc<ActorTemplate>| t.metadata.deletion_timestamp.is_some();
+        while !catalog.template(&self.key).is_some_and(marked) {
+            tokio::time::sleep(WORKER_AGAIN).await;
         }
     }
 
@@ -335,12 +360,16 @@ impl Golden<'_> {
         }
         let api: Api<ActorTemplate> =
             Api::namespaced(self.context.client.clone(), &self.key.namespace);
-        api.patch_status(
-            &self.key.name,
-            &PatchParams::default(),
-            &Patch::Merge(json!({ "status": status })),
-        )
-        .await?;
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({ "status": status }));
+        api.patch_status(&self.key.name, &params, &patch).await?;
+        let before = self.template.status.clone().unwrap_or_default().conditions;
+        let about = self.template.object_ref(&());
+        let events = &self.context.events;
+        events.tell(&about, &before, &status.conditions).await;
         Ok(())
     }
 }
