@@ -179,6 +179,7 @@ fn volume(name: &str, [host, _]: [&str; 2]) -> Volume {
 }
 
 /// A pod sees its own directory only, and what the node agent mounts below it.
+/// The kubelet cannot remove the pod while such a mount is left on the host.
 fn mount(name: &str, [_, own]: [&str; 2]) -> VolumeMount {
     VolumeMount {
         name: name.to_owned(),
