@@ -1,6 +1,7 @@
 //! `ate controller`.
 
 use super::args::{EngineArgs, KubeArgs, StoreArgs, TlsArgs};
+use super::probes::ProbeArgs;
 use super::{block_on, stop};
 use crate::engine::Engine;
 use crate::kube::ReflectedCatalog;
@@ -19,6 +20,8 @@ pub(super) struct Args {
     tls: TlsArgs,
     #[command(flatten)]
     kube: KubeArgs,
+    #[command(flatten)]
+    probes: ProbeArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -80,6 +83,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("controller", Format::Text);
     block_on(async {
         let stop = stop::on_signal()?;
+        args.probes.answer(&stop).await?;
         let client = kube::client(args.kube.kubeconfig.as_deref()).await?;
         let catalog = ReflectedCatalog::start(&client, &stop);
         let nodes = Arc::new(TonicNodes::new(args.tls.load()?));

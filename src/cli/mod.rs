@@ -12,6 +12,7 @@ mod dev;
 mod driver;
 mod image;
 mod manifests;
+mod probes;
 mod router;
 mod stop;
 

@@ -1,6 +1,7 @@
 //! `ate router`.
 
 use super::args::TlsArgs;
+use super::probes::ProbeArgs;
 use super::{block_on, stop};
 use crate::telemetry::{self, Format};
 use crate::{router, rpc};
@@ -22,6 +23,8 @@ pub(super) struct Args {
     )]
     apiserver: String,
     #[command(flatten)]
+    probes: ProbeArgs,
+    #[command(flatten)]
     tls: TlsArgs,
 }
 
@@ -29,6 +32,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("router", Format::Text);
     block_on(async {
         let stop = stop::on_signal()?;
+        args.probes.answer(&stop).await?;
         let listener = TcpListener::bind(args.listen)
             .await
             .with_context(|| format!("cannot listen on {}", args.listen))?;

@@ -1,0 +1,129 @@
+//! Answers the kubelet: alive is who answers at all, ready who was not told to stop.
+
+use anyhow::Context;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Probes answered at a time.
+const MAX_PROBES: usize = 16;
+/// How long a probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// After a failed accept (no file descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where probes come in.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct ProbeArgs {
+    /// Address to answer /livez and /readyz on, by HTTP; default: nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    listen_probes: Option<SocketAddr>,
+}
+
+impl ProbeArgs {
+    /// Answers from now on until the process ends; after `stop` it is alive and not ready.
+    pub(super) async fn answer(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let Some(address) = self.listen_probes else {
+            return Ok(());
+        };
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
+        tokio::spawn(accept(listener, stop.clone()));
+        Ok(())
+    }
+}
+
+async fn accept(listener: TcpListener, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_PROBES));
+    // The semaphore is never closed.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let stop = stop.clone();
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(PROBE_LIMIT, probe(stream, stop)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a probe");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn probe(stream: TcpStream, stop: CancellationToken) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (code, said) = answer(request.uri().path(), stop.is_cancelled());
+        let mut response = Response::new(format!("{said}\n"));
+        *response.status_mut() = code;
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).keep_alive(false);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a probe ended");
+    }
+}
+
+fn answer(path: &str, stopping: bool) -> (StatusCode, &'static str) {
+    match path {
+        "/livez" => (StatusCode::OK, "ok"),
+        "/readyz" if stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        "/readyz" => (StatusCode::OK, "ok"),
+        _ => (StatusCode::NOT_FOUND, "there are /livez and /readyz"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        said.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn ready_until_told_to_stop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(accept(listener, stop.clone()));
+        assert_eq!(get(address, "/readyz").await, "HTTP/1.1 200 OK");
+        assert_eq!(get(address, "/livez").await, "HTTP/1.1 200 OK");
+        assert_eq!(get(address, "/").await, "HTTP/1.1 404 Not Found");
+        stop.cancel();
+        let stopping = "HTTP/1.1 503 Service Unavailable";
+        assert_eq!(get(address, "/readyz").await, stopping);
+        assert_eq!(get(address, "/livez").await, "HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn those_that_say_nothing_leave_room_for_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(accept(listener, CancellationToken::new()));
+        let mut silent = vec![];
+        for _ in 0..MAX_PROBES {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let answered = tokio::time::timeout(3 * PROBE_LIMIT, get(address, "/livez")).await;
+        assert_eq!(answered.unwrap(), "HTTP/1.1 200 OK");
+    }
+}
