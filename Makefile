@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Install what demo and tests need, by package name (idempotent)
@@ -54,6 +54,42 @@ bench: ## Measure against the targets; writes target/bench.json
 .PHONY: manifests
 manifests: ## Generate crds/ from the Rust types
 	cargo run --bin ate -- manifests crds/
+
+# --- a cluster: what your kubeconfig names (config/README.md) ---
+
+# What the manifests run; deploy and build-installer write it into them.
+IMG ?= ate:0.1.0
+RENDER = kubectl kustomize config/default | sed 's|\<ate:0\.1\.0$$|$(IMG)|'
+
+.PHONY: run
+run: dev ## As dev: on this machine, without a cluster
+
+.PHONY: install
+install: ## Put the definitions of our kinds into the cluster
+	kubectl apply --server-side -k config/crd
+
+.PHONY: uninstall
+uninstall: ## Take them out, and with them every WorkerPool and ActorTemplate
+	kubectl delete --ignore-not-found -k config/crd
+
+.PHONY: deploy
+deploy: ## Put everything into the cluster, with IMG
+	$(RENDER) | kubectl apply --server-side -f -
+	@kubectl -n ate-system get secret ate-store >/dev/null 2>&1 || kubectl -n ate-system create secret generic ate-store \
+	  --from-file=password=<(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+
+.PHONY: undeploy
+undeploy: ## Take all but the definitions out of the cluster; the store's data goes too
+	@for part in manager rbac apiserver; do kubectl delete --ignore-not-found -k config/$$part; done
+
+.PHONY: docker-build
+docker-build: ## Build the image IMG
+	docker build -t $(IMG) .
+
+.PHONY: build-installer
+build-installer: ## Write dist/install.yaml: all of deploy in one file, with IMG
+	@mkdir -p dist
+	$(RENDER) >dist/install.yaml
 
 .PHONY: lint
 lint: ## Check formatting and clippy

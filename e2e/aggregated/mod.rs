@@ -7,6 +7,7 @@
 
 mod access;
 mod availability;
+mod charts;
 mod clients;
 mod controller;
 mod direct;
