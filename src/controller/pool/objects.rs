@@ -131,9 +131,10 @@ fn pod(template: PoolTemplate, image: String) -> PodSpec {
             }]),
             resources: template.resources,
             // The executor makes network namespaces and packet filters, mounts, and starts the runtime, which needs namespaces and
-            // mounts of its own.
+            // mounts of its own. The image's own user is nobody.
             security_context: Some(SecurityContext {
                 privileged: Some(true),
+                run_as_user: Some(0),
                 ..SecurityContext::default()
             }),
             volume_mounts: Some(vec![mount("run", RUN), mount("data", DATA)]),
