@@ -12,9 +12,13 @@ import sys
 from pathlib import Path
 
 
+def shown(value):
+    return f"{value:.3f}" if 0 < value < 1 else f"{value:.2f}"
+
+
 def show(row):
     verdict = "" if row["target"] is None else f"target {row['target']}: {'ok' if row['ok'] else 'MISS'}"
-    print(f"  {row['name']:62} {row['value']:12.2f} {row['unit']:10} {verdict}".rstrip(), flush=True)
+    print(f"  {row['name']:62} {shown(row['value']):>12} {row['unit']:10} {verdict}".rstrip(), flush=True)
 
 
 def keep(rows, path):
