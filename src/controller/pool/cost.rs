@@ -44,10 +44,7 @@ pub(super) async fn mark(
         let is = pod.annotations().get(COST).map(String::as_str);
         change(is, busy.contains(name.as_str())).map(|cost| (name, cost))
     });
-    let params = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
+    let params = PatchParams::apply(MANAGER);
     let writes = changes.map(|(name, cost)| {
         let (api, params) = (&api, &params);
         let patch = json!({"metadata": {"annotations": {COST: cost}}});

@@ -121,10 +121,7 @@ async fn reconcile(pool: Arc<WorkerPool>, pools: Arc<Pools>) -> Result<Action, E
     let status = status::status(&pool, &workers?.items, &pods, Timestamp::now());
     if pool.status.as_ref() != Some(&status) {
         let api: Api<WorkerPool> = Api::namespaced(context.client.clone(), namespace);
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
+        let params = PatchParams::apply(MANAGER);
         let patch = Patch::Merge(json!({ "status": status }));
         api.patch_status(name, &params, &patch).await?;
         let before = pool.status.clone().unwrap_or_default().conditions;

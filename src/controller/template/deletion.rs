@@ -148,10 +148,7 @@ impl Golden<'_> {
             json!({"metadata": {"finalizers": all, "resourceVersion": metadata.resource_version}});
         let api: Api<ActorTemplate> =
             Api::namespaced(self.context.client.clone(), &self.key.namespace);
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
+        let params = PatchParams::apply(MANAGER);
         match api
             .patch(&self.key.name, &params, &Patch::Merge(patch))
             .await

@@ -360,10 +360,7 @@ impl Golden<'_> {
         }
         let api: Api<ActorTemplate> =
             Api::namespaced(self.context.client.clone(), &self.key.namespace);
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
+        let params = PatchParams::apply(MANAGER);
         let patch = Patch::Merge(json!({ "status": status }));
         api.patch_status(&self.key.name, &params, &patch).await?;
         let before = self.template.status.clone().unwrap_or_default().conditions;
