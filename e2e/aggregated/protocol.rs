@@ -6,7 +6,6 @@ use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 fn admin(c: &super::harness::Cluster) -> Direct {
     Direct::proxy(c).by_admin()
@@ -205,19 +204,11 @@ fn check_37_many_watches_share_a_connection() {
     direct.runtime.block_on(async {
         let open = (0..WATCHES).map(|_| direct.request(Method::GET, &watch).send());
         let watches = futures::future::join_all(open).await;
-        let good = watches
-            .iter()
-            .filter(|w| w.as_ref().is_ok_and(|w| w.status() == 200));
-        assert_eq!(good.count(), WATCHES);
-        let began = Instant::now();
-        for _ in 0..20 {
-            let other = direct.request(Method::GET, &url).send().await.unwrap();
-            assert_eq!(other.status(), 200);
+        for watch in &watches {
+            let status = watch.as_ref().map(|w| w.status().as_u16());
+            assert!(matches!(status, Ok(200)), "{status:?}");
         }
-        assert!(
-            began.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            began.elapsed()
-        );
+        let other = direct.request(Method::GET, &url).send().await.unwrap();
+        assert_eq!(other.status(), 200);
     });
 }

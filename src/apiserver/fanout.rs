@@ -5,6 +5,7 @@
 //! read and nothing is kept while nobody watches.
 
 use super::body::Reply;
+use super::history::{History, Piece};
 use super::negotiate::{Format, Shape, Wanted};
 use super::registration::Registration;
 use super::storage::{Backdrop, ObjectChange, Storage, StorageError};
@@ -126,6 +127,17 @@ impl Event {
         }
     }
 
+    /// Whether it is of a namespace; of none, every one is.
+    pub fn is_in(&self, namespace: Option<&str>) -> bool {
+        let Some(namespace) = namespace else {
+            return true;
+        };
+        let images = [&self.change.after, &self.change.before];
+        let object = images.into_iter().flatten().next();
+        let found = object.and_then(|o| o.get("metadata")?.get("namespace")?.as_str());
+        found == Some(namespace)
+    }
+
     fn lines(&self) -> MutexGuard<'_, Vec<(Seen, Form, Bytes)>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,12 +243,19 @@ impl Ring {
 
 struct Shared {
     ring: Mutex<Ring>,
+    history: History,
     progress: watch::Sender<Progress>,
 }
 
 impl Shared {
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets all events: who goes on asks the storage.
+    fn forget(&self) {
+        self.history.clear();
+        self.ring().clear(None);
     }
 }
 
@@ -251,6 +270,8 @@ pub struct Stats {
     pub bytes: usize,
     /// Encodings of them that were made, each for all who watch in its form.
     pub lines: usize,
+    /// How often the log was read for those whom the fan-out did not reach.
+    pub reads: u64,
 }
 
 /// The fan-out of a kind.
@@ -287,6 +308,7 @@ impl Fanout {
     pub fn new(storage: Arc<dyn Storage>) -> Self {
         let shared = Arc::new(Shared {
             ring: Mutex::default(),
+            history: History::default(),
             progress: watch::Sender::default(),
         });
         Self { storage, shared }
@@ -314,6 +336,14 @@ impl Fanout {
         ring.from.is_some_and(|from| after >= from) && after <= self.shared.progress.borrow().upto
     }
 
+    /// A piece of the storage's log that goes on from a version, for a watch that the fan-out does not reach.
+    ///
+    /// # Errors
+    /// As [`Storage::changes`].
+    pub async fn history(&self, after: ResourceVersion) -> Result<Arc<Piece>, StorageError> {
+        self.shared.history.after(&*self.storage, after).await
+    }
+
     /// What it is at.
     pub fn stats(&self) -> Stats {
         let ring = self.shared.ring();
@@ -322,6 +352,7 @@ impl Fanout {
             events: ring.events.len(),
             bytes: ring.bytes,
             lines: ring.events.iter().map(|(e, _)| e.lines().len()).sum(),
+            reads: self.shared.history.reads(),
         }
     }
 }
@@ -334,8 +365,8 @@ impl Watcher {
         newer.map(|(part, _)| part.clone()).collect()
     }
 
-    /// What comes after a version.
-    pub fn next(&self, after: ResourceVersion) -> Next {
+    /// What comes after a version, of a namespace where one is named: what others do there costs a watcher next to nothing.
+    pub fn next(&self, after: ResourceVersion, namespace: Option<&str>) -> Next {
         let ring = self.shared.ring();
         if ring.from.is_none_or(|from| after < from) {
             return Next::Behind;
@@ -343,12 +374,16 @@ impl Watcher {
         let start = ring
             .events
             .partition_point(|(e, _)| e.change.version <= after);
-        let events: Vec<_> = ring.events.range(start..).take(BATCH).collect();
+        let newer = ring.events.range(start..).map(|(e, _)| e);
+        let events: Vec<_> = newer
+            .filter(|e| e.is_in(namespace))
+            .take(BATCH)
+            .cloned()
+            .collect();
         let upto = match events.last() {
-            Some((last, _)) if events.len() == BATCH => last.change.version,
+            Some(last) if events.len() == BATCH => last.change.version,
             _ => self.shared.progress.borrow().upto.max(after),
         };
-        let events = events.into_iter().map(|(e, _)| e.clone()).collect();
         Next::Events(events, upto)
     }
 }
@@ -370,12 +405,12 @@ async fn follow(storage: Arc<dyn Storage>, shared: Arc<Shared>) {
             Err(StorageError::Expired(_)) => {
                 // Whoever is behind learns it from the storage.
                 at = None;
-                shared.ring().clear(None);
+                shared.forget();
             }
             // Once it runs, the storage itself says only after a while that its log is silent.
             Err(error) if at.is_some() || heard.elapsed() > SILENCE => {
                 tracing::warn!(%error, "the change log is silent, watches are closed");
-                shared.ring().clear(None);
+                shared.forget();
                 shared.progress.send_modify(|p| p.silences += 1);
                 (at, heard) = (None, Instant::now());
                 tokio::time::sleep(RETRY).await;
@@ -420,6 +455,7 @@ fn repaint(storage: &dyn Storage, shared: &Shared, upto: ResourceVersion) {
     let now = storage.backdrop();
     let number = shared.progress.borrow().paints + 1;
     if shared.ring().paint(now, number, upto) {
+        shared.history.clear();
         shared.progress.send_modify(|p| p.paints = number);
     }
 }
@@ -440,6 +476,7 @@ fn stop_if_idle(shared: &Shared) -> bool {
     if idle {
         ring.running = false;
         ring.clear(None);
+        shared.history.clear();
     }
     idle
 }

@@ -187,8 +187,7 @@ impl Watch {
                 self.repaint = recent.map(|(part, _)| part).collect();
                 if !registration.fanout.reaches(version) {
                     // An expired version is answered at once, not in the stream.
-                    let read = storage.changes(version, Duration::ZERO).await;
-                    read.map_err(fail)?;
+                    registration.fanout.history(version).await.map_err(fail)?;
                 }
                 Ok(None)
             }
@@ -285,13 +284,12 @@ impl Watch {
     /// Shows all that is known to have happened; `false` while the fan-out does not reach back to this watch.
     async fn catch_up(&mut self) -> Result<bool, End> {
         loop {
-            let (events, upto, joined) = match self.watcher.next(self.at) {
+            let namespace = self.filter.namespace.as_deref();
+            let (events, upto, joined) = match self.watcher.next(self.at, namespace) {
                 Next::Events(events, upto) => (events, upto, true),
                 Next::Behind => {
-                    let storage = self.registration.storage.clone();
-                    let changes = storage.changes(self.at, Duration::ZERO).await?;
-                    let events = changes.items.into_iter().map(|c| Arc::new(Event::new(c)));
-                    (events.collect(), changes.upto, false)
+                    let piece = self.registration.fanout.history(self.at).await?;
+                    (piece.after(self.at).cloned().collect(), piece.upto, false)
                 }
             };
             for event in &events {

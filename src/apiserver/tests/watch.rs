@@ -493,3 +493,24 @@ async fn a_kind_is_read_once_for_all_who_watch_it() {
     })
     .await;
 }
+
+/// As a client that comes back with all its watches: what happened meanwhile is read from the store once, not by each.
+#[tokio::test]
+async fn watches_that_come_back_together_share_what_they_missed() {
+    const WATCHES: usize = 40;
+    let h = Harness::new().await;
+    let version = current(&h, ACTORS).await;
+    for i in 0..20 {
+        h.make(ACTORS, &actor(&format!("a{i}"))).await;
+    }
+    let uri = format!("{ACTORS}?watch=1&resourceVersion={version}");
+    let open = (0..WATCHES).map(|_| Events::open(&h, &uri, "*/*"));
+    let mut watches = futures::future::join_all(open).await;
+    for events in &mut watches {
+        for i in 0..20 {
+            assert_eq!(events.short().await, format!("ADDED a{i}"));
+        }
+    }
+    let reads = h.fanout("actors").reads;
+    assert!((1..10).contains(&reads), "{reads}");
+}
