@@ -1,8 +1,17 @@
-# Sums up the output of `cargo test`, which reports each test binary on its own: one line for all, and where the time went.
+# Sums up the output of `cargo test`, which reports each test binary on its own: why tests failed, one line
+# for all, and where the time went.
+
+BEGIN { SAID = 8 }
 
 /^ +Running |^ +Doc-tests / { binary = $0; sub(/^ +(Running|Doc-tests) /, "", binary); sub(/ \([^()]*\)$/, "", binary) }
 
 /^test .* \.\.\. FAILED$/ { failures = failures "  " $2 "\n" }
+
+# What failed tests said: from each panic to its stack.
+/^---- .* stdout ----$/ { words = words "\n" $2 "\n" }
+/^thread .* panicked at / { said = SAID }
+/^stack backtrace:|^note: run with|^$/ { said = 0 }
+said-- > 0 { words = words "  " substr($0, 1, 400) "\n" }
 
 /^test result: / {
   passed += number_before("passed")
@@ -15,7 +24,7 @@
 }
 
 END {
-  if (failures != "") printf "\nfailed:\n%s", failures
+  if (failures != "") printf "\nfailed:\n%s%s", failures, words
   if (slowest > 0) printf "\nslowest test binary: %s, %s s\n", where, slowest
   printf "%d passed, %d failed%s\n", passed, failed, skipped ? ", " skipped " skipped" : ""
 }

@@ -4,7 +4,7 @@
 //! in it is on disk; `refs/HEX` maps an index to the image chosen from it; `tmp/HEX/` and
 //! `tmp/HEX.ref` are work in progress, which belongs to whoever holds `locks/HEX` and is worth nothing to anybody else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -290,16 +290,22 @@ impl Inner {
     /// Removes work in progress that nobody works on.
     fn sweep(&self) -> Result<()> {
         let tmp = self.root.join("tmp");
+        let mut left = BTreeMap::<_, Vec<PathBuf>>::new();
         for entry in fs::read_dir(&tmp).map_err(io("list", &tmp))? {
             let path = entry.map_err(io("list", &tmp))?.path();
-            let digest = path.file_stem().unwrap_or_default();
+            let digest = path.file_stem().unwrap_or_default().to_owned();
+            left.entry(digest).or_default().push(path);
+        }
+        for (digest, paths) in left {
             let Some(_held) = try_lock(&self.root.join("locks").join(digest))? else {
                 continue;
             };
-            if path.is_dir() {
-                remove_dir(&path)?;
-            } else {
-                fs::remove_file(&path).map_err(io("remove", &path))?;
+            for path in paths {
+                if path.is_dir() {
+                    remove_dir(&path)?;
+                } else {
+                    fs::remove_file(&path).map_err(io("remove", &path))?;
+                }
             }
         }
         Ok(())

@@ -380,16 +380,21 @@ mod tests {
 
     #[tokio::test]
     async fn what_https_does_not_bring_whole_is_refused_and_leaves_nothing() {
-        let mut served = served(SHORT);
+        let (mut served, impatient) = (served(FETCH), served(SHORT));
         let other = "0".repeat(64);
         served.runtimes.allowed.insert(other.clone());
-        let sum = served.sum.clone();
-        for (path, sha256, words) in [
-            ("/runsc", &other, ["SHA-256", "sha256Hash"]),
-            ("/broken", &sum, ["spec.runsc", "closed connection"]),
-            ("/nowhere", &sum, ["spec.runsc", "404"]),
-            ("/plain", &sum, ["redirect", "scheme"]),
-            ("/stalled", &sum, ["spec.runsc", "timed out"]),
+        let (sum, same) = (served.sum.clone(), impatient.sum.clone());
+        for (served, path, sha256, words) in [
+            (&served, "/runsc", &other, ["SHA-256", "sha256Hash"]),
+            (
+                &served,
+                "/broken",
+                &sum,
+                ["spec.runsc", "closed connection"],
+            ),
+            (&served, "/nowhere", &sum, ["spec.runsc", "404"]),
+            (&served, "/plain", &sum, ["redirect", "scheme"]),
+            (&impatient, "/stalled", &same, ["spec.runsc", "timed out"]),
         ] {
             let said = message(served.get(path, sha256).await.unwrap_err());
             let told = words.iter().all(|word| said.contains(word));

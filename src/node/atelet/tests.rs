@@ -61,15 +61,18 @@ fn an_actor_sleeps_and_wakes_on_another_slot_with_memory_and_files() {
         let took = begun.elapsed().as_micros() as u64;
         let response = response.unwrap();
         let sum: u64 = response.steps.iter().map(|s| s.micros).sum();
-        // What is left is the call itself.
-        assert!(
-            sum <= took && took - sum < took / 20 + 5_000,
-            "{sum} of {took}"
-        );
+        assert!(sum <= took, "{sum} of {took}");
         let steps: Vec<_> = response.steps.iter().map(|s| &*s.name).collect();
+        let (on_the_node, in_the_executor) = steps.split_at(5);
         assert_eq!(
-            &steps[..5],
+            on_the_node,
             ["queue", "runtime", "image", "snapshot", "prepare"]
+        );
+        assert_eq!(
+            in_the_executor,
+            [
+                "network", "create", "restore", "readyz", "gate", "executor", "confirm"
+            ]
         );
         let (memory, file, new) = count(&response.address).await;
         assert_eq!((memory, file), (3, 3));
