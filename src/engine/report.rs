@@ -3,7 +3,7 @@
 use super::steps::sandbox_of;
 use super::workload::identity;
 use super::{Call, DriveError, Engine};
-use crate::api::record::{ActorRecord, Phase, WorkerPhase, WorkerRecord};
+use crate::api::record::{ActorRecord, Desired, Phase, WorkerPhase, WorkerRecord};
 use crate::api::{ActorKey, Epoch, PoolKey, Timestamp, WorkerKey};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::Sandbox;
@@ -21,7 +21,8 @@ use tokio::time::Instant;
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// How long rolling an actor back may take before it is left to recovery.
 const ROLL_BACK_LIMIT: Duration = Duration::from_secs(120);
-
+/// How long the suspension of what runs on a worker that leaves may take before it is left to recovery.
+const SUSPEND_LIMIT: Duration = Duration::from_secs(120);
 /// How long an unchanged report is not taken in again: other replicas may have removed what this one has seen.
 const TAKE_IN_AGAIN: Duration = Duration::from_secs(15);
 
@@ -102,6 +103,8 @@ impl Engine {
             });
             if !holds || slot.phase() == wire::slot::Phase::Exited {
                 self.clone().check_later(claim.actor.clone());
+            } else if slot.draining {
+                self.clone().put_to_sleep_later(worker);
             }
         }
         for worker in known {
@@ -166,6 +169,33 @@ impl Engine {
                 tracing::warn!(%actor, error = %e, "could not be checked");
             }
         });
+    }
+
+    /// Suspends what runs on a worker that leaves. What fails is tried again when its node is next taken in.
+    fn put_to_sleep_later(self: Arc<Self>, worker: WorkerRecord) {
+        tokio::spawn(async move {
+            if let Err(error) = self.put_to_sleep(&worker).await {
+                tracing::warn!(worker = %worker.key, %error, "what runs there could not be suspended");
+            }
+        });
+    }
+
+    async fn put_to_sleep(self: &Arc<Self>, worker: &WorkerRecord) -> Result<(), DriveError> {
+        let Some(claim) = &worker.claim else {
+            return Ok(());
+        };
+        let actor = self.find(&claim.actor).await?;
+        let here = |a: &ActorRecord| a.header.phase == Phase::Running && runs_on(a, worker);
+        let Some(actor) = actor.filter(here) else {
+            return Ok(());
+        };
+        tracing::info!(worker = %worker.key, actor = %actor.key, "the worker leaves; its actor is suspended");
+        let suspended = Intent::Want(Desired::Suspended);
+        let call = Call::within(SUSPEND_LIMIT);
+        match self.reach(&actor.key, suspended, call).await {
+            Ok(_) | Err(DriveError::InProgress | DriveError::NotFound(_)) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Rolls a running actor back whose sandbox is gone. A sandbox that runs, or cannot be asked, is left alone.
@@ -330,9 +360,11 @@ fn runs_on(actor: &ActorRecord, worker: &WorkerRecord) -> bool {
 fn worker_of(report: &wire::ReportRequest, slot: &wire::Slot) -> WorkerRecord {
     use wire::slot::Phase as P;
     let phase = match slot.phase() {
-        P::Free | P::Busy | P::Running | P::Exited | P::Unspecified => WorkerPhase::Free,
         P::Dirty => WorkerPhase::Dirty,
-        P::Draining => WorkerPhase::Draining,
+        P::Free | P::Busy | P::Running | P::Exited | P::Unspecified if slot.draining => {
+            WorkerPhase::Draining
+        }
+        P::Free | P::Busy | P::Running | P::Exited | P::Unspecified => WorkerPhase::Free,
     };
     WorkerRecord {
         key: WorkerKey::new(&slot.namespace, &slot.name),

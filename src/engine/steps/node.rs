@@ -277,7 +277,7 @@ pub(in crate::engine) fn sandbox_of(
     }
     let epoch = Epoch(slot.epoch);
     match slot.phase() {
-        P::Free | P::Draining => Observed::Absent,
+        P::Free => Observed::Absent,
         P::Running => Observed::Known(Sandbox::Running {
             epoch,
             address: slot.address.clone(),

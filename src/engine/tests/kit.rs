@@ -14,8 +14,11 @@ use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+/// Bound of every wait, by the clock of the simulation.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the first replica.
 const FIRST: &str = "r";
 
@@ -164,6 +167,23 @@ pub fn replica(
         },
     );
     (life, engine)
+}
+
+/// Waits until an actor is as `look` wants it.
+pub async fn until<T>(
+    kit: &Kit,
+    key: &ActorKey,
+    look: impl Fn(Option<ActorRecord>) -> Option<T>,
+) -> T {
+    let looked = async {
+        loop {
+            if let Some(found) = look(kit.store.get_actor(key).await.ok()) {
+                return found;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, looked).await.unwrap()
 }
 
 pub fn call() -> Call {

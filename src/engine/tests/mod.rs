@@ -8,6 +8,7 @@
 
 mod audit;
 mod calls;
+mod draining;
 mod guards;
 mod kit;
 mod node;

@@ -370,6 +370,7 @@ impl State {
                 }),
                 epoch: s.actor.as_ref().map_or(0, |(_, e)| e.0),
                 address: address.to_owned(),
+                draining: self.nodes[node].draining,
                 ..wire::Slot::default()
             }
         });

@@ -1,6 +1,6 @@
 //! What one replica leaves unfinished, and another finishes.
 
-use super::kit::{Kit, call};
+use super::kit::{Kit, PATIENCE, call, until};
 use super::schedule::OPERATION_LEASE;
 use crate::api::record::{ActorRecord, Claim, Phase};
 use crate::api::{ActorKey, Epoch, Timestamp};
@@ -10,21 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-
-/// Bound of every wait, by the clock of the simulation.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-async fn until<T>(kit: &Kit, key: &ActorKey, look: impl Fn(Option<ActorRecord>) -> Option<T>) -> T {
-    let looked = async {
-        loop {
-            if let Some(found) = look(kit.store.get_actor(key).await.ok()) {
-                return found;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, looked).await.unwrap()
-}
 
 /// Another replica takes over a resume right after it began; what the actor counts then.
 async fn taken_over(boot: bool) -> Option<u64> {

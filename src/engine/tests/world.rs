@@ -106,6 +106,8 @@ pub struct Node {
     pub cut: Option<Instant>,
     /// It never comes back.
     pub lost: bool,
+    /// Its slots leave.
+    pub draining: bool,
     /// Until when its sandboxes may run, by its own clock.
     pub lease: Timestamp,
     /// How far its clock is ahead of the store's, in milliseconds.

@@ -169,6 +169,7 @@ impl Slot {
             pool: self.place.pool.clone(),
             ip: executor.ip.to_string(),
             sandbox_class: self.place.class.clone(),
+            draining: state.retiring,
             ..wire::Slot::default()
         };
         slot.set_phase(state.phase());
@@ -252,7 +253,6 @@ impl State {
             .map(|a| a.phase == Phase::Serving);
         match (serving, &self.sandbox) {
             (_, Observed::Known(Sandbox::Dirty)) => P::Dirty,
-            (None, Observed::Known(Sandbox::Clean)) if self.retiring => P::Draining,
             (None, Observed::Known(Sandbox::Clean)) => P::Free,
             // One that is frozen is still there.
             (Some(true), Observed::Known(Sandbox::Running { .. } | Sandbox::Frozen { .. })) => {
