@@ -133,8 +133,9 @@ fn wanted(labels: Value) -> Value {
     object
 }
 
-fn version(ns: &Namespace) -> String {
-    ns.field("actor/a", ".metadata.resourceVersion")
+fn version(ns: &Namespace, actor: &str) -> String {
+    let actor = format!("actor/{actor}");
+    ns.field(&actor, ".metadata.resourceVersion")
 }
 
 #[test]
@@ -144,10 +145,10 @@ fn check_41_what_flux_reconciles_again_is_unchanged() {
     let flux = Flux::new(&c, &ns);
     let object = wanted(json!({"tier": "gold"}));
     assert_eq!(flux.reconcile(&object), Reconciled::Created);
-    let made = version(&ns);
+    let made = version(&ns, "a");
     next_second();
     assert_eq!(flux.reconcile(&object), Reconciled::Unchanged);
-    assert_eq!(version(&ns), made);
+    assert_eq!(version(&ns, "a"), made);
 
     // What somebody changes is put back; what they add beside it stays theirs.
     let theirs = json!({"metadata": {"labels": {"tier": "iron"}, "annotations": {"note": "x"}}});
@@ -180,9 +181,9 @@ fn check_41_flux_takes_over_what_kubectl_applied() {
         FLUX
     );
     assert_eq!(ns.field("actor/a", ".metadata.annotations"), "");
-    let taken = version(&ns);
+    let taken = version(&ns, "a");
     assert_eq!(flux.reconcile(&object), Reconciled::Unchanged);
-    assert_eq!(version(&ns), taken);
+    assert_eq!(version(&ns, "a"), taken);
 }
 
 /// The health scripts that we ship, each in a file of its own, by the key that Argo CD has it under.
@@ -319,32 +320,47 @@ fn helm(c: &Cluster, ns: &Namespace, args: &[&str]) -> Result<String, String> {
     )
 }
 
+/// With the sample that README names for Git: a pool, a template by its hash, actors.
 #[test]
 fn check_43_helm_installs_upgrades_and_uninstalls() {
     let c = shared();
     let ns = c.0.namespace("helm");
     let said = helm(&c, &ns, &["version", "--short"]).unwrap();
     assert!(said.starts_with("v4."), "{said}");
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/gitops/chart");
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/config/samples/gitops/agents");
     let wait = ["--wait", "--timeout", "60s"];
     let run = |args: &[&str]| helm(&c, &ns, &[args, &wait].concat()).unwrap();
-    ns.template();
-    let said = run(&["install", "a", chart]);
-    assert!(said.contains("STATUS: deployed"), "{said}");
-    assert_eq!(ns.field("actor/a", ".metadata.labels.tier"), "silver");
+    let boots = ["--set", "template.golden.policy=Disabled"];
+    let upgrade = |set: &[&str]| run(&[&["upgrade", "a", chart], &boots[..], set].concat());
+    let tier = || ns.field("actor/alice", ".metadata.labels.tier");
+    let templates = || ns.kubectl(&["get", "actortemplates", "-o", "name"]);
+    let named = || format!("actortemplate.ate.dev/{}\n", of_alice(&ns));
 
-    let made = version(&ns);
-    run(&["upgrade", "a", chart]);
-    assert_eq!(version(&ns), made, "nothing to change");
-    run(&["upgrade", "a", chart, "--set", "tier=gold"]);
-    assert_eq!(ns.field("actor/a", ".metadata.labels.tier"), "gold");
-    run(&["upgrade", "a", chart, "--set", "zone=b"]);
-    let zone = ".spec.workerSelector.matchLabels.zone";
-    assert_eq!(ns.field("actor/a", zone), "b");
-    assert_eq!(ns.field("actor/a", ".metadata.generation"), "2");
+    let said = run(&[&["install", "a", chart], &boots[..]].concat());
+    assert!(said.contains("STATUS: deployed"), "{said}");
+    assert_eq!(tier(), "silver");
+    let (made, first) = (version(&ns, "alice"), of_alice(&ns));
+    assert_eq!(templates(), named());
+    upgrade(&[]);
+    assert_eq!(version(&ns, "alice"), made, "nothing to change");
+    upgrade(&["--set", "actors.alice.labels.tier=gold"]);
+    assert_eq!((tier(), of_alice(&ns)), ("gold".into(), first.clone()));
+    let zone = "actors.alice.spec.workerSelector.matchLabels.zone=b";
+    upgrade(&["--set", zone]);
+    let selector = ".spec.workerSelector.matchLabels.zone";
+    assert_eq!(ns.field("actor/alice", selector), "b");
+    assert_eq!(ns.field("actor/alice", ".metadata.generation"), "2");
+
+    upgrade(&["--set", "template.golden.settleSeconds=5"]);
+    assert_ne!(of_alice(&ns), first, "another template");
+    assert_eq!(templates(), named(), "and only that");
     run(&["rollback", "a", "1"]);
-    assert_eq!(ns.field("actor/a", zone), "a");
-    assert_eq!(ns.field("actor/a", ".metadata.labels.tier"), "silver");
+    assert_eq!((tier(), of_alice(&ns)), ("silver".into(), first));
+    assert_eq!(templates(), named());
     run(&["uninstall", "a"]);
     assert_eq!(ns.kubectl(&["get", "actors", "-o", "name"]).trim(), "");
+}
+
+fn of_alice(ns: &Namespace) -> String {
+    ns.field("actor/alice", ".spec.templateRef.name")
 }
