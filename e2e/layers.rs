@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["api", "proto"],
     &["lifecycle"],
+    &["identity"],
     &[
-        "store", "snapshot", "image", "sandbox", "network", "identity", "kube", "rpc",
+        "store", "snapshot", "image", "sandbox", "network", "kube", "rpc",
     ],
     &["engine", "node", "access"],
     &["controller", "apiserver", "control", "router", "kubectl"],

@@ -8,9 +8,11 @@
 //! **Decisions.** [`lifecycle`] says what the next step is: pure functions from what is desired and what is
 //! observed. No clock, no randomness, no async.
 //!
+//! **Keys and certificates.** [`identity`]: who somebody is.
+//!
 //! **The outside, one thing a room.** [`store`] (Redis or Valkey), [`snapshot`] (object storage), [`image`] (OCI
-//! images), [`sandbox`] (gVisor), [`network`] (netlink and nftables), [`identity`] (keys and certificates),
-//! [`kube`] (the Kubernetes API as a client), [`rpc`] (our own gRPC clients and servers, TLS).
+//! images), [`sandbox`] (gVisor), [`network`] (netlink and nftables), [`kube`] (the Kubernetes API as a client),
+//! [`rpc`] (our own gRPC clients and servers, TLS).
 //!
 //! **Motion.** [`engine`] carries an actor's steps out across store and node; [`node`] does the same for a slot.
 //!

@@ -3,8 +3,9 @@
 use super::gate::{Authenticator, Credentials, Unrecognised};
 use super::trust::Trust;
 use super::user::User;
-use crate::identity::tls::ClientCertificates;
 use crate::identity::{IdentityError, Peer};
+use crate::rpc::Tls;
+use crate::telemetry;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use rustls::pki_types::CertificateDer;
@@ -16,14 +17,14 @@ pub struct ClientCa(Roots);
 
 #[derive(Debug)]
 enum Roots {
-    Fixed(ClientCertificates),
+    Ours(Tls),
     Cluster(Arc<ArcSwap<Trust>>),
 }
 
 impl ClientCa {
-    /// Of a CA that stays, PEM.
-    pub fn fixed(ca: &str) -> Result<Self, IdentityError> {
-        Ok(Self(Roots::Fixed(ClientCertificates::of(ca)?)))
+    /// Of our own CA, as it is at each request.
+    pub fn ours(tls: Tls) -> Self {
+        Self(Roots::Ours(tls))
     }
 
     /// Of the cluster's CA, as it is at each request.
@@ -41,7 +42,9 @@ impl ClientCa {
         };
         let bad = |e: IdentityError| Unrecognised::Bad(e.to_string());
         match &self.0 {
-            Roots::Fixed(ca) => ca.verify(chain).map_err(bad)?,
+            Roots::Ours(tls) => tls
+                .verify(chain)
+                .map_err(|e| Unrecognised::Bad(telemetry::chain(&e)))?,
             Roots::Cluster(trust) => match &trust.load().client_ca {
                 Some(ca) => ca.verify(chain).map_err(bad)?,
                 None => return Ok(None),
@@ -74,7 +77,7 @@ mod tests {
     #[test]
     fn only_certificates_of_the_ca_are_believed() {
         let (ours, theirs) = (Pki::new(), Pki::new());
-        let ca = ClientCa::fixed(ours.ca()).unwrap();
+        let ca = ClientCa::ours(ours.tls());
         let anna = ca.recognise(&ours.client("anna", Some("team-a"))).unwrap();
         let anna = anna.unwrap();
         assert_eq!(

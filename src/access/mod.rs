@@ -2,7 +2,7 @@
 //!
 //! [`Gate`] holds the authenticators in their order and the authorizer. In a cluster these are [`front_proxy`],
 //! [`client_ca`] and [`token`] (all told by Kubernetes whom to trust) and [`review`]; under `ate dev` [`client_ca`] with
-//! one fixed CA and [`groups`]. [`inflight`] bounds what is under way, [`audit`] writes a line per write. What a request
+//! our own CA and [`groups`]. [`inflight`] bounds what is under way, [`audit`] writes a line per write. What a request
 //! is about is read by the doors; nothing here knows an actor. Called by apiserver and control; cli puts the parts together.
 //!
 //! The rules are Kubernetes' own for extension API servers: apiserver/pkg/authentication/authenticatorfactory/delegating.go
@@ -34,7 +34,7 @@ pub use token::Tokens;
 pub use trust::Trust;
 pub use user::User;
 
-use crate::identity::IdentityError;
+use crate::rpc::Tls;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,13 +59,10 @@ const REVIEW_TRIES: u32 = 5;
 /// Pause after the first try; later ones are half as long again.
 const REVIEW_PAUSE: Duration = Duration::from_millis(500);
 
-/// The gate of `ate dev`: certificates of one CA (PEM); its people and our own processes may do everything.
-pub fn dev(ca: &str) -> Result<Gate, IdentityError> {
+/// The gate of `ate dev`: certificates of our own CA; its people and our own processes may do everything.
+pub fn dev(ours: Tls) -> Gate {
     let groups = Groups(vec![MASTERS, COMPONENTS]);
-    Ok(Gate::new(
-        vec![Arc::new(ClientCa::fixed(ca)?)],
-        Arc::new(groups),
-    ))
+    Gate::new(vec![Arc::new(ClientCa::ours(ours))], Arc::new(groups))
 }
 
 /// The gate of a cluster. `trust` comes from [`trust::watch`]; bearer tokens may be for one of `audiences` or for the

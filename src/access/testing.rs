@@ -1,6 +1,7 @@
 //! Certificates, and a Kubernetes API that answers as told.
 
 use crate::identity::{Authority, LeafRequest, Usage};
+use crate::rpc::Tls;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use kube::Client;
@@ -28,6 +29,14 @@ impl Pki {
 
     pub(super) fn ca(&self) -> &str {
         self.authority.certificate()
+    }
+
+    /// A process of ours.
+    pub(super) fn tls(&self) -> Tls {
+        let (tls, request) = (Tls::not_yet(), LeafRequest::new("apiserver", Usage::Both));
+        let leaf = self.authority.leaf(&request).unwrap();
+        tls.replace(self.ca().to_owned(), leaf).unwrap();
+        tls
     }
 
     fn leaf(&self, mut request: LeafRequest, group: Option<&str>) -> Vec<CertificateDer<'static>> {

@@ -8,12 +8,10 @@ use crate::apiserver::authn;
 use crate::apiserver::{self, ActorDriver, App, kinds};
 use crate::control::{self, Access, DEFAULT_ACTOR_CAP};
 use crate::engine::Engine;
-use crate::identity::Serving;
-use crate::identity::tls::open_server_config;
 use crate::kube::{
     ActorCaps, Catalog, Everywhere, Namespaces, ReflectedCatalog, ReflectedNamespaces,
 };
-use crate::rpc::TonicNodes;
+use crate::rpc::{Tls, TonicNodes};
 use crate::store::Store;
 use crate::telemetry::{self, Format};
 use anyhow::Context;
@@ -71,10 +69,11 @@ struct Surroundings {
 async fn surroundings(
     args: &Args,
     client: &::kube::Client,
+    ours: &Tls,
     stop: &CancellationToken,
 ) -> anyhow::Result<Surroundings> {
     if args.without_kubernetes {
-        let gate = access::dev(&read_ca(&args.tls)?)?;
+        let gate = access::dev(ours.clone());
         return Ok(Surroundings {
             rest: gate.clone(),
             grpc: gate,
@@ -95,10 +94,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let rest = bind(args.listen).await?;
     let grpc = bind(args.listen_grpc).await?;
     let store: Arc<dyn Store> = args.store.connect().await?;
-    let serving = Serving::load(&args.tls.tls_cert, &args.tls.tls_key)?;
-    let tls = open_server_config(serving.clone())?;
-    tokio::spawn(serving.follow(stop.clone()));
-    let nodes = Arc::new(TonicNodes::new(args.tls.load()?));
+    let ours = args.tls.follow(&stop)?;
+    let tls = ours.open_server()?;
+    let nodes = Arc::new(TonicNodes::new(ours.clone()));
     let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;
     let catalog: Arc<dyn Catalog> = ReflectedCatalog::start(&client, &stop);
     let options = args.engine.options();
@@ -107,7 +105,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         engine: engine.clone(),
         nodes,
     });
-    let around = surroundings(&args, &client, &stop).await?;
+    let around = surroundings(&args, &client, &ours, &stop).await?;
     let caps = ActorCaps::new(around.namespaces.clone(), args.actors_per_namespace);
     let mut kinds = match args.without_kubernetes {
         true => kinds::dev(&store, &driver, &catalog, caps.clone())?,
@@ -124,7 +122,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         .build();
     let access = Access {
         gate: around.grpc,
-        components: ClientCa::fixed(&read_ca(&args.tls)?)?,
+        components: ClientCa::ours(ours),
         namespaces: around.namespaces,
         inflight: Inflight::default(),
     };
@@ -143,9 +141,4 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))
-}
-
-fn read_ca(files: &TlsArgs) -> anyhow::Result<String> {
-    let path = &files.tls_ca;
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// Who we are to other processes of ours, and whom we trust.
 #[derive(Args, Clone, Debug)]
@@ -31,8 +32,9 @@ impl TlsArgs {
         }
     }
 
-    pub(super) fn load(&self) -> anyhow::Result<Tls> {
-        Ok(self.files().load()?)
+    /// Reads them, and again when they change until `stop`.
+    pub(super) fn follow(&self, stop: &CancellationToken) -> anyhow::Result<Tls> {
+        Ok(self.files().follow(stop)?)
     }
 }
 

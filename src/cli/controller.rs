@@ -86,7 +86,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
         args.probes.answer(&stop).await?;
         let client = kube::client(args.kube.kubeconfig.as_deref()).await?;
         let catalog = ReflectedCatalog::start(&client, &stop);
-        let nodes = Arc::new(TonicNodes::new(args.tls.load()?));
+        let nodes = Arc::new(TonicNodes::new(args.tls.follow(&stop)?));
         let engine = Engine::new(
             args.store.connect().await?,
             nodes,

@@ -3,8 +3,9 @@
 use super::args::TlsArgs;
 use super::probes::ProbeArgs;
 use super::{block_on, stop};
+use crate::router;
+use crate::rpc::Link;
 use crate::telemetry::{self, Format};
-use crate::{router, rpc};
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,8 +37,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
         let listener = TcpListener::bind(args.listen)
             .await
             .with_context(|| format!("cannot listen on {}", args.listen))?;
-        let channel = rpc::control::channel(&args.apiserver, &args.tls.load()?)?;
-        let resolver = Arc::new(router::ControlResolver::new(channel));
+        let link = Link::to_apiserver(&args.apiserver, &args.tls.follow(&stop)?)?;
+        let resolver = Arc::new(router::ControlResolver::new(link));
         router::serve(listener, resolver, router::Options::default(), stop).await;
         Ok(())
     })

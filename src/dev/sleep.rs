@@ -5,7 +5,7 @@ use super::layout::Layout;
 use crate::proto::ateapi::actor::Status;
 use crate::proto::ateapi::control_client::ControlClient;
 use crate::proto::ateapi::{Actor, ListActorsRequest, SuspendActorRequest};
-use crate::rpc::TlsFiles;
+use crate::rpc::{Link, TlsFiles};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
@@ -61,10 +61,8 @@ fn connect(
         cert: pki.join("admin.crt"),
         key: pki.join("admin.key"),
     };
-    Ok(ControlClient::new(crate::rpc::control::channel(
-        &options.grpc().to_string(),
-        &files.load()?,
-    )?))
+    let link = Link::to_apiserver(&options.grpc().to_string(), &files.load()?)?;
+    Ok(ControlClient::new(link.channel()))
 }
 
 async fn awake(mut client: ControlClient<Channel>) -> Result<Vec<Actor>, tonic::Status> {

@@ -1,15 +1,14 @@
-//! The PKI of `ate dev`: a certificate authority in a directory, and leaves that it signs.
+//! A certificate authority, and leaves that it signs. That of `ate dev` lives in a directory.
 
-use super::{IdentityError, bad, files};
+use super::{Certificate, IdentityError, bad, files};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 use std::path::Path;
 use std::time::{Duration, SystemTime};
-use x509_parser::pem::parse_x509_pem;
 
-/// How long the CA is valid.
+/// How long the CA of a directory is valid.
 pub const CA_VALIDITY: Duration = Duration::from_secs(3650 * DAY);
 /// How long leaves are valid unless somebody says otherwise.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(90 * DAY);
@@ -70,7 +69,7 @@ impl LeafRequest {
 }
 
 /// A certificate chain and its key, both PEM.
-#[derive(Clone)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Leaf {
     /// The leaf first.
     pub chain: String,
@@ -100,31 +99,55 @@ impl Authority {
         {
             return Self::from_pem(certificate, &key);
         }
-        let (certificate, key) = create()?;
-        files::write(&key_file, files::SECRET_MODE, key.as_bytes())?;
+        let new = Self::new(CA_NAME, CA_VALIDITY, SystemTime::now())?;
+        files::write(&key_file, files::SECRET_MODE, new.key().as_bytes())?;
         files::write(
             &certificate_file,
             files::PUBLIC_MODE,
-            certificate.as_bytes(),
+            new.certificate.as_bytes(),
         )?;
-        Self::from_pem(certificate, &key)
+        Ok(new)
     }
 
-    fn from_pem(certificate: String, key: &str) -> Result<Self, IdentityError> {
-        let key = KeyPair::from_pem(key).map_err(|e| bad("ca.key", e))?;
-        let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|e| bad("ca.crt", e))?;
-        let parsed = pem.parse_x509().map_err(|e| bad("ca.crt", e))?;
-        if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+    /// A new authority, valid from `now`.
+    pub fn new(name: &str, validity: Duration, now: SystemTime) -> Result<Self, IdentityError> {
+        let fail = |source| IdentityError::Issue {
+            name: name.to_owned(),
+            source,
+        };
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        valid_for(&mut params, validity, now);
+        let key = KeyPair::generate().map_err(fail)?;
+        let certificate = params.self_signed(&key).map_err(fail)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        })
+    }
+
+    /// Of a CA's certificate and key, PEM.
+    pub fn from_pem(certificate: String, key: &str) -> Result<Self, IdentityError> {
+        if !Certificate::first(&certificate)?.has_key(key) {
             return Err(bad(
                 "ca.crt",
                 "it does not belong to ca.key; remove both to make new ones",
             ));
         }
+        let key = KeyPair::from_pem(key).map_err(|e| bad("ca.key", e))?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(|e| bad("ca.crt", e))?;
         Ok(Self {
             issuer,
             certificate,
         })
+    }
+
+    /// Its private key, PEM.
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// The CA's certificate, PEM.
@@ -134,6 +157,11 @@ impl Authority {
 
     /// Issues a leaf.
     pub fn leaf(&self, request: &LeafRequest) -> Result<Leaf, IdentityError> {
+        self.leaf_at(request, SystemTime::now())
+    }
+
+    /// Issues a leaf that is valid from `now`.
+    pub fn leaf_at(&self, request: &LeafRequest, now: SystemTime) -> Result<Leaf, IdentityError> {
         let fail = |source| IdentityError::Issue {
             name: request.name.clone(),
             source,
@@ -148,7 +176,7 @@ impl Authority {
                 .distinguished_name
                 .push(DnType::OrganizationName, group);
         }
-        valid_for(&mut params, request.validity);
+        valid_for(&mut params, request.validity, now);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match request.usage {
             Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
@@ -187,81 +215,23 @@ impl Authority {
     }
 
     fn still_good(&self, chain: &str, key: &str, request: &LeafRequest) -> bool {
-        let Ok(key) = KeyPair::from_pem(key) else {
-            return false;
-        };
-        let (Ok((_, pem)), Ok((_, ca))) = (
-            parse_x509_pem(chain.as_bytes()),
-            parse_x509_pem(self.certificate.as_bytes()),
+        let (Ok(leaf), Ok(ca)) = (
+            Certificate::first(chain),
+            Certificate::first(&self.certificate),
         ) else {
             return false;
         };
-        let (Ok(leaf), Ok(ca)) = (pem.parse_x509(), ca.parse_x509()) else {
-            return false;
-        };
-        let left = leaf.validity().time_to_expiration().unwrap_or_default();
-        let wanted = super::peer::Peer {
-            user: request.name.clone(),
-            groups: request.group.iter().cloned().collect(),
-        };
-        leaf.issuer() == ca.subject()
-            && leaf.verify_signature(Some(ca.public_key())).is_ok()
-            && leaf.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
-            && super::peer::of_certificate(&leaf) == wanted
-            && names(&leaf) == sorted(&request.sans)
-            && left > request.validity / 3
+        let left = leaf.life().end.duration_since(SystemTime::now());
+        leaf.is_signed_by(&ca)
+            && leaf.has_key(key)
+            && leaf.says(request)
+            && left.is_ok_and(|left| left > request.validity / 3)
     }
 }
 
-fn sorted(names: &[String]) -> Vec<String> {
-    let mut names = names.to_vec();
-    names.sort();
-    names
-}
-
-fn names(leaf: &x509_parser::certificate::X509Certificate<'_>) -> Vec<String> {
-    use x509_parser::extensions::GeneralName;
-    let extension = leaf.subject_alternative_name().ok().flatten();
-    let all = extension
-        .iter()
-        .flat_map(|e| &e.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => match bytes.len() {
-                4 => <[u8; 4]>::try_from(*bytes)
-                    .ok()
-                    .map(|b| std::net::IpAddr::from(b).to_string()),
-                16 => <[u8; 16]>::try_from(*bytes)
-                    .ok()
-                    .map(|b| std::net::IpAddr::from(b).to_string()),
-                _ => None,
-            },
-            _ => None,
-        })
-        .collect::<Vec<_>>();
-    sorted(&all)
-}
-
-fn valid_for(params: &mut CertificateParams, validity: Duration) {
-    let now = SystemTime::now();
+fn valid_for(params: &mut CertificateParams, validity: Duration, now: SystemTime) {
     params.not_before = (now - CLOCK_SKEW).into();
     params.not_after = (now + validity).into();
-}
-
-fn create() -> Result<(String, String), IdentityError> {
-    let fail = |source| IdentityError::Issue {
-        name: CA_NAME.to_owned(),
-        source,
-    };
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, CA_NAME);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid_for(&mut params, CA_VALIDITY);
-    let key = KeyPair::generate().map_err(fail)?;
-    let certificate = params.self_signed(&key).map_err(fail)?;
-    Ok((certificate.pem(), key.serialize_pem()))
 }
 
 #[cfg(test)]

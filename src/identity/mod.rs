@@ -1,22 +1,22 @@
 //! Keys and certificates: who a process or a client is, and how the other side checks it.
 //!
-//! [`Authority`] is the PKI of `ate dev` (and of tests): one CA in a directory, leaves for every process. [`tls`] builds
-//! mutual TLS from PEM for rustls and tonic, whoever issued it. [`peer`] reads a client's name and groups from its
+//! [`Authority`] issues: for `ate dev` and tests from a directory, for a cluster as the controller says. [`Certificate`] is what one says.
+//! [`tls`] builds TLS from PEM for rustls, whoever issued it. [`peer`] reads a client's name and groups from its
 //! certificate, and [`kubeconfig`] writes what kubectl needs. Who may do what is not decided here.
 //!
-//! Called by dev (issues), cli (loads), apiserver, control, router and rpc (TLS, peers).
+//! Called by dev and controller (issue), rpc (TLS between our processes), access (peers).
 
 pub mod authority;
+pub mod certificate;
 pub mod files;
 pub mod kubeconfig;
 pub mod peer;
-pub mod serving;
 pub mod tls;
 
 pub use authority::{Authority, Leaf, LeafRequest, Usage};
+pub use certificate::Certificate;
 pub use kubeconfig::kubeconfig;
 pub use peer::Peer;
-pub use serving::Serving;
 
 use std::path::PathBuf;
 

@@ -50,13 +50,21 @@ fn key(leaf: &Leaf) -> Result<PrivateKeyDer<'static>, IdentityError> {
 pub fn open_server_config(
     serving: Arc<dyn ResolvesServerCert>,
 ) -> Result<ServerConfig, IdentityError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_client_cert_verifier(Arc::new(TakesAny(provider())))
-        .with_cert_resolver(serving);
+    let mut config = server_config(serving, Arc::new(TakesAny(provider())))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A server that takes the clients that `clients` takes. No ALPN.
+pub fn server_config(
+    serving: Arc<dyn ResolvesServerCert>,
+    clients: Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, IdentityError> {
+    Ok(ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(serving))
 }
 
 /// Takes any certificate whose key the client has.
@@ -115,6 +123,11 @@ impl ClientCertificates {
     pub fn of(ca: &str) -> Result<Self, IdentityError> {
         let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider());
         Ok(Self(verifier.build().map_err(unusable)?))
+    }
+
+    /// As rustls wants it, for a server whose clients are all to have one.
+    pub fn verifier(&self) -> &Arc<dyn ClientCertVerifier> {
+        &self.0
     }
 
     /// Whether a chain, leaf first, is signed by one of them, valid now, and a client's.

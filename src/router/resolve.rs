@@ -4,11 +4,11 @@ use super::Target;
 use crate::api::names::Epoch;
 use crate::proto::atenode::ResolveRequest;
 use crate::proto::atenode::bindings_client::BindingsClient;
+use crate::rpc::Link;
 use async_trait::async_trait;
 use std::error::Error as _;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 /// Where an actor was reachable when asked.
@@ -63,15 +63,13 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Asks the API server (`Bindings.Resolve`).
 pub struct ControlResolver {
-    client: BindingsClient<Channel>,
+    link: Link,
 }
 
 impl ControlResolver {
-    /// Asks over `channel` (of `rpc::control`).
-    pub fn new(channel: Channel) -> Self {
-        Self {
-            client: BindingsClient::new(channel),
-        }
+    /// Asks over `link`.
+    pub fn new(link: Link) -> Self {
+        Self { link }
     }
 
     async fn ask(&self, target: &Target, timeout: Duration) -> Result<Binding, Status> {
@@ -81,7 +79,8 @@ impl ControlResolver {
         };
         let mut request = Request::new(ResolveRequest { namespace, name });
         crate::rpc::deadline::set(&mut request, timeout);
-        let answer = self.client.clone().resolve(request).await?.into_inner();
+        let mut client = BindingsClient::new(self.link.channel());
+        let answer = client.resolve(request).await?.into_inner();
         Ok(Binding {
             address: answer.address,
             epoch: Epoch(answer.epoch),

@@ -2,7 +2,7 @@
 //! and the channel to the API server.
 //!
 //! What the calls mean does not live here (that is `engine`, `control` and `node`), nor do keys and certificates
-//! get made here (`identity`). Called by every process of ours that talks to another one.
+//! get made here ([`crate::identity`]). Called by every process of ours that talks to another one.
 
 pub mod control;
 pub mod deadline;
@@ -14,6 +14,7 @@ mod peer;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use control::Link;
 pub use nodes::{NodeClient, NodeError, TonicNodes};
 pub use peer::client_identity;
 pub use tls::{Tls, TlsFiles};
@@ -24,11 +25,13 @@ use std::path::PathBuf;
 pub const APISERVER: &str = "apiserver";
 /// Name in the controller's certificate.
 pub const CONTROLLER: &str = "controller";
+/// Name in the router's certificate.
+pub const ROUTER: &str = "router";
 /// Name in a node agent's certificate.
 pub const ATELET: &str = "atelet";
 
-/// What keeps a process of ours from talking to another one. All are set-up: nothing here is worth a retry
-/// before somebody changed a file, an address or a certificate.
+/// What keeps a process of ours from talking to another one. But for `NoCertificateYet` all are set-up: nothing here is worth
+/// a retry before somebody changed a file, an address or a certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
@@ -49,13 +52,19 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the parser said.
-        source: rustls_pki_types::pem::Error,
+        source: rustls::pki_types::pem::Error,
     },
     /// TLS refused the CA, the certificate or the key: they do not belong together, or are of an unknown kind.
     #[error(
         "the CA, certificate and private key cannot be used for TLS; check that the key belongs to the certificate"
     )]
-    UnusableTls(#[source] tonic::transport::Error),
+    UnusableTls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A peer whose certificate our CA did not sign, or that is not valid now.
+    #[error("the peer is none of ours")]
+    NotOurs(#[source] crate::identity::IdentityError),
+    /// The certificate that we show is still to be issued: worth a retry.
+    #[error("there is no certificate for this process yet; it is being issued")]
+    NoCertificateYet,
     /// Not `host:port`.
     #[error("cannot prepare a connection to {address:?}: it must be host:port")]
     BadAddress {

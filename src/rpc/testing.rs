@@ -1,13 +1,14 @@
 //! Certificates and a listening port for tests.
 
-use super::TlsFiles;
+use super::incoming::{Incoming, incoming};
+use super::{Tls, TlsFiles};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
 };
 use std::path::PathBuf;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 
 /// A certificate authority whose files vanish with it.
 pub(crate) struct Authority {
@@ -54,8 +55,13 @@ impl Authority {
 }
 
 /// A free port of the loopback address, listening, and its `host:port`.
-pub(crate) async fn listen() -> (TcpListenerStream, String) {
+pub(crate) async fn listen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    (TcpListenerStream::new(listener), address)
+    (listener, address)
+}
+
+/// Connections of our own processes.
+pub(crate) fn from_peers(listener: TcpListener, tls: &Tls) -> Incoming {
+    incoming(listener, tls.server().unwrap(), CancellationToken::new())
 }

@@ -5,8 +5,8 @@ use crate::access::inflight::{Bounds, Class, Inflight};
 use crate::access::{self, COMPONENTS, MASTERS};
 use crate::apiserver::authn;
 use crate::apiserver::server::serve_with;
-use crate::identity::tls::open_server_config;
-use crate::identity::{Authority, Leaf, LeafRequest, Serving, Usage, files};
+use crate::identity::{Authority, Leaf, LeafRequest, Usage, files};
+use crate::rpc::TlsFiles;
 use std::net::SocketAddr;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -35,17 +35,15 @@ impl Https {
         let (crt, key) = (dir.path().join("s.crt"), dir.path().join("s.key"));
         files::write(&crt, files::PUBLIC_MODE, leaf.chain.as_bytes()).unwrap();
         files::write(&key, files::SECRET_MODE, leaf.key.as_bytes()).unwrap();
-        let tls = open_server_config(Serving::load(&crt, &key).unwrap()).unwrap();
+        let ca = dir.path().join("ca.crt");
+        let cert = crt;
+        let ours = TlsFiles { ca, cert, key }.load().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = authn::guard(
-            harness.router.clone(),
-            access::dev(authority.certificate()).unwrap(),
-            inflight,
-        );
+        let router = authn::guard(harness.router.clone(), access::dev(ours.clone()), inflight);
         let served = tokio::spawn(serve_with(
             listener,
-            Arc::new(tls),
+            Arc::new(ours.open_server().unwrap()),
             router,
             harness.shutdown.clone(),
             stall,

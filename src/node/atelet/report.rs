@@ -9,13 +9,13 @@ use crate::lifecycle::slot::Lease;
 use crate::node::deadline::boottime;
 use crate::proto::atenode::nodes_client::NodesClient;
 use crate::proto::atenode::{ReportRequest, ReportResponse};
+use crate::rpc::Link;
 use crate::telemetry::chain;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 /// How often the lease is renewed when nothing changes, at the longest.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -36,12 +36,13 @@ pub(super) struct Reporter {
     pub name: String,
     /// `host:port` of its server.
     pub address: String,
-    pub client: NodesClient<Channel>,
+    /// To the API server.
+    pub link: Link,
 }
 
 impl Reporter {
     /// Reports until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
         let mut changed = self.node.changed.subscribe();
         let mut last: Option<ReportRequest> = None;
         let mut due = Instant::now();
@@ -90,8 +91,9 @@ impl Reporter {
         }
     }
 
-    async fn report(&mut self, request: ReportRequest) -> Result<ReportResponse, String> {
-        match timeout(ANSWER_LIMIT, self.client.report(request)).await {
+    async fn report(&self, request: ReportRequest) -> Result<ReportResponse, String> {
+        let mut client = NodesClient::new(self.link.channel());
+        match timeout(ANSWER_LIMIT, client.report(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(chain(&status)),
             Err(_) => Err(format!("no answer within {} s", ANSWER_LIMIT.as_secs())),

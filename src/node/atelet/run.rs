@@ -17,15 +17,14 @@ use super::workload::Images;
 use crate::image::ImageStore;
 use crate::network::host::HostNetwork;
 use crate::proto::atenode::ateom_herder_server::AteomHerderServer;
-use crate::proto::atenode::nodes_client::NodesClient;
-use crate::rpc::{APISERVER, CONTROLLER, Tls, client_identity, control};
+use crate::rpc::incoming::incoming;
+use crate::rpc::{APISERVER, CONTROLLER, Link, Tls, client_identity};
 use crate::snapshot::Stores;
 use crate::telemetry::chain;
 use std::fs::{File, TryLockError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
@@ -50,7 +49,7 @@ pub async fn run(
     pools: watch::Receiver<Vec<PoolSlots>>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let tls = options.tls.load()?;
+    let tls = options.tls.follow(&stop)?;
     let layout = Layout::create(&options.dir)?;
     let _lock = lock(&layout)?;
     let node = Arc::new(node(&options, layout).await?);
@@ -63,7 +62,7 @@ pub async fn run(
         slots: slots.clone(),
         name: options.node,
         address: options.advertised,
-        client: NodesClient::new(control::channel(&options.apiserver, &tls)?),
+        link: Link::to_apiserver(&options.apiserver, &tls)?,
     };
     let report = tokio::spawn(reporter.run(loops.clone()));
     let lease = tokio::spawn(slots.clone().follow_lease());
@@ -154,15 +153,13 @@ async fn serve(
             tokio::time::sleep(GRACE).await;
         }
     };
+    let connections = incoming(listener, tls.server()?, stop.clone());
     let server = tonic::transport::Server::builder()
-        .tls_config(tls.server())
-        .map_err(Error::Serve)?
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .concurrency_limit_per_connection(MAX_ORDERS)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned());
     tokio::select! {
         served = server => served.map_err(Error::Serve),
         () = late => Ok(()),

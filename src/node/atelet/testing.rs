@@ -13,7 +13,7 @@ use crate::proto::atenode::{
     StopRequest, Workload, slot,
 };
 use crate::rpc::nodes::{NodeClient, NodeError, TonicNodes};
-use crate::rpc::testing::{Authority, listen};
+use crate::rpc::testing::{Authority, from_peers, listen};
 use crate::sandbox::testing::{PATIENCE, command, get, rootfs};
 use crate::snapshot::S3Config;
 use nix::sys::signal::Signal;
@@ -158,14 +158,12 @@ impl World {
         std::fs::create_dir(&oci).unwrap();
         let digest = layout::write(&oci, &rootfs(), &config).unwrap();
         let authority = Authority::new();
-        let (incoming, apiserver_address) = listen().await;
+        let (listener, apiserver_address) = listen().await;
         let apiserver = Apiserver::default();
         let tls = authority.issue("apiserver").load().unwrap();
-        let server = tonic::transport::Server::builder()
-            .tls_config(tls.server())
-            .unwrap()
-            .add_service(NodesServer::new(apiserver.clone()));
-        tokio::spawn(server.serve_with_incoming(incoming));
+        let server =
+            tonic::transport::Server::builder().add_service(NodesServer::new(apiserver.clone()));
+        tokio::spawn(server.serve_with_incoming(from_peers(listener, &tls)));
         let mut world = World {
             image: format!("oci-layout:{}@{digest}", oci.display()),
             nodes: TonicNodes::new(tls),

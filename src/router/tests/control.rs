@@ -4,8 +4,8 @@ use crate::api::names::{ActorKey, Epoch};
 use crate::proto::atenode::bindings_server::{Bindings, BindingsServer};
 use crate::proto::atenode::{ResolveRequest, ResolveResponse};
 use crate::router::{Binding, ControlResolver, ResolveError, Resolver, Target};
-use crate::rpc::testing::{Authority, listen};
-use crate::rpc::{client_identity, control, deadline};
+use crate::rpc::testing::{Authority, from_peers, listen};
+use crate::rpc::{Link, client_identity, deadline};
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -44,16 +44,15 @@ impl Bindings for Api {
 }
 
 async fn api(authority: &Authority) -> (JoinHandle<()>, ControlResolver) {
-    let (incoming, address) = listen().await;
+    let (listener, address) = listen().await;
+    let ours = authority.issue("apiserver").load().unwrap();
     let server = Server::builder()
-        .tls_config(authority.issue("apiserver").load().unwrap().server())
-        .unwrap()
         .add_service(BindingsServer::new(Api))
-        .serve_with_incoming(incoming);
+        .serve_with_incoming(from_peers(listener, &ours));
     let server = tokio::spawn(async move { server.await.unwrap() });
     let tls = authority.issue("router").load().unwrap();
-    let channel = control::channel(&address, &tls).unwrap();
-    (server, ControlResolver::new(channel))
+    let link = Link::to_apiserver(&address, &tls).unwrap();
+    (server, ControlResolver::new(link))
 }
 
 fn flat(id: &str) -> Target {
@@ -102,7 +101,7 @@ async fn an_api_server_that_restarts_is_waited_for() {
     let (listener, address) = listen().await;
     drop(listener);
     let tls = authority.issue("router").load().unwrap();
-    let resolver = ControlResolver::new(control::channel(&address, &tls).unwrap());
+    let resolver = ControlResolver::new(Link::to_apiserver(&address, &tls).unwrap());
 
     let error = resolver.resolve(&flat("flat"), SHORT).await.unwrap_err();
     assert!(matches!(
@@ -112,12 +111,10 @@ async fn an_api_server_that_restarts_is_waited_for() {
 
     let asking = tokio::spawn(async move { resolver.resolve(&flat("flat"), LONG).await });
     let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let ours = authority.issue("apiserver").load().unwrap();
     let server = Server::builder()
-        .tls_config(authority.issue("apiserver").load().unwrap().server())
-        .unwrap()
         .add_service(BindingsServer::new(Api))
-        .serve_with_incoming(incoming);
+        .serve_with_incoming(from_peers(listener, &ours));
     let server = tokio::spawn(server);
     assert!(asking.await.unwrap().is_ok());
     server.abort();

@@ -1,8 +1,9 @@
 //! One channel per node address, the least recently used given up when there are too many.
 
+use crate::rpc::tls::Pems;
 use crate::rpc::{ATELET, Error, Tls, control};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tonic::transport::Channel;
 
 /// Nodes that a process keeps connections to. A call to one more closes the connection that was used longest ago.
@@ -18,6 +19,8 @@ struct Known {
     /// Counts uses: a larger number is a later use.
     uses: u64,
     by_address: HashMap<String, (Channel, u64)>,
+    /// What all of them show.
+    shown: Option<Arc<Pems>>,
 }
 
 impl Channels {
@@ -30,14 +33,16 @@ impl Channels {
 
     /// The channel to `address`. Does not wait: it connects when used.
     pub(super) fn get(&self, address: &str) -> Result<Channel, Error> {
+        let pems = self.tls.now()?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.show(&pems);
         known.uses += 1;
         let now = known.uses;
         if let Some((channel, used)) = known.by_address.get_mut(address) {
             *used = now;
             return Ok(channel.clone());
         }
-        let channel = control::channel_to(address, ATELET, &self.tls)?;
+        let channel = control::channel_to(address, ATELET, &pems)?;
         known.make_room();
         known
             .by_address
@@ -47,6 +52,14 @@ impl Channels {
 }
 
 impl Known {
+    /// Channels that show something else are given up; calls under way end on them.
+    fn show(&mut self, pems: &Arc<Pems>) {
+        if !self.shown.as_ref().is_some_and(|s| Arc::ptr_eq(s, pems)) {
+            self.by_address.clear();
+            self.shown = Some(pems.clone());
+        }
+    }
+
     fn make_room(&mut self) {
         if self.by_address.len() < MAX_CHANNELS {
             return;

@@ -2,16 +2,24 @@
 
 use super::*;
 use crate::api::reason::Reason;
+use crate::identity::{self, LeafRequest, Usage};
 use crate::proto::atenode::Slot;
 use crate::proto::atenode::ateom_herder_server::{AteomHerder, AteomHerderServer};
-use crate::rpc::client_identity;
-use crate::rpc::testing::{Authority, listen};
+use crate::rpc::testing::{Authority, from_peers, listen};
+use crate::rpc::{Error, client_identity};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 
 const LONG: Duration = Duration::from_secs(20);
+
+/// Of the one call that waits.
+static WAITING: Notify = Notify::const_new();
+static RELEASED: Notify = Notify::const_new();
 
 /// Answers by what is asked: `target_ateom_uid` names the outcome.
 struct Node;
@@ -30,6 +38,11 @@ impl AteomHerder for Node {
             "fenced" => Err(refused("epoch 1 is older than 2")),
             "panics" => panic!("as asked"),
             "hangs" => std::future::pending().await,
+            "waits" => {
+                WAITING.notify_one();
+                RELEASED.notified().await;
+                Ok(Response::new(Default::default()))
+            }
             _ => Err(Status::not_found("no such slot")),
         }
     }
@@ -102,13 +115,11 @@ impl Drop for Served {
 }
 
 async fn serve(authority: &Authority, component: &str) -> Served {
-    let (incoming, address) = listen().await;
+    let (listener, address) = listen().await;
     let tls = authority.issue(component).load().unwrap();
     let server = Server::builder()
-        .tls_config(tls.server())
-        .unwrap()
         .add_service(AteomHerderServer::new(Node))
-        .serve_with_incoming(incoming);
+        .serve_with_incoming(from_peers(listener, &tls));
     let server = tokio::spawn(server).abort_handle();
     Served { address, server }
 }
@@ -170,12 +181,12 @@ async fn a_connection_that_breaks_under_a_call_is_unreachable() {
     use tokio::io::copy_bidirectional;
     let authority = Authority::new();
     let node = serve(&authority, "atelet").await;
-    let (mut relay, address) = listen().await;
+    let (relay, address) = listen().await;
     let target = node.address.clone();
     // Stands between client and node, and cuts the line when told.
     let (cut, told) = tokio::sync::oneshot::channel::<()>();
     let relay = async move {
-        let mut from = relay.next().await.unwrap().unwrap();
+        let (mut from, _) = relay.accept().await.unwrap();
         let mut to = tokio::net::TcpStream::connect(target).await.unwrap();
         tokio::select! { _ = copy_bidirectional(&mut from, &mut to) => {} _ = told => {} }
     };
@@ -223,6 +234,59 @@ async fn a_client_without_a_certificate_stays_out() {
     // The handler of this call does not look who asks.
     let mut client = AteomHerderClient::new(channel);
     assert!(client.observe(ObserveRequest::default()).await.is_err());
+}
+
+#[tokio::test]
+async fn new_certificates_are_shown_and_asked_for_and_calls_under_way_go_on() {
+    let ca = || identity::Authority::new("ca", LONG, SystemTime::now()).unwrap();
+    let (old, new) = (ca(), ca());
+    let both = format!("{}{}", new.certificate(), old.certificate());
+    let show = |tls: &Tls, bundle: &str, by: &identity::Authority, name: &str| {
+        let request = LeafRequest::new(name, Usage::Both).sans([name]);
+        let leaf = by.leaf(&request).unwrap();
+        tls.replace(bundle.to_owned(), leaf).unwrap();
+    };
+    let (server, client) = (Tls::not_yet(), Tls::not_yet());
+    let nodes = Arc::new(TonicNodes::new(client.clone()));
+    let (listener, address) = listen().await;
+    let serving = Server::builder()
+        .add_service(AteomHerderServer::new(Node))
+        .serve_with_incoming(from_peers(listener, &server));
+    let _served = Served {
+        address: address.clone(),
+        server: tokio::spawn(serving).abort_handle(),
+    };
+    let ok = async || nodes.run(&address, run("ok"), LONG).await;
+    assert!(matches!(
+        ok().await,
+        Err(NodeError::Setup(Error::NoCertificateYet))
+    ));
+
+    show(&server, old.certificate(), &old, "atelet");
+    show(&client, old.certificate(), &old, "apiserver");
+    let waiting = {
+        let (nodes, address) = (nodes.clone(), address.clone());
+        tokio::spawn(async move { nodes.run(&address, run("waits"), LONG).await })
+    };
+    WAITING.notified().await;
+    // The bundles first, then what is of the new CA, then nothing is of the old one.
+    for (bundle, ours, theirs) in [
+        (both.as_str(), &old, &old),
+        (&both, &new, &old),
+        (&both, &new, &new),
+        (new.certificate(), &new, &new),
+    ] {
+        show(&server, bundle, theirs, "atelet");
+        ok().await.unwrap();
+        show(&client, bundle, ours, "apiserver");
+        ok().await.unwrap();
+    }
+    RELEASED.notify_one();
+    waiting.await.unwrap().unwrap();
+
+    show(&client, &both, &old, "apiserver");
+    let late = ok().await;
+    assert!(matches!(late, Err(NodeError::Unreachable(_))), "{late:?}");
 }
 
 #[tokio::test]
