@@ -17,7 +17,7 @@ const IMAGE: &str = "example.org/ate:1";
 /// How long nothing may be written.
 const REST: Duration = Duration::from_secs(5);
 
-struct Controller {
+pub struct Controller {
     cluster: &'static Cluster,
     name: String,
     child: Child,
@@ -25,7 +25,6 @@ struct Controller {
 
 impl Controller {
     fn start(cluster: &'static Cluster, name: &str, flags: &[&str]) -> Self {
-        cluster.write_kubeconfig("ate-controller", "ours/kubeconfig-controller");
         let request = LeafRequest::new("controller", Usage::Both).group("ate:component");
         let leaf = cluster.authority().leaf(&request).unwrap();
         let write = |file: &str, mode, pem: &str| {
@@ -34,18 +33,34 @@ impl Controller {
         write("ours/controller.key", files::SECRET_MODE, &leaf.key);
         write("ours/controller.crt", files::PUBLIC_MODE, &leaf.chain);
         let file = |name: &str| cluster.path("ours").join(name).display().to_string();
-        let args = [
-            ("--store", cluster.store_url()),
-            ("--kubeconfig", file("kubeconfig-controller")),
+        let files = [
             ("--tls-ca", file("ca.crt")),
             ("--tls-cert", file("controller.crt")),
             ("--tls-key", file("controller.key")),
             ("--worker-image", IMAGE.to_owned()),
+        ];
+        let files = files.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
+        let flags: Vec<_> = files.chain(flags.iter().map(|&f| f.to_owned())).collect();
+        Self::spawn(cluster, name, &flags)
+    }
+
+    /// One that issues the certificates of all.
+    pub fn issuing(cluster: &'static Cluster, name: &str) -> Self {
+        let flag = "--issue-certificates=ate-system";
+        Self::spawn(cluster, name, &[flag.to_owned()])
+    }
+
+    fn spawn(cluster: &'static Cluster, name: &str, flags: &[String]) -> Self {
+        cluster.write_kubeconfig("ate-controller", "ours/kubeconfig-controller");
+        let kubeconfig = cluster.path("ours/kubeconfig-controller");
+        let args = [
+            ("--store", cluster.store_url()),
+            ("--kubeconfig", kubeconfig.display().to_string()),
             ("--replica-name", name.to_owned()),
         ];
         let args = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
         let args = ["controller".to_owned()].into_iter().chain(args);
-        let args: Vec<_> = args.chain(flags.iter().map(|&f| f.to_owned())).collect();
+        let args: Vec<_> = args.chain(flags.iter().cloned()).collect();
         let log = format!("log/{name}.log");
         let _ = std::fs::remove_file(cluster.path(&log));
         let child = cluster.spawn(env!("CARGO_BIN_EXE_ate"), &args, &log);

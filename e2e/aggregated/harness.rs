@@ -201,16 +201,7 @@ impl Cluster {
                 unselect,
             ]);
         }
-        let bundle =
-            serde_json::json!({"spec": {"caBundle": base64(self.authority.certificate())}});
-        self.kubectl(&[
-            "patch",
-            "apiservice",
-            "v1alpha1.runtime.ate.dev",
-            "--type=merge",
-            "-p",
-            &bundle.to_string(),
-        ]);
+        self.trust_authority();
         self.write_kubeconfig("ate-apiserver", "ours/kubeconfig");
         (0..REPLICAS).for_each(|n| self.start_replica(n));
         self.route(&[0, 1]);
@@ -223,6 +214,20 @@ impl Cluster {
         eventually("the API is there", || {
             self.try_kubectl(&["get", "actors"]).ok()
         });
+    }
+
+    /// Tells kube-apiserver who signs the replicas' certificates.
+    pub fn trust_authority(&self) {
+        let bundle =
+            serde_json::json!({"spec": {"caBundle": base64(self.authority.certificate())}});
+        self.kubectl(&[
+            "patch",
+            "apiservice",
+            "v1alpha1.runtime.ate.dev",
+            "--type=merge",
+            "-p",
+            &bundle.to_string(),
+        ]);
     }
 
     /// Writes a kubeconfig of one of our ServiceAccounts.
@@ -452,11 +457,14 @@ impl Cluster {
 
     /// Tells Kubernetes which replicas there are.
     pub fn route(&self, replicas: &[usize]) {
-        let subset = |n: &usize| {
-            let port = lock(&self.replicas)[*n].rest;
-            serde_json::json!({"addresses": [{"ip": self.host()}], "ports": [{"name": "https", "port": port}]})
-        };
-        let subsets: Vec<_> = replicas.iter().map(subset).collect();
+        let ports = |n: &usize| lock(&self.replicas)[*n].rest;
+        self.route_to(&replicas.iter().map(ports).collect::<Vec<_>>());
+    }
+
+    /// Tells it at which ports of the host API servers are.
+    pub fn route_to(&self, ports: &[u16]) {
+        let subset = |port: &u16| serde_json::json!({"addresses": [{"ip": self.host()}], "ports": [{"name": "https", "port": port}]});
+        let subsets: Vec<_> = ports.iter().map(subset).collect();
         let endpoints = serde_json::json!({
             "apiVersion": "v1", "kind": "Endpoints", "subsets": subsets,
             "metadata": {"name": "ate-apiserver", "namespace": "ate-system"},

@@ -3,10 +3,11 @@
 //! replica itself, as kube-apiserver or a stranger would; [`goclient`] is client-go; [`node`] is a node with sandboxes, for
 //! the few tests that wake actors; [`twin`] replays requests to us and to a custom resource alike.
 //! Tests of faults have a store and replicas of their own ([`own`]) where they can; [`follow`] has clients that write and
-//! watch through whatever happens; [`controller`] has our controller, and what Kubernetes makes of its Deployments.
+//! watch through whatever happens; [`controller`] has our controller, and what Kubernetes makes of its Deployments; in [`certs`] it issues the certificates of all.
 
 mod access;
 mod availability;
+mod certs;
 mod charts;
 mod clients;
 mod controller;

@@ -3,13 +3,15 @@
 use super::args::{EngineArgs, KubeArgs, StoreArgs, TlsArgs};
 use super::probes::ProbeArgs;
 use super::{block_on, stop};
+use crate::controller::{self, Certificates};
 use crate::engine::Engine;
+use crate::kube;
 use crate::kube::ReflectedCatalog;
-use crate::rpc::TonicNodes;
+use crate::rpc::{Tls, TonicNodes};
 use crate::telemetry::{self, Format};
-use crate::{controller, kube};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 #[derive(clap::Args)]
@@ -17,7 +19,7 @@ pub(super) struct Args {
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
-    tls: TlsArgs,
+    identity: IdentityArgs,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -26,6 +28,36 @@ pub(super) struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
+}
+
+/// Where our own certificate comes from.
+#[derive(clap::Args)]
+struct IdentityArgs {
+    /// Issue and renew the certificates of all our processes, in Secrets of this namespace, and take our own from there
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        conflicts_with = "TlsArgs",
+        required_unless_present = "TlsArgs"
+    )]
+    issue_certificates: Option<String>,
+    #[command(flatten)]
+    files: Option<TlsArgs>,
+}
+
+impl IdentityArgs {
+    /// Who we are, and what we issue.
+    fn start(self, stop: &CancellationToken) -> anyhow::Result<(Tls, Option<Certificates>)> {
+        if let Some(files) = self.files {
+            return Ok((files.follow(stop)?, None));
+        }
+        let own = Tls::not_yet();
+        let certificates = self.issue_certificates.map(|namespace| Certificates {
+            namespace,
+            own: own.clone(),
+        });
+        Ok((own, certificates))
+    }
 }
 
 /// What there is to do on Kubernetes.
@@ -61,7 +93,11 @@ struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    fn options(self, replica: Option<&str>) -> controller::Options {
+    fn options(
+        self,
+        certificates: Option<Certificates>,
+        replica: Option<&str>,
+    ) -> controller::Options {
         let (allowed, replaced) = (self.allowed, self.replaced);
         let lease = self.leader_elect.then(|| controller::LeaseOptions {
             namespace: self.leader_elect_namespace,
@@ -74,6 +110,7 @@ impl ClusterArgs {
                 allowed,
                 replaced,
             }),
+            certificates,
             lease,
         }
     }
@@ -86,7 +123,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
         args.probes.answer(&stop).await?;
         let client = kube::client(args.kube.kubeconfig.as_deref()).await?;
         let catalog = ReflectedCatalog::start(&client, &stop);
-        let nodes = Arc::new(TonicNodes::new(args.tls.follow(&stop)?));
+        let (own, certificates) = args.identity.start(&stop)?;
+        let nodes = Arc::new(TonicNodes::new(own));
         let engine = Engine::new(
             args.store.connect().await?,
             nodes,
@@ -94,7 +132,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             args.engine.options(),
         );
         let replica = args.engine.replica_name.as_deref();
-        controller::run(client, engine, args.cluster.options(replica), stop).await;
+        let options = args.cluster.options(certificates, replica);
+        controller::run(client, engine, options, stop).await;
         Ok(())
     })
 }

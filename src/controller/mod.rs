@@ -1,14 +1,16 @@
-//! Reconcilers of WorkerPool ([`pool`]) and ActorTemplate ([`template`]); of several controllers one works ([`lease`]).
-//! [`events`] tells people what changed.
+//! Reconcilers of WorkerPool ([`pool`]) and ActorTemplate ([`template`]), and who our processes are to one another ([`certs`]). Of
+//! several controllers one works ([`lease`]). [`events`] tells people what changed.
 //!
-//! Both are level-triggered: they compare what is desired with what is, by [`crate::lifecycle`]'s decisions, and
+//! The first two are level-triggered: they compare what is desired with what is, by [`crate::lifecycle`]'s decisions, and
 //! write status. Golden actors are moved through [`crate::engine`].
 
+mod certs;
 mod events;
 mod lease;
 mod pool;
 mod template;
 
+pub use certs::Certificates;
 pub use lease::LeaseOptions;
 pub use pool::WorkerImages;
 
@@ -29,6 +31,8 @@ pub struct Options {
     /// On Kubernetes: makes a Deployment of each pool, with these images, and tells events. `None` where node agents make the
     /// workers.
     pub workers: Option<WorkerImages>,
+    /// Issues the certificates of all our processes; `None` where somebody else does.
+    pub certificates: Option<Certificates>,
     /// Works only while it holds this lease; `None` where there is one controller.
     pub lease: Option<LeaseOptions>,
 }
@@ -39,6 +43,7 @@ struct Context {
     engine: Arc<Engine>,
     events: Events,
     workers: Option<WorkerImages>,
+    certificates: Option<Certificates>,
 }
 
 impl Context {
@@ -80,7 +85,14 @@ pub async fn run(client: Client, engine: Arc<Engine>, options: Options, stop: Ca
         engine,
         events,
         workers: options.workers,
+        certificates: options.certificates.clone(),
     });
+    if let Some(certificates) = options.certificates {
+        let client = client.clone();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            certs::follow(client, &certificates).await;
+        }));
+    }
     match options.lease {
         None => work(context, stop).await,
         Some(lease) => {
@@ -94,14 +106,24 @@ async fn work(context: Arc<Context>, stop: CancellationToken) {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
-    let work = async {
+    let reconcile = async {
+        if let Some(certificates) = &context.certificates {
+            certificates.own.ready().await;
+        }
         tokio::join!(
             pool::run(context.clone(), stop.clone()),
-            template::run(context, stop.clone())
+            template::run(context.clone(), stop.clone())
         )
     };
+    let issue = async {
+        if let Some(certificates) = &context.certificates {
+            certs::keep(context.client.clone(), certificates).await;
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
-        _ = work => {}
+        _ = reconcile => {}
+        () = issue => {}
         () = late => tracing::info!("reconciliations are left half done"),
     }
 }
