@@ -152,7 +152,7 @@ impl Drop for Again {
 }
 
 /// Puts back what the cluster has without a controller.
-struct PutBack(&'static Cluster);
+pub struct PutBack(pub &'static Cluster);
 
 impl Drop for PutBack {
     fn drop(&mut self) {
@@ -265,7 +265,7 @@ fn certificates_are_issued_kept_and_changed_under_traffic() {
     let c = alone();
     let cluster = c.0;
     let _put_back = PutBack(cluster);
-    let _controller = Controller::issuing(cluster, "issuing");
+    let _controller = Controller::issuing(cluster, "issuing", &[]);
     wait_for_all(&c);
     for (name, secret) in secrets(cluster) {
         mount(cluster, &name, &secret);

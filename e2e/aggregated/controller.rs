@@ -20,7 +20,7 @@ const REST: Duration = Duration::from_secs(5);
 pub struct Controller {
     cluster: &'static Cluster,
     name: String,
-    child: Child,
+    pub child: Child,
 }
 
 impl Controller {
@@ -45,9 +45,11 @@ impl Controller {
     }
 
     /// One that issues the certificates of all.
-    pub fn issuing(cluster: &'static Cluster, name: &str) -> Self {
-        let flag = "--issue-certificates=ate-system";
-        Self::spawn(cluster, name, &[flag.to_owned()])
+    pub fn issuing(cluster: &'static Cluster, name: &str, flags: &[&str]) -> Self {
+        let issuing = ["--issue-certificates=ate-system"];
+        let flags = [&issuing, flags].concat();
+        let flags: Vec<_> = flags.iter().map(|&f| f.to_owned()).collect();
+        Self::spawn(cluster, name, &flags)
     }
 
     fn spawn(cluster: &'static Cluster, name: &str, flags: &[String]) -> Self {

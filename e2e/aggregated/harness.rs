@@ -125,7 +125,7 @@ pub fn alone_first() -> Alone {
     Alone(turn.cluster(), turn)
 }
 
-fn root(path: &str) -> PathBuf {
+pub fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 

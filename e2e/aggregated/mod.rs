@@ -3,9 +3,11 @@
 //! replica itself, as kube-apiserver or a stranger would; [`goclient`] is client-go; [`node`] is a node with sandboxes, for
 //! the few tests that wake actors; [`twin`] replays requests to us and to a custom resource alike.
 //! Tests of faults have a store and replicas of their own ([`own`]) where they can; [`follow`] has clients that write and
-//! watch through whatever happens; [`controller`] has our controller, and what Kubernetes makes of its Deployments; in [`certs`] it issues the certificates of all.
+//! watch through whatever happens; [`controller`] has our controller, and what Kubernetes makes of its Deployments; in [`certs`] it issues the certificates of all, and in
+//! [`admission`] it says what is wrong with what is written.
 
 mod access;
+mod admission;
 mod availability;
 mod certs;
 mod charts;

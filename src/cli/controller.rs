@@ -9,8 +9,11 @@ use crate::kube;
 use crate::kube::ReflectedCatalog;
 use crate::rpc::{Tls, TonicNodes};
 use crate::telemetry::{self, Format};
+use anyhow::Context;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -81,6 +84,9 @@ struct ClusterArgs {
         requires = "worker_image"
     )]
     replaced: Vec<String>,
+    /// Address to answer kube-apiserver's webhooks on; default: nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    listen_webhooks: Option<SocketAddr>,
     /// Work only while holding the Lease ate-controller: for several controllers
     #[arg(long)]
     leader_elect: bool,
@@ -96,6 +102,7 @@ impl ClusterArgs {
     fn options(
         self,
         certificates: Option<Certificates>,
+        webhooks: Option<(TcpListener, Tls)>,
         replica: Option<&str>,
     ) -> controller::Options {
         let (allowed, replaced) = (self.allowed, self.replaced);
@@ -111,6 +118,7 @@ impl ClusterArgs {
                 replaced,
             }),
             certificates,
+            webhooks,
             lease,
         }
     }
@@ -124,6 +132,10 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
         let client = kube::client(args.kube.kubeconfig.as_deref()).await?;
         let catalog = ReflectedCatalog::start(&client, &stop);
         let (own, certificates) = args.identity.start(&stop)?;
+        let webhooks = match args.cluster.listen_webhooks {
+            Some(address) => Some((bind(address).await?, own.clone())),
+            None => None,
+        };
         let nodes = Arc::new(TonicNodes::new(own));
         let engine = Engine::new(
             args.store.connect().await?,
@@ -132,8 +144,13 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             args.engine.options(),
         );
         let replica = args.engine.replica_name.as_deref();
-        let options = args.cluster.options(certificates, replica);
+        let options = args.cluster.options(certificates, webhooks, replica);
         controller::run(client, engine, options, stop).await;
         Ok(())
     })
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}"))
 }

@@ -1,9 +1,10 @@
 //! Reconcilers of WorkerPool ([`pool`]) and ActorTemplate ([`template`]), and who our processes are to one another ([`certs`]). Of
-//! several controllers one works ([`lease`]). [`events`] tells people what changed.
+//! several controllers one works ([`lease`]). [`events`] tells people what changed, [`admission`] what is wrong with what they write.
 //!
 //! The first two are level-triggered: they compare what is desired with what is, by [`crate::lifecycle`]'s decisions, and
 //! write status. Golden actors are moved through [`crate::engine`].
 
+mod admission;
 mod certs;
 mod events;
 mod lease;
@@ -16,23 +17,28 @@ pub use pool::WorkerImages;
 
 use crate::api::PoolKey;
 use crate::engine::Engine;
+use crate::rpc::Tls;
+use crate::telemetry::chain;
 use events::Events;
 use kube::{Client, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Who we are among those that write an object's fields.
 const MANAGER: &str = "ate-controller";
 
 /// What a controller does beside golden snapshots and status.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Options {
     /// On Kubernetes: makes a Deployment of each pool, with these images, and tells events. `None` where node agents make the
     /// workers.
     pub workers: Option<WorkerImages>,
     /// Issues the certificates of all our processes; `None` where somebody else does.
     pub certificates: Option<Certificates>,
+    /// Where kube-apiserver asks what is wrong with an object, and as whom we answer.
+    pub webhooks: Option<(TcpListener, Tls)>,
     /// Works only while it holds this lease; `None` where there is one controller.
     pub lease: Option<LeaseOptions>,
 }
@@ -92,6 +98,14 @@ pub async fn run(client: Client, engine: Arc<Engine>, options: Options, stop: Ca
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             certs::follow(client, &certificates).await;
         }));
+    }
+    if let Some((listener, tls)) = options.webhooks {
+        let (context, stop) = (context.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = admission::serve(listener, &tls, &context, stop).await {
+                tracing::error!(error = chain(&error), "webhooks are not served");
+            }
+        });
     }
     match options.lease {
         None => work(context, stop).await,

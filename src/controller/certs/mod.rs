@@ -19,6 +19,7 @@ use crate::identity::{IdentityError, Leaf};
 use crate::rpc::Tls;
 use crate::telemetry::chain;
 use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -30,7 +31,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
-use trust::APISERVICE;
+use trust::{APISERVICE, WEBHOOKS};
 
 /// All is looked at again after this time even if nothing changed: something may be due.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
@@ -80,8 +81,10 @@ pub(super) async fn keep(client: Client, certificates: &Certificates) {
         .into_iter()
         .chain(processes(namespace).map(|p| p.secret));
     let of_secrets = names.map(|name| changes(api.clone(), name).boxed());
-    let of_api = changes(Api::<APIService>::all(client), APISERVICE).boxed();
-    let all = stream::select_all(of_secrets.chain([of_api]));
+    let of_api = changes(Api::<APIService>::all(client.clone()), APISERVICE).boxed();
+    let webhooks = Api::<ValidatingWebhookConfiguration>::all(client);
+    let of_webhooks = changes(webhooks, WEBHOOKS).boxed();
+    let all = stream::select_all(of_secrets.chain([of_api, of_webhooks]));
     let mut changed = pin!(all.ready_chunks(MAX_CHANGES));
     loop {
         let again = match secrets.look(SystemTime::now()).await {

@@ -26,7 +26,11 @@ pub(super) fn processes(namespace: &str) -> impl Iterator<Item = Process> + use<
     let apiserver = vec![service("ate-apiserver"), service("api")];
     [
         ("ate-apiserver-tls", APISERVER, apiserver),
-        (CONTROLLER_SECRET, CONTROLLER, vec![]),
+        (
+            CONTROLLER_SECRET,
+            CONTROLLER,
+            vec![service("ate-controller")],
+        ),
         ("ate-router-tls", ROUTER, vec![]),
         ("atelet-tls", ATELET, vec![]),
     ]

@@ -3,6 +3,7 @@
 use super::Error;
 use crate::controller::MANAGER;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
@@ -12,16 +13,20 @@ use std::fmt::Debug;
 
 /// What registers our API with kube-apiserver.
 pub(super) const APISERVICE: &str = "v1alpha1.runtime.ate.dev";
+/// What registers our webhooks.
+pub(super) const WEBHOOKS: &str = "ate-controller";
 
 /// Those objects.
 pub(super) struct Trust {
     services: Api<APIService>,
+    webhooks: Api<ValidatingWebhookConfiguration>,
 }
 
 impl Trust {
     pub(super) fn new(client: Client) -> Self {
         Self {
-            services: Api::all(client),
+            services: Api::all(client.clone()),
+            webhooks: Api::all(client),
         }
     }
 
@@ -36,7 +41,17 @@ impl Trust {
             let spec = json!({"spec": {"caBundle": bundle}});
             apply(&self.services, APISERVICE, spec).await?;
         }
-        Ok(())
+        let Some(found) = self.webhooks.get_opt(WEBHOOKS).await? else {
+            return Ok(());
+        };
+        let all = found.webhooks.unwrap_or_default();
+        let has = |own: &Option<ByteString>| own.as_ref() == Some(&bundle);
+        if all.iter().all(|w| has(&w.client_config.ca_bundle)) {
+            return Ok(());
+        }
+        let own = |name: &String| json!({"name": name, "clientConfig": {"caBundle": bundle}});
+        let own: Vec<_> = all.iter().map(|w| own(&w.name)).collect();
+        apply(&self.webhooks, WEBHOOKS, json!({"webhooks": own})).await
     }
 }
 

@@ -13,11 +13,11 @@ pub struct WorkerImages {
 
 /// The image of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chosen {
+pub(in crate::controller) struct Chosen {
     /// What its workers run.
-    pub(super) image: String,
+    pub(in crate::controller) image: String,
     /// What the pool names and its workers do not run.
-    pub(super) instead_of: Option<String>,
+    pub(in crate::controller) instead_of: Option<String>,
 }
 
 /// What the reference's executors are called: `.../ateom-gvisor:v1`, `.../ateom-microvm-5f0a@sha256:...`.
@@ -25,7 +25,7 @@ const REFERENCE: &str = "ateom";
 
 impl WorkerImages {
     /// The image for what a pool names, or why there is none.
-    pub(super) fn choose(&self, named: Option<&str>) -> Result<Chosen, String> {
+    pub(in crate::controller) fn choose(&self, named: Option<&str>) -> Result<Chosen, String> {
         let of = |image: &str, instead_of: Option<&str>| {
             Ok(Chosen {
                 image: image.to_owned(),
