@@ -80,7 +80,7 @@ deploy: ## Put everything into the cluster, with IMG
 
 .PHONY: undeploy
 undeploy: ## Take all but the definitions out of the cluster; the store's data goes too
-	@for part in manager webhook rbac apiserver; do kubectl delete --ignore-not-found -k config/$$part; done
+	@for part in manager policy webhook rbac apiserver; do kubectl delete --ignore-not-found -k config/$$part; done
 
 .PHONY: docker-build
 docker-build: ## Build the image IMG

@@ -136,6 +136,7 @@ fn values_that_the_chart_does_not_know_are_refused() {
         ("substrate", &["store.bundled.maxMemory=lots"], "maxMemory"),
         ("substrate", &["tls.caBundle=aGVsbG8="], "tls"),
         ("substrate", &["snapshots.location=/data"], "location"),
+        ("substrate", &["allowed.runtimes[0]=latest"], "runtimes"),
         ("substrate", &["store.bundled.enabled=false"], "store.url"),
         (
             "substrate",
@@ -165,6 +166,10 @@ fn values_arrive() {
             "{env}"
         );
     }
+    let lists = ["allowed.images[0]=a.example/b", "allowed.images[1]=c"];
+    let lists = objects(&templated("substrate", &lists).unwrap());
+    let allowed = &lists["ConfigMap ate-system ate-allowed"]["data"]["images"];
+    assert_eq!(allowed, "a.example/b\nc");
     let forgetful = ["store.bundled.persistence.enabled=false"];
     let forgetful = objects(&templated("substrate", &forgetful).unwrap());
     assert!(forgetful[store]["spec"]["volumeClaimTemplates"].is_null());

@@ -6,39 +6,44 @@ use super::harness::{Cluster, Namespace, alone, eventually, free_port, kill, roo
 use crate::parts::look::text;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const NO_POOL: &str = "Warning: no WorkerPool fits this template yet; actors wait for one";
 
-/// The webhooks, with their Service on the host.
-struct Webhooks(&'static Cluster);
+/// A folder of `config/`, applied; goes with it.
+struct Installed(&'static Cluster, PathBuf);
 
-impl Webhooks {
-    fn at(cluster: &'static Cluster, port: u16) -> Self {
-        let this = Self(cluster);
-        let folder = root("config/webhook");
+impl Installed {
+    fn folder(cluster: &'static Cluster, folder: &str) -> Self {
+        let folder = root(folder);
         cluster.kubectl(&["apply", "-k", folder.to_str().unwrap()]);
-        let unselect = r#"[{"op": "remove", "path": "/spec/selector"}]"#;
-        let service = ["service", "ate-controller", "--type=json", "-p", unselect];
-        cluster.kubectl(&[&["-n", "ate-system", "patch"], &service[..]].concat());
-        let endpoints = json!({
-            "apiVersion": "v1", "kind": "Endpoints",
-            "metadata": {"name": "ate-controller", "namespace": "ate-system"},
-            "subsets": [{"addresses": [{"ip": cluster.host()}], "ports": [{"name": "webhooks", "port": port}]}],
-        });
-        cluster.apply(&endpoints.to_string());
-        this
+        Self(cluster, folder)
     }
 }
 
-impl Drop for Webhooks {
+impl Drop for Installed {
     fn drop(&mut self) {
-        let folder = root("config/webhook");
-        let folder = folder.to_str().unwrap();
-        self.0
-            .kubectl(&["delete", "--ignore-not-found", "-k", folder]);
+        let folder = self.1.to_str().unwrap();
+        let args = ["delete", "--ignore-not-found", "-k", folder];
+        self.0.kubectl(&args);
     }
+}
+
+/// The webhooks, with their Service at a port of the host.
+fn webhooks(cluster: &'static Cluster, port: u16) -> Installed {
+    let installed = Installed::folder(cluster, "config/webhook");
+    let unselect = r#"[{"op": "remove", "path": "/spec/selector"}]"#;
+    let service = ["service", "ate-controller", "--type=json", "-p", unselect];
+    cluster.kubectl(&[&["-n", "ate-system", "patch"], &service[..]].concat());
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "ate-controller", "namespace": "ate-system"},
+        "subsets": [{"addresses": [{"ip": cluster.host()}], "ports": [{"name": "webhooks", "port": port}]}],
+    });
+    cluster.apply(&endpoints.to_string());
+    installed
 }
 
 fn object(kind: &str, name: &str, spec: Value) -> String {
@@ -87,7 +92,7 @@ fn what_is_wrong_is_said_when_it_is_written() {
     let ns = c.0.namespace("admission");
     let _put_back = PutBack(c.0);
     let port = free_port(&c.host());
-    let _webhooks = Webhooks::at(c.0, port);
+    let _webhooks = webhooks(c.0, port);
     let listen = format!("--listen-webhooks={}:{port}", c.host());
     let flags = [listen.as_str(), "--worker-image=example.org/ate:1"];
     let mut controller = Controller::issuing(c.0, "judging", &flags);
@@ -137,4 +142,88 @@ fn what_is_wrong_is_said_when_it_is_written() {
     });
     ns.kubectl(&["label", "workerpool", "p", "a=b"]);
     ns.kubectl(&["scale", "workerpool", "p", "--replicas=0"]);
+}
+
+#[test]
+fn templates_name_only_what_the_operator_allows() {
+    let c = alone();
+    let ns = c.0.namespace("allowed");
+    let _policy = Installed::folder(c.0, "config/policy");
+    let allow = |list: &str, lines: &str| {
+        let patch = json!({"data": {list: lines}}).to_string();
+        let patch = ["configmap", "ate-allowed", "--type=merge", "-p", &patch];
+        c.kubectl(&[&["-n", "ate-system", "patch"], &patch[..]].concat());
+    };
+    let image = |name: &str| {
+        let image = format!("{name}@sha256:{}", "0".repeat(64));
+        json!({"containers": [{"name": "c", "image": image}]})
+    };
+    let location = |place: &str| json!({"snapshotsConfig": {"location": place}});
+    let runtime = |digit: &str| {
+        let sum = digit.repeat(64);
+        json!({"runsc": {"amd64": {"url": "https://a.example/runsc", "sha256Hash": sum}}})
+    };
+    let taken = |more: Value| ask(&ns, &template("t", more));
+    let own = format!("s3://bucket/{}", ns.1);
+
+    // What kube-apiserver thinks of the expressions, for our definition.
+    let policy = "validatingadmissionpolicy/ate-templates";
+    eventually("the policy is looked at", || {
+        let seen = c.field("default", policy, ".status.observedGeneration");
+        (seen == "1").then_some(())
+    });
+    let warnings = c.field("default", policy, ".status.typeChecking");
+    assert!(["", "{}"].contains(&warnings.as_str()), "{warnings}");
+
+    taken(image("anywhere.example/a")).unwrap();
+    allow("images", "a.example/team\n  b.example/\n");
+    allow("snapshots", "s3://bucket/{namespace}\n");
+    allow("runtimes", &"1".repeat(64));
+    eventually("the lists are known", || {
+        let each = [
+            image("other.example/a"),
+            location("s3://other"),
+            runtime("2"),
+        ];
+        each.into_iter().all(|e| refused(&taken, e)).then_some(())
+    });
+    for good in [
+        image("a.example/team"),
+        image("a.example/team/a"),
+        image("a.example/team:1"),
+        image("b.example/x/y"),
+    ] {
+        taken(good).unwrap();
+    }
+    for bad in ["a.example/teams", "a.example", "b.example.com/a"] {
+        let said = taken(image(bad)).unwrap_err();
+        let wanted = "images must begin with a.example/team or b.example/";
+        assert!(said.contains(wanted), "{said}");
+    }
+    let mut both = image("b.example/a");
+    for (place, good) in [
+        (own.clone(), true),
+        (format!("{own}/deeper"), true),
+        (format!("{own}er"), false),
+        ("s3://bucket/other".to_owned(), false),
+    ] {
+        both["snapshotsConfig"] = location(&place)["snapshotsConfig"].clone();
+        assert_eq!(taken(both.clone()).is_ok(), good, "{place}");
+    }
+    let mut both = image("b.example/a");
+    both["runsc"] = runtime("1")["runsc"].clone();
+    taken(both.clone()).unwrap();
+    both["runsc"]["arm64"] = runtime("2")["runsc"]["amd64"].clone();
+    let said = taken(both).unwrap_err();
+    assert!(said.contains("this runtime is not allowed"), "{said}");
+
+    // Without the lists nothing is taken.
+    c.kubectl(&["-n", "ate-system", "delete", "configmap", "ate-allowed"]);
+    eventually("nothing is taken", || {
+        refused(&taken, image("b.example/a")).then_some(())
+    });
+}
+
+fn refused(taken: &impl Fn(Value) -> Result<String, String>, what: Value) -> bool {
+    taken(what).is_err()
 }
