@@ -28,6 +28,8 @@ const REPLAY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 const OFFER_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Longest wait for the head of an actor's response. An agent may think for long.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Longest pause between two looks at whether a silent actor is still there.
+const MAX_LOOK_PAUSE: Duration = Duration::from_secs(60);
 /// Answers 200 on a host that is no actor's, for probes.
 const HEALTH_PATH: &str = "/healthz";
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -47,6 +49,8 @@ pub(super) struct Forwarder {
     pub(super) cut: CancellationToken,
     /// How long a request that no worker has seen is offered again.
     pub(super) offer_timeout: Duration,
+    /// How long an actor is silent before somebody asks whether it is still there.
+    pub(super) look_after: Duration,
 }
 
 /// A request on its way, with what is needed to send it again.
@@ -134,7 +138,7 @@ impl Forwarder {
         let mut pause = OFFER_PAUSE.0;
         let mut until = None;
         loop {
-            let failed = match self.send(&binding, request, &mut timing).await? {
+            let failed = match self.send(&target, &binding, request, &mut timing).await? {
                 Ok(reply) => return Ok((reply, timing)),
                 Err(failed) => failed,
             };
@@ -156,7 +160,10 @@ impl Forwarder {
                 {
                     kept.map(Either::Left)
                 }
-                (SendError::Broken { .. }, _) => return Err(unanswered(&target)),
+                (SendError::Left, Some(kept)) if idempotent => kept.map(Either::Left),
+                (SendError::Broken { .. } | SendError::Left, _) => {
+                    return Err(unanswered(&target));
+                }
             };
             if !moved {
                 tokio::time::sleep(pause).await;
@@ -168,13 +175,18 @@ impl Forwarder {
 
     async fn send(
         &self,
+        target: &Target,
         binding: &Binding,
         request: Request<pool::Body>,
         timing: &mut Timing,
     ) -> Result<Result<Reply, SendError>, Answer> {
         let start = Instant::now();
         let sending = self.pool.send(&binding.address, request);
-        let sent = tokio::time::timeout(RESPONSE_TIMEOUT, sending).await;
+        let sent = tokio::select! {
+            biased;
+            sent = tokio::time::timeout(RESPONSE_TIMEOUT, sending) => sent,
+            () = self.left(target, binding) => return Ok(Err(SendError::Left)),
+        };
         let sent = sent.map_err(|_| {
             answer::text(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -188,6 +200,22 @@ impl Forwarder {
                 .saturating_sub(reply.connect.unwrap_or_default());
         }
         Ok(sent)
+    }
+
+    /// Returns when the actor is known to be somewhere else: where a worker's pod is gone, nobody is left who would break its connections.
+    async fn left(&self, target: &Target, binding: &Binding) {
+        let mut pause = self.look_after;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_LOOK_PAUSE);
+            let now = match self.bindings.known(target) {
+                Some(known) => Ok(known),
+                None => self.bindings.resolve(target).await,
+            };
+            if now.is_ok_and(|now| now.address != binding.address) {
+                return;
+            }
+        }
     }
 
     fn answer(
@@ -345,6 +373,7 @@ fn log(target: &Target, binding: &Binding, failed: &SendError) {
     let (sent, why): (_, &dyn std::fmt::Display) = match failed {
         SendError::NotSent { why, .. } => (false, why),
         SendError::Broken { why, .. } => (true, why),
+        SendError::Left => (true, &"the actor has left it"),
     };
     tracing::info!(%target, address = binding.address, epoch = binding.epoch.0, sent, error = %why, "no answer from a worker");
 }

@@ -13,6 +13,8 @@
 //! - A request that met a worker which the actor has left is sent to the new one, once, where that is safe: when
 //!   nothing of it was sent; else when the method is idempotent, or when an idle connection turned out dead and the
 //!   actor has moved; and always only while its body is still whole.
+//! - While an actor is silent, its router asks now and then whether it is still where the request was sent; where it is not,
+//!   the request is treated as one whose connection broke.
 //! - A response to a request that had to ask for the actor carries `server-timing`: `resolve` (asking, with the wake),
 //!   the steps of that wake, `connect` (to the worker), `upstream` (from then to the response's head), each with `dur` in milliseconds (Server
 //!   Timing, W3C). What the router itself needed is the rest. A response without it came by a known binding.

@@ -67,6 +67,8 @@ pub(super) enum SendError {
         reused: bool,
         why: hyper::Error,
     },
+    /// The actor is somewhere else by now, and whoever has the request is silent.
+    Left,
 }
 
 impl Pool {

@@ -42,6 +42,8 @@ pub struct Options {
     pub resolve_timeout: Duration,
     /// How long a request that no worker has seen is offered again, to where its actor is said to be.
     pub offer_timeout: Duration,
+    /// How long an actor is silent about a request before it is asked whether it is still there; then after twice as long, and so on.
+    pub look_after: Duration,
     /// Requests in flight; 503 with Retry-After beyond.
     pub max_requests: usize,
     /// How long a client may take to send a request's head, and to send nothing between two requests.
@@ -55,6 +57,7 @@ impl Default for Options {
         Self {
             resolve_timeout: Duration::from_secs(30),
             offer_timeout: Duration::from_secs(10),
+            look_after: Duration::from_secs(5),
             max_requests: 10_000,
             head_timeout: Duration::from_secs(30),
             drain: Duration::from_secs(20),
@@ -157,6 +160,7 @@ impl Router {
                 tunnels: TaskTracker::new(),
                 cut: cut.clone(),
                 offer_timeout: options.offer_timeout,
+                look_after: options.look_after,
             },
             http,
             head_timeout: options.head_timeout,

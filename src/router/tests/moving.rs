@@ -142,3 +142,37 @@ async fn a_streamed_put_is_not_sent_twice() {
     assert_eq!(answer.status(), 503);
     assert_eq!(actor.connections(), 1);
 }
+
+/// Reads a request's head, and is silent for good.
+async fn fall_silent(mut stream: TcpStream) {
+    read_head(&mut stream).await;
+    std::future::pending().await
+}
+
+/// What a client gets whose request met a worker that fell silent, when its actor has left it.
+async fn ask_the_silent(request: Request<Body>) -> http::Response<String> {
+    let old = raw_actor(fall_silent).await;
+    let fake = Fake::at(&old.address);
+    let options = Options {
+        look_after: Duration::from_millis(50),
+        ..Options::default()
+    };
+    let router = router(fake.clone(), options).await;
+    let new = actor_saying("new").await;
+    let leave = async {
+        while fake.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        fake.say(Ok(binding(&new.address, 2)));
+    };
+    tokio::join!(ask(&router, request), leave).0
+}
+
+#[tokio::test]
+async fn a_worker_that_vanished_without_a_word_is_not_waited_for() {
+    let get = ask_the_silent(get());
+    let post = ask_the_silent(post(body("x")));
+    let (get, post) = tokio::join!(get, post);
+    assert_eq!(get.body(), "new");
+    assert_eq!(post.status(), 503, "it may have been acted on");
+}
