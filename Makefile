@@ -37,7 +37,7 @@ test: CARGO_TEST = cargo test --no-fail-fast --features failpoints
 test: export CARGO_INCREMENTAL := 0
 test: ## Run all tests, against real sandboxes, Valkey, S3 and Kubernetes
 	@mkdir -p $(TARGET)
-	@nice -n 19 e2e/setup.sh control-plane >$(TARGET)/control-plane.log 2>&1 &
+	@nice -n 19 e2e/setup.sh cluster >$(TARGET)/control-plane.log 2>&1 &
 	@e2e/setup.sh test
 	@(RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO_TEST) --lib || failed=$$?; \
 	RUST_TEST_THREADS=256 $(CARGO_TEST) --test e2e || failed=$$?; exit $${failed:-0}) 2>&1 | tee $(TARGET)/test.log || failed=$$?; \

@@ -21,6 +21,8 @@ pub const MORE: &[&str] = &[
     "controller.nodeSelector.disk=ssd",
     "router.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
     "router.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
+    "atelet.cacheBytes=1000000000",
+    "atelet.nodeSelector.disk=ssd",
     "router.service.type=NodePort",
     "router.service.annotations.a=b",
     "imagePullSecrets[0].name=pull",
@@ -204,7 +206,7 @@ fn the_binary_knows_every_flag() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 9);
+    assert_eq!(seen, 12);
 }
 
 #[test]

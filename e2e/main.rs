@@ -5,3 +5,4 @@ mod charts;
 mod dev;
 mod layers;
 mod parts;
+mod pods;

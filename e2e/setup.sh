@@ -3,11 +3,12 @@
 # Installs what the demo and the tests run against, by package name: Debian's packages, Go modules, PyPI.
 # What is there in a sufficient version is left alone, so a second run changes nothing and takes well under a second.
 #
-#   e2e/setup.sh [demo|test|control-plane]     default: demo
+#   e2e/setup.sh [demo|test|control-plane|cluster]     default: demo
 #
 #   demo            C toolchain, netfilter and process tools, Python, Valkey, runsc, kubectl
 #   test            demo, and an S3 server, an image registry, grpcurl, Helm, a newer kubectl beside the first
 #   control-plane   Kubernetes' control plane, which takes minutes to build: may run beside `test`
+#   cluster         control-plane, and what a node runs: containerd, CNI plugins, CoreDNS, a few images
 #
 # PREFIX says where binaries go that are not Debian's (default /usr/local: its bin is on everybody's PATH).
 # Needs root, curl, git, Rust (rustup's) and Go; says so in one line when one is missing.
@@ -68,7 +69,7 @@ trap clean_up EXIT
 take_lock() {
   local lock=/var/lock/agent-substrate-setup
   [ -z "$scratch" ] || return 0
-  [ "$want" != control-plane ] || lock+=-control-plane
+  case $want in control-plane | cluster) lock+=-control-plane ;; esac
   mkdir -p "$bin"
   exec 9>"$lock"
   if ! flock -n 9; then
@@ -264,6 +265,16 @@ control_plane() {
   if [ "$have" = "$version" ]; then ok "control plane $have"; else run "control plane $version" "$here/cluster/build.sh" control-plane; fi
 }
 
+# What is there in the right version costs build.sh a look.
+cluster() {
+  local cache=/usr/local/lib/agent-substrate/cluster
+  if [ -e "$cache/images/coredns.tar" ] && [ -e "$cache/images/busybox.tar" ] && command -v containerd >/dev/null; then
+    ok "node"
+  else
+    run "node" "$here/cluster/build.sh"
+  fi
+}
+
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 group_demo() {
@@ -286,8 +297,9 @@ main() {
   case $want in
     demo | test) check_prerequisites; "group_$want" ;;
     control-plane) check_prerequisites; control_plane ;;
+    cluster) check_prerequisites; control_plane; cluster ;;
     -h | --help) sed -n '3,/^$/s/^# \{0,1\}//p' "$0" ;;
-    *) die "unknown group '$want': demo, test or control-plane" ;;
+    *) die "unknown group '$want': demo, test, control-plane or cluster" ;;
   esac
 }
 

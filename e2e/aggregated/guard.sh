@@ -1,5 +1,5 @@
 #!/bin/bash
-# guard.sh: a control plane for as long as its starter lives, however that ends. Takes a free E2E_ID of 3..7, starts
+# guard.sh [node]: a control plane, or with `node` a whole cluster, for as long as its starter lives, however that ends. Takes a free E2E_ID of 3..7, starts
 # e2e/cluster, prints the id, then reads process ids to end, one a line. At the end of its input (the starter is gone) it
 # ends those that still run in the cluster's folder (a node agent cleans up, so they are asked first), and removes the cluster. Start it with setsid: a signal to the
 # starter's group is not for it.
@@ -20,9 +20,11 @@ for try in 7 6 5 4 3; do
 done
 [ -n "$id" ] || { echo "guard: no free cluster among 3..7" >&2; exit 1; }
 export E2E_ID=$id E2E_DIR=$dir E2E_CONTROL_PLANE_ONLY=1
+group=control-plane
+[ "${1:-}" != node ] || { group=cluster; unset E2E_CONTROL_PLANE_ONLY; }
 log=$(mktemp)
-# The set-up of the tests leaves the control plane's build running: this waits for its end.
-if ! { "$here/../setup.sh" control-plane && "$cluster/up.sh"; } >"$log" 2>&1 </dev/null 9>&-; then
+# The set-up of the tests leaves the build of it running: this waits for its end.
+if ! { "$here/../setup.sh" $group && "$cluster/up.sh"; } >"$log" 2>&1 </dev/null 9>&-; then
   cat "$log" >&2
   rm -f "$log"
   "$cluster/down.sh" --purge

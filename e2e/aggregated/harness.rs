@@ -125,6 +125,7 @@ pub fn alone_first() -> Alone {
     Alone(turn.cluster(), turn)
 }
 
+/// A file of the repository.
 pub fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -144,8 +145,18 @@ pub fn free_port(host: &str) -> u16 {
 impl Cluster {
     /// Starts a control plane and installs what there is to install.
     pub fn start() -> Cluster {
+        Cluster::start_as(&[])
+    }
+
+    /// The same with a node beside the control plane, where pods run.
+    pub fn start_with_node() -> Cluster {
+        Cluster::start_as(&["node"])
+    }
+
+    fn start_as(form: &[&str]) -> Cluster {
         let mut guard = Command::new("setsid")
             .arg(root("e2e/aggregated/guard.sh"))
+            .args(form)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -482,6 +493,20 @@ impl Cluster {
             format!("--- replica {n}\n{last}\n")
         };
         (0..REPLICAS).map(tail).collect()
+    }
+
+    /// Runs a command on the node.
+    #[track_caller]
+    pub fn on_node(&self, args: &[&str]) -> String {
+        let output = Command::new(root("e2e/cluster/nse.sh"))
+            .args(args)
+            .env("E2E_DIR", &self.dir)
+            .stdin(Stdio::null())
+            .output();
+        match outcome(&args.join(" "), &output.unwrap()) {
+            Ok(said) => said,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     pub fn log(&self, n: usize) -> String {

@@ -32,3 +32,5 @@ mod teams;
 mod turns;
 mod twin;
 mod watches;
+
+pub use harness::{Cluster, eventually, free_port, root};

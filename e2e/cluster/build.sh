@@ -14,8 +14,8 @@ if [ "${1:-}" != control-plane ]; then
     dpkg-query -W -f '${Status}' $p 2>/dev/null | grep -q 'ok installed' || need+=($p)
   done
   if [ ${#need[@]} -gt 0 ]; then
-    apt-get update -q
-    apt-get install -qy --no-install-recommends "${need[@]}"
+    apt-get -o DPkg::Lock::Timeout=120 update -q
+    apt-get -o DPkg::Lock::Timeout=120 install -qy --no-install-recommends "${need[@]}"
   fi
 fi
 

@@ -26,7 +26,7 @@ if [ "${1:-}" = init ]; then # ------------------- first process of a node
   mount --make-rshared /
   mount -t proc proc /proc
   mount -t tmpfs -o mode=755 tmpfs /run
-  for d in /var/lib/kubelet /var/lib/containerd /var/lib/cni /var/log/pods /var/log/containers /etc/cni; do
+  for d in /var/lib/kubelet /var/lib/containerd /var/lib/cni /var/lib/ate /var/log/pods /var/log/containers /etc/cni; do
     mkdir -p "$d" "$root$d"
     mount --bind "$root$d" "$d"
   done

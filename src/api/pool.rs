@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// Label of worker pods: the name of their pool.
 pub const POOL_LABEL: &str = "ate.dev/worker-pool";
+/// Label of worker pods: their sandbox class.
+pub const CLASS_LABEL: &str = "ate.dev/sandbox-class";
 
 /// What kind of sandbox a worker runs. Pools have one class and never mix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

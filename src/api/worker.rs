@@ -48,6 +48,20 @@ pub struct WorkerStatus {
     pub sandbox_class: String,
 }
 
+/// Uid of a worker: that of its pod, and when the pod's container was started again, one of its own, for it has nothing of what the
+/// `earlier` ones had.
+pub fn worker_uid(pod: &str, earlier: u64) -> String {
+    match earlier {
+        0 => pod.to_owned(),
+        n => format!("{pod}.{n}"),
+    }
+}
+
+/// The pod's uid in a worker's.
+pub fn pod_uid(worker: &str) -> &str {
+    worker.split_once('.').map_or(worker, |(pod, _)| pod)
+}
+
 impl From<&WorkerRecord> for Worker {
     fn from(record: &WorkerRecord) -> Self {
         Worker {
@@ -68,7 +82,7 @@ impl From<&WorkerRecord> for Worker {
                 pool: record.pool.name.clone(),
                 node: record.node.clone(),
                 ip: record.ip.clone(),
-                pod_uid: record.uid.clone(),
+                pod_uid: pod_uid(&record.uid).to_owned(),
                 actor: record
                     .claim
                     .as_ref()
@@ -90,5 +104,17 @@ impl WorkerPhase {
             | WorkerPhase::Dirty
             | WorkerPhase::Lost => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_executors_of_a_pod_have_one_uid() {
+        let uids = [0, 1, 2].map(|earlier| worker_uid("p", earlier));
+        assert_eq!(uids, ["p", "p.1", "p.2"]);
+        assert!(uids.iter().all(|uid| pod_uid(uid) == "p"));
     }
 }

@@ -142,7 +142,7 @@ pub(super) struct EngineArgs {
     #[arg(
         long,
         value_name = "URL",
-        default_value = "file:///var/lib/ate/snapshots"
+        default_value = "file:///var/lib/ate/published"
     )]
     pub snapshots: String,
     /// How long a node's sandboxes may run without the node renewing its lease, in seconds

@@ -2,11 +2,14 @@
 
 use super::args::{KubeArgs, S3Args, TlsArgs};
 use super::{block_on, stop};
+use crate::api::pool::{CLASS_LABEL, POOL_LABEL};
 use crate::kube::{Catalog, ReflectedCatalog};
 use crate::network::Cidr;
-use crate::node::atelet::{self, PoolSlots};
+use crate::node::atelet::{self, Form, PoolSlots, Processes, WorkerPod};
 use crate::telemetry::{self, Format};
 use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Client, ResourceExt};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,9 +32,15 @@ pub(super) struct Args {
     /// Directory for sockets and small state
     #[arg(long, value_name = "DIR", default_value = "/run/ate")]
     run_dir: PathBuf,
-    /// Address to serve gRPC on, as the API server reaches it
+    /// What the slots are: child processes, as many as the pools ask for, or this node's pods with the label ate.dev/worker-pool
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Slots::Processes)]
+    slots: Slots,
+    /// Address to serve gRPC on
     #[arg(long, value_name = "ADDRESS")]
     listen: SocketAddr,
+    /// Where the API server reaches that [default: as --listen says]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
     /// The API server's gRPC address
     #[arg(
         long,
@@ -39,21 +48,14 @@ pub(super) struct Args {
         default_value = "api.ate-system.svc:443"
     )]
     apiserver: String,
-    /// Subnet of the slots, four addresses for each
-    #[arg(long, value_name = "CIDR", default_value = "10.231.0.0/16")]
-    subnet: Cidr,
-    /// Begins the names of the slots' network links
-    #[arg(long, value_name = "NAME", default_value = "ate")]
-    network_name: String,
     /// SHA-256 of a runtime that templates may name; may be given several times
     #[arg(long = "allow-runtime", value_name = "SHA256")]
     allowed_runtimes: Vec<String>,
     /// Bytes that copies of snapshots may take
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 30)]
     cache_bytes: u64,
-    /// Leave sandboxes running when stopped, for the next node agent to adopt
-    #[arg(long)]
-    leave_slots: bool,
+    #[command(flatten)]
+    processes: ProcessArgs,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -62,13 +64,42 @@ pub(super) struct Args {
     s3: S3Args,
 }
 
+/// What slots are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Slots {
+    Processes,
+    Pods,
+}
+
+/// Of slots that are processes.
+#[derive(clap::Args)]
+#[command(next_help_heading = "With --slots processes")]
+struct ProcessArgs {
+    /// Subnet of the slots, four addresses for each
+    #[arg(long, value_name = "CIDR", default_value = "10.231.0.0/16")]
+    subnet: Cidr,
+    /// Begins the names of the slots' network links
+    #[arg(long, value_name = "NAME", default_value = "ate")]
+    network_name: String,
+    /// Leave sandboxes running when stopped, for the next node agent to adopt; those in pods always are
+    #[arg(long)]
+    leave_slots: bool,
+}
+
 pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("atelet", Format::Text);
     block_on(async {
         let stop = stop::on_signal()?;
         let s3 = args.s3.without_empty().config()?;
         let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;
-        let catalog = ReflectedCatalog::start(&client, &stop);
+        let stop_slots_on_exit = args.slots == Slots::Processes && !args.processes.leave_slots;
+        let form = match args.slots {
+            Slots::Processes => processes(args.processes, &client, &stop).await?,
+            Slots::Pods => match pods(&client, &args.node_name, &stop).await {
+                Some(pods) => Form::Pods(pods),
+                None => return Ok(()),
+            },
+        };
         let listener = TcpListener::bind(args.listen)
             .await
             .with_context(|| format!("cannot listen on {}", args.listen))?;
@@ -77,21 +108,66 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             dir: args.dir,
             run_dir: args.run_dir,
             listener,
-            advertised: args.listen.to_string(),
+            advertised: args.advertise.unwrap_or_else(|| args.listen.to_string()),
             apiserver: args.apiserver,
             tls: args.tls.files(),
-            executable: std::env::current_exe().context("cannot find the ate executable")?,
             allowed_runtimes: args.allowed_runtimes.into_iter().collect(),
             allow_runsc_on_path: true,
             cache_bytes: args.cache_bytes,
             s3,
-            network_name: args.network_name,
-            network: args.subnet,
-            refused: vec![],
-            stop_slots_on_exit: !args.leave_slots,
+            form,
+            stop_slots_on_exit,
         };
-        let pools = pools(catalog, stop.clone()).await;
-        Ok(atelet::run(options, pools, stop).await?)
+        Ok(atelet::run(options, stop).await?)
+    })
+}
+
+async fn processes(
+    args: ProcessArgs,
+    client: &Client,
+    stop: &CancellationToken,
+) -> anyhow::Result<Form> {
+    let catalog = ReflectedCatalog::start(client, stop);
+    Ok(Form::Processes(Processes {
+        pools: pools(catalog, stop.clone()).await,
+        executable: std::env::current_exe().context("cannot find the ate executable")?,
+        network_name: args.network_name,
+        network: args.subnet,
+        refused: vec![],
+    }))
+}
+
+/// The workers among the pods of this node. Returns when they are known, so that a start never removes what runs; `None` when `stop` came
+/// first.
+async fn pods(
+    client: &Client,
+    node: &str,
+    stop: &CancellationToken,
+) -> Option<watch::Receiver<Vec<WorkerPod>>> {
+    let mut pods = crate::kube::worker_pods(client, node, stop).await?;
+    let read = |pods: &[Arc<Pod>]| pods.iter().filter_map(|pod| worker_pod(pod)).collect();
+    let (sender, receiver) = watch::channel(read(&pods.borrow_and_update()));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+        while pods.changed().await.is_ok() {
+            let workers: Vec<WorkerPod> = read(&pods.borrow_and_update());
+            sender.send_if_modified(|now| std::mem::replace(now, workers.clone()) != workers);
+        }
+    }));
+    Some(receiver)
+}
+
+fn worker_pod(pod: &Pod) -> Option<WorkerPod> {
+    let status = pod.status.as_ref();
+    let ip = status.and_then(|s| s.pod_ip.as_deref());
+    Some(WorkerPod {
+        namespace: pod.metadata.namespace.clone()?,
+        name: pod.metadata.name.clone()?,
+        uid: pod.metadata.uid.clone()?,
+        pool: pod.labels().get(POOL_LABEL)?.clone(),
+        class: pod.labels().get(CLASS_LABEL)?.clone(),
+        ip: ip.and_then(|ip| ip.parse().ok()),
+        runs: status.and_then(|s| s.phase.as_deref()) == Some("Running"),
+        leaving: pod.metadata.deletion_timestamp.is_some(),
     })
 }
 

@@ -29,6 +29,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
     Ok(ateom::run(ateom::Options {
         uid: args.uid,
         dir: args.dir,
+        binds: args.binds,
         refused: args.refused,
     })?)
 }

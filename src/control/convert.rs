@@ -1,6 +1,7 @@
 //! Between records and the messages of existing clients.
 
 use crate::api::record::{ActorRecord, Phase, WorkerRecord};
+use crate::api::worker::pod_uid;
 use crate::proto::ateapi as wire;
 use crate::proto::ateapi::actor::Status;
 
@@ -25,7 +26,7 @@ pub(super) fn actor(record: &ActorRecord, prefix: &str) -> wire::Actor {
         ateom_pod_name: of(|a| a.worker.name.clone()),
         ateom_pod_ip: of(|a| a.ip.clone()),
         in_progress_snapshot: in_progress,
-        ateom_pod_uid: of(|a| a.uid.clone()),
+        ateom_pod_uid: of(|a| pod_uid(&a.uid).to_owned()),
         latest_snapshot_info: snapshot(record, prefix),
         worker_selector: (!record.spec.worker_selector.labels.is_empty()).then(|| wire::Selector {
             match_labels: record
@@ -88,7 +89,7 @@ pub(super) fn worker(record: &WorkerRecord, actor: Option<&ActorRecord>) -> wire
             .unwrap_or_default(),
         ip: record.ip.clone(),
         version: i64::try_from(record.writes).unwrap_or(i64::MAX),
-        worker_pod_uid: record.uid.clone(),
+        worker_pod_uid: pod_uid(&record.uid).to_owned(),
         node_name: record.node.clone(),
     }
 }

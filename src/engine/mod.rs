@@ -50,7 +50,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            snapshot_location: "file:///var/lib/ate/snapshots".into(),
+            snapshot_location: "file:///var/lib/ate/published".into(),
             operation_lease: Duration::from_secs(20),
             node_lease: Duration::from_secs(90),
             replica: None,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{io, refused};
 use super::manifest::{self, Descriptor, Document, Manifest};
 use super::source::Source;
-use super::unpack::Unpack;
+use super::unpack::{self, Unpack};
 use super::{
     Digest, ImageConfig, ImageError, ImageRef, ResolvedUser, Result, blob, blocking, user,
 };
@@ -70,6 +70,14 @@ impl UnpackedImage {
     /// `BadUser` when the image does not know a name; `Io`. Blocks for reading two small files.
     pub fn user(&self, user: Option<&str>) -> Result<ResolvedUser> {
         user::resolve(&self.rootfs, user.unwrap_or(&self.config.user))
+    }
+
+    /// Makes the directory `name` if it is missing, for something to be mounted there.
+    ///
+    /// # Errors
+    /// `Refused` when something else is in the way; `Io`. Blocks for a few calls.
+    pub fn make_dir(&self, name: &str) -> Result<()> {
+        unpack::make_dir(&self.rootfs, name)
     }
 }
 

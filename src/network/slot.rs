@@ -59,6 +59,8 @@ impl SlotNetwork {
         links.address(LINK, GATEWAY, PREFIX).await?;
         links.up(LINK).await?;
         slot.refresh().await?;
+        // A pod's namespace outlives its containers.
+        slot.cut()?;
         Ok(slot)
     }
 

@@ -1,7 +1,7 @@
 //! What a pool is in Kubernetes: a Deployment of its workers' pods, and a budget for their disruption.
 
 use crate::api::WorkerPool;
-use crate::api::pool::{POOL_LABEL, PoolTemplate};
+use crate::api::pool::{CLASS_LABEL, POOL_LABEL, PoolTemplate};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{
     Affinity, Container, EnvVar, EnvVarSource, HostPathVolumeSource, ObjectFieldSelector, PodSpec,
@@ -36,6 +36,7 @@ pub(super) fn name(pool: &WorkerPool) -> String {
 fn labels(pool: &WorkerPool) -> BTreeMap<String, String> {
     [
         (POOL_LABEL, pool.name_any()),
+        (CLASS_LABEL, pool.spec.sandbox_class.as_str().to_owned()),
         ("app.kubernetes.io/name", "ateom".to_owned()),
         ("app.kubernetes.io/managed-by", super::MANAGER.to_owned()),
     ]

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use super::error::refused;
 use super::{MAX_IMAGE_BYTES, MAX_IMAGE_FILES, Result};
 use metered::Metered;
-use tree::Tree;
+use tree::{Missing, Tree};
 
 /// Cap on what one entry's headers (long names, extended attributes) may take, in bytes.
 const MAX_HEADERS: u64 = 1 << 20;
@@ -97,6 +97,12 @@ impl Unpack {
         }
         Ok(())
     }
+}
+
+/// Makes the directory `name` of the image in `rootfs` if it is missing, and those on the way.
+pub(super) fn make_dir(rootfs: &Path, name: &str) -> Result<()> {
+    let tree = Tree::open(rootfs)?;
+    tree.dir(name.as_bytes(), Missing::Create).map(drop)
 }
 
 fn not_tar(e: io::Error) -> super::ImageError {

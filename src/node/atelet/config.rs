@@ -4,8 +4,10 @@ use crate::network::Cidr;
 use crate::rpc::TlsFiles;
 use crate::snapshot::S3Config;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// What a node agent needs to know.
 #[derive(Debug)]
@@ -24,8 +26,6 @@ pub struct Options {
     pub apiserver: String,
     /// Our certificate, with the name `atelet`.
     pub tls: TlsFiles,
-    /// The executable that becomes an executor: `EXE ateom --uid UID --dir DIR [--refuse CIDR]...`.
-    pub executable: PathBuf,
     /// SHA-256 sums, in lower-case hex, of the runtimes that templates may name.
     pub allowed_runtimes: BTreeSet<String>,
     /// Whether the `runsc` found on PATH is allowed, and is what templates run that name no runtime.
@@ -34,14 +34,35 @@ pub struct Options {
     pub cache_bytes: u64,
     /// How S3 is reached.
     pub s3: S3Config,
+    /// What slots are made of.
+    pub form: Form,
+    /// Ends all slots on a graceful stop. Otherwise they go on running, for the next node agent to adopt.
+    pub stop_slots_on_exit: bool,
+}
+
+/// What slots are made of.
+#[derive(Debug)]
+pub enum Form {
+    /// Our child processes, as many as pools ask for.
+    Processes(Processes),
+    /// The pods of this node that are workers.
+    Pods(watch::Receiver<Vec<WorkerPod>>),
+}
+
+/// Slots that are our child processes.
+#[derive(Debug)]
+pub struct Processes {
+    /// How many slots each pool shall have here. The value that it has at the start counts already: a pool that is missing loses its
+    /// free slots.
+    pub pools: watch::Receiver<Vec<PoolSlots>>,
+    /// The executable that becomes an executor: `EXE ateom --uid UID --dir DIR [--refuse CIDR]...`.
+    pub executable: PathBuf,
     /// Begins the names of the slots' links, and is the name of their nftables table: 1 to 10 letters, digits or dashes.
     pub network_name: String,
     /// Addresses for the slots, four for each; `10.231.0.0/16` unless something else on the machine has it.
     pub network: Cidr,
     /// Further networks that sandboxes must not reach. The slots' own and link-local ones are refused anyway.
     pub refused: Vec<Cidr>,
-    /// Ends all slots on a graceful stop. Otherwise they go on running, for the next node agent to adopt.
-    pub stop_slots_on_exit: bool,
 }
 
 /// How many slots a pool shall have on this node.
@@ -55,4 +76,25 @@ pub struct PoolSlots {
     pub class: String,
     /// Number of slots.
     pub replicas: usize,
+}
+
+/// A pod that is a worker of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerPod {
+    /// Its namespace, and the pool's.
+    pub namespace: String,
+    /// Its name, and the worker's.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Name of the pool.
+    pub pool: String,
+    /// Sandbox class: `gvisor`.
+    pub class: String,
+    /// Its address, once it has one.
+    pub ip: Option<IpAddr>,
+    /// Its containers were started.
+    pub runs: bool,
+    /// It was deleted, and goes when its containers have ended.
+    pub leaving: bool,
 }

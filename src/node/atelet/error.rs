@@ -29,6 +29,22 @@ pub enum Error {
         /// What it did not do; where its log is.
         what: String,
     },
+    /// A slot on disk that another form of node agent made: after it was started with other `--slots`.
+    #[error(
+        "slot {slot} is of a node agent with other --slots; drain the node, then remove the slot's directory"
+    )]
+    Strange {
+        /// The slot.
+        slot: String,
+    },
+    /// The executor's process cannot be seen: the node agent is in a pid namespace of its own.
+    #[error(
+        "the executor of slot {slot} runs where the node agent does not see its process; give the node agent hostPID"
+    )]
+    Unseen {
+        /// The slot.
+        slot: String,
+    },
     /// A frozen sandbox does not go on. Worth another try.
     #[error("a frozen sandbox does not go on")]
     Thaw(#[source] Box<tonic::Status>),

@@ -24,6 +24,8 @@ pub(super) struct Identity {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct SlotFile {
     pub place: Place,
+    /// How many it has had.
+    pub executors: u64,
     pub executor: Option<ExecutorRecord>,
 }
 

@@ -6,7 +6,8 @@
 //! sandboxes/GENERATION/    a sandbox's writable layer; no colon, for runsc splits options there
 //! images/                  unpacked images
 //! snapshots/ID/, held/ID.json       node copies of snapshots, and what is known of each
-//! spool/ID/                an image between its checkpoint and its publication
+//! spool/ID/image/          an image between its checkpoint and its publication
+//! workers/POD/             in a cluster, what a worker pod has of all this
 //! runtimes/SHA256          fetched runtimes
 //! incarnation              the highest store incarnation that was witnessed
 //! ```
@@ -91,6 +92,10 @@ impl Layout {
 
     pub fn runtimes(&self) -> PathBuf {
         self.root.join("runtimes")
+    }
+
+    pub fn workers(&self) -> PathBuf {
+        self.root.join("workers")
     }
 
     pub fn incarnation(&self) -> PathBuf {

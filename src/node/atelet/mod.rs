@@ -3,8 +3,8 @@
 //! An order ([`herder`]) is fenced, written to disk as the slot's desired assignment and carried out by the slot's loop
 //! ([`slot`]), which asks the slot's executor what runs, asks `lifecycle::slot::plan` for the next step, and does it. What an
 //! assignment needs is made here too: images turned into bundles ([`workload`]), the runtime's executable
-//! ([`runtime`]), node copies of snapshots ([`snapshots`]). How many slots there are is told by the caller, per pool
-//! ([`pools`]); what a slot is made of comes from a [`SlotProvider`]. Every change is reported to the API server ([`report`]),
+//! ([`runtime`]), node copies of snapshots ([`snapshots`]). Which slots there are is told by the caller
+//! ([`pools`]): so many child processes per pool, or these pods; each form has a [`SlotProvider`]. Every change is reported to the API server ([`report`]),
 //! whose answers renew the node's lease ([`lease`]): while that has lapsed, all sandboxes stand still.
 //!
 //! Sandboxes are run by `node::ateom`, in another process. `cli` and `dev` call [`run`].
@@ -24,7 +24,9 @@ mod laps;
 mod layout;
 mod lease;
 mod logs;
+mod mounts;
 mod outcome;
+mod pods;
 mod pools;
 mod processes;
 mod provider;
@@ -39,7 +41,7 @@ mod testing;
 mod tests;
 mod workload;
 
-pub use config::{Options, PoolSlots};
+pub use config::{Form, Options, PoolSlots, Processes, WorkerPod};
 pub use error::Error;
-pub use provider::{Executor, ExecutorRecord, Place, SlotProvider};
+pub use provider::{Access, Executor, ExecutorRecord, Home, Place, SlotProvider};
 pub use run::run;

@@ -1,9 +1,9 @@
-//! The slots of a node: as many per pool as its pools ask for.
+//! The slots of a node: as many child processes per pool as its pools ask for, or one for each pod that is a worker.
 
 use super::adopt::sweep_logs;
-use super::config::PoolSlots;
+use super::config::{PoolSlots, WorkerPod};
 use super::files::{DesiredFile, SlotFile};
-use super::provider::Place;
+use super::provider::{Home, Place};
 use super::slot::{Node, Slot};
 use crate::lifecycle::slot::{Lease, missing, surplus};
 use crate::proto::atenode as wire;
@@ -24,6 +24,25 @@ const MAX_SLOTS: usize = 1024;
 const TICK: Duration = Duration::from_secs(5);
 /// How often old logs are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// Which slots there shall be.
+pub(super) enum Wanted {
+    Processes(watch::Receiver<Vec<PoolSlots>>),
+    Pods(watch::Receiver<Vec<WorkerPod>>),
+}
+
+impl Wanted {
+    /// Returns when it has changed; never when nobody says any more.
+    async fn changed(&mut self) {
+        let changed = match self {
+            Wanted::Processes(pools) => pools.changed().await,
+            Wanted::Pods(pods) => pods.changed().await,
+        };
+        if changed.is_err() {
+            std::future::pending().await
+        }
+    }
+}
 
 /// All slots of the node, with their loops.
 pub(super) struct Slots {
@@ -68,17 +87,25 @@ impl Slots {
         views
     }
 
-    /// Keeps each pool at its number of slots until `stop`.
-    pub async fn follow(self: Arc<Self>, mut pools: watch::Receiver<Vec<PoolSlots>>) {
+    /// Keeps the slots as they are wanted until `stop`.
+    pub async fn follow(self: Arc<Self>, mut wanted: Wanted) {
         let mut changed = self.node.changed.subscribe();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let wanted = pools.borrow_and_update().clone();
-            self.reconcile(&wanted);
+            match &mut wanted {
+                Wanted::Processes(pools) => {
+                    let pools = pools.borrow_and_update().clone();
+                    self.reconcile(&pools);
+                }
+                Wanted::Pods(pods) => {
+                    let pods = pods.borrow_and_update().clone();
+                    self.reconcile_pods(&pods);
+                }
+            }
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                Ok(()) = pools.changed() => {}
+                () = wanted.changed() => {}
                 Ok(()) = changed.changed() => {}
                 () = tokio::time::sleep(TICK) => {}
                 _ = sweep.tick() => self.sweep_logs().await,
@@ -129,6 +156,9 @@ impl Slots {
     }
 
     fn reconcile(self: &Arc<Self>, wanted: &[PoolSlots]) {
+        let slots = self.list();
+        let strange = slots.iter().filter(|slot| number(&slot.place).is_none());
+        strange.for_each(|slot| slot.abandon());
         let key = |place: &Place| (place.namespace.clone(), place.pool.clone());
         let mut pools: BTreeSet<_> = self.all().iter().map(|slot| key(&slot.place)).collect();
         pools.extend(wanted.iter().map(|p| (p.namespace.clone(), p.pool.clone())));
@@ -143,37 +173,81 @@ impl Slots {
             let staying: Vec<_> = own.iter().filter(|slot| !slot.is_retiring()).collect();
             let business: Vec<_> = staying
                 .iter()
-                .map(|slot| (slot.place.number, slot.is_busy()))
+                .filter_map(|slot| Some((number(&slot.place)?, slot.is_busy())))
                 .collect();
-            for number in surplus(&business, replicas) {
-                for slot in staying.iter().filter(|s| s.place.number == number) {
+            for surplus in surplus(&business, replicas) {
+                let leaving = |s: &&&Arc<Slot>| number(&s.place) == Some(surplus);
+                for slot in staying.iter().filter(leaving) {
                     slot.retire();
                 }
             }
             // A number is free again only when its slot is gone.
             let leaving = own.len() - staying.len();
-            let taken: Vec<_> = own.iter().map(|slot| slot.place.number).collect();
+            let taken: Vec<_> = own.iter().filter_map(|slot| number(&slot.place)).collect();
             for number in missing(&taken, replicas + leaving) {
                 self.make(&namespace, &pool, number);
             }
         }
     }
 
+    /// A slot for each pod that runs. One that leaves takes its slot along when that is not busy, one that is gone at once.
+    fn reconcile_pods(self: &Arc<Self>, pods: &[WorkerPod]) {
+        let slots = self.list();
+        for slot in &slots {
+            let Home::Pod { uid, .. } = &slot.place.home else {
+                slot.abandon();
+                continue;
+            };
+            match pods.iter().find(|pod| pod.uid == *uid) {
+                None => slot.abandon(),
+                Some(pod) if pod.leaving => slot.drain(),
+                Some(_) => {}
+            }
+        }
+        let ready = |pod: &&WorkerPod| pod.runs && pod.ip.is_some() && !pod.leaving;
+        for pod in pods.iter().filter(ready).filter(|pod| pod.class == CLASS) {
+            // A name is free again only when its slot is gone.
+            let named =
+                |s: &Arc<Slot>| s.place.namespace == pod.namespace && s.place.name() == pod.name;
+            if slots.iter().any(named) {
+                continue;
+            }
+            if self.all().len() >= MAX_SLOTS {
+                tracing::warn!(pod = pod.name, "the node has no room for another slot");
+                return;
+            }
+            self.make_at(Place {
+                namespace: pod.namespace.clone(),
+                pool: pod.pool.clone(),
+                class: pod.class.clone(),
+                home: Home::Pod {
+                    name: pod.name.clone(),
+                    uid: pod.uid.clone(),
+                },
+            });
+        }
+    }
+
     fn make(self: &Arc<Self>, namespace: &str, pool: &str, number: u16) {
-        let taken: BTreeSet<u16> = self.all().iter().map(|slot| slot.place.index).collect();
+        let all = self.list();
+        let taken: BTreeSet<u16> = all.iter().filter_map(|slot| index(&slot.place)).collect();
         let index = (0..u16::MAX).find(|index| !taken.contains(index));
         let Some(index) = index.filter(|_| taken.len() < MAX_SLOTS) else {
             tracing::warn!(namespace, pool, "the node has no room for another slot");
             return;
         };
+        self.make_at(Place {
+            namespace: namespace.to_owned(),
+            pool: pool.to_owned(),
+            class: CLASS.to_owned(),
+            home: Home::Process { number, index },
+        });
+    }
+
+    fn make_at(self: &Arc<Self>, place: Place) {
         let file = SlotFile {
-            place: Place {
-                namespace: namespace.to_owned(),
-                pool: pool.to_owned(),
-                class: CLASS.to_owned(),
-                number,
-                index,
-            },
+            place,
+            executors: 0,
             executor: None,
         };
         let desired = DesiredFile::default();
@@ -194,5 +268,19 @@ impl Slots {
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn number(place: &Place) -> Option<u16> {
+    match place.home {
+        Home::Process { number, .. } => Some(number),
+        Home::Pod { .. } => None,
+    }
+}
+
+fn index(place: &Place) -> Option<u16> {
+    match place.home {
+        Home::Process { index, .. } => Some(index),
+        Home::Pod { .. } => None,
     }
 }

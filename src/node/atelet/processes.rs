@@ -2,7 +2,7 @@
 
 use super::error::{Error, io};
 use super::files;
-use super::provider::{Executor, ExecutorRecord, Place, SlotProvider};
+use super::provider::{Access, Executor, ExecutorRecord, Home, Place, SlotProvider};
 use crate::network::Cidr;
 use crate::network::host::HostNetwork;
 use crate::node::ateom::{Process, connect, socket_path};
@@ -72,6 +72,14 @@ impl ProcessSlots {
         self.run_dir.join("ateoms").join(uid)
     }
 
+    /// Of a slot of ours.
+    fn index(place: &Place) -> Result<u16, Error> {
+        match place.home {
+            Home::Process { index, .. } => Ok(index),
+            Home::Pod { .. } => Err(Error::Strange { slot: place.name() }),
+        }
+    }
+
     async fn handle(
         &self,
         place: &Place,
@@ -82,7 +90,7 @@ impl ProcessSlots {
         let client = connect(&socket).await?;
         Ok(Executor {
             record,
-            ip: IpAddr::V4(self.network.addresses(place.index)?.slot),
+            ip: IpAddr::V4(self.network.addresses(Self::index(place)?)?.slot),
             client,
             process: Arc::new(process),
         })
@@ -153,9 +161,14 @@ fn start_time(pid: u32) -> Option<u64> {
 
 #[async_trait]
 impl SlotProvider for ProcessSlots {
+    fn uid(&self, _: &Place, _: u64) -> String {
+        uuid::Uuid::new_v4().to_string()
+    }
+
     async fn start(&self, place: &Place, uid: &str, log: &Path) -> Result<Executor, Error> {
+        let index = Self::index(place)?;
         let process = Process::spawn(self.command(uid), log)?;
-        self.network.attach(place.index, process.pid()).await?;
+        self.network.attach(index, process.pid()).await?;
         let record = ExecutorRecord {
             uid: uid.to_owned(),
             pid: process.pid(),
@@ -206,6 +219,7 @@ impl SlotProvider for ProcessSlots {
     }
 
     async fn end(&self, place: &Place, record: &ExecutorRecord) -> Result<(), Error> {
+        let index = Self::index(place)?;
         let process = Process::adopt(record.pid, record.start_time)?;
         self.kill(&record.uid, process).await?;
         if record.pid == 0 {
@@ -218,7 +232,20 @@ impl SlotProvider for ProcessSlots {
                 self.kill(&record.uid, self.find(&record.uid, pid)?).await?;
             }
         }
-        Ok(self.network.detach(place.index).await?)
+        Ok(self.network.detach(index).await?)
+    }
+
+    /// They see what the node has.
+    fn lend(&self, _: &Place, _: &str, source: &Path, _: Access) -> Result<PathBuf, Error> {
+        Ok(source.to_owned())
+    }
+
+    fn take_back(&self, _: &Place) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &Place) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn sweep(&self, wanted: &HashSet<String>) -> Result<(), Error> {

@@ -1,14 +1,16 @@
 //! Putting a node agent together, and its life.
 
 use super::adopt::adopt;
-use super::config::{Options, PoolSlots};
+use super::config::{Form, Options};
 use super::error::{Error, io};
 use super::fences::Fences;
 use super::herder::Herder;
 use super::layout::Layout;
 use super::lease::Lease;
-use super::pools::Slots;
+use super::pods::PodSlots;
+use super::pools::{Slots, Wanted};
 use super::processes::ProcessSlots;
+use super::provider::SlotProvider;
 use super::report::Reporter;
 use super::runtime::Runtimes;
 use super::slot::Node;
@@ -39,16 +41,11 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Orders of one connection at a time.
 const MAX_ORDERS: usize = 1024;
 
-/// Runs the node agent until `stop`. `pools` says how many slots each pool shall have here; the value that it has when this
-/// is called counts already: a pool that is missing loses its free slots.
+/// Runs the node agent until `stop`.
 ///
 /// # Errors
 /// What keeps it from starting; after that, what ends its server. A slot that cannot be made is tried again for ever.
-pub async fn run(
-    options: Options,
-    pools: watch::Receiver<Vec<PoolSlots>>,
-    stop: CancellationToken,
-) -> Result<(), Error> {
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
     let tls = options.tls.follow(&stop)?;
     let layout = Layout::create(&options.dir)?;
     let _lock = lock(&layout)?;
@@ -56,7 +53,7 @@ pub async fn run(
     let found = adopt(&node).await?;
     let loops = CancellationToken::new();
     let slots = Slots::new(node.clone(), found, loops.clone());
-    let follow = tokio::spawn(slots.clone().follow(pools));
+    let follow = tokio::spawn(slots.clone().follow(wanted(options.form)));
     let reporter = Reporter {
         node: node.clone(),
         slots: slots.clone(),
@@ -110,22 +107,38 @@ fn lock(layout: &Layout) -> Result<File, Error> {
     }
 }
 
+/// Which slots there shall be.
+fn wanted(form: Form) -> Wanted {
+    match form {
+        Form::Processes(processes) => Wanted::Processes(processes.pools),
+        Form::Pods(pods) => Wanted::Pods(pods),
+    }
+}
+
+async fn provider(options: &Options, layout: &Layout) -> Result<Arc<dyn SlotProvider>, Error> {
+    let run_dir = options.run_dir.clone();
+    let form = match &options.form {
+        Form::Pods(pods) => {
+            let pods = PodSlots::open(run_dir, layout.workers(), pods.clone())?;
+            return Ok(Arc::new(pods));
+        }
+        Form::Processes(form) => form,
+    };
+    let network = HostNetwork::new(&form.network_name, form.network)?;
+    let mut refused = form.refused.clone();
+    refused.push(form.network);
+    let provider = ProcessSlots::open(form.executable.clone(), run_dir, network, refused);
+    Ok(Arc::new(provider.await?))
+}
+
 async fn node(options: &Options, layout: Layout) -> Result<Node, Error> {
-    let network = HostNetwork::new(&options.network_name, options.network)?;
-    let mut refused = options.refused.clone();
-    refused.push(options.network);
-    let provider = ProcessSlots::open(
-        options.executable.clone(),
-        options.run_dir.clone(),
-        network,
-        refused,
-    );
-    let provider = Arc::new(provider.await?);
+    let provider = provider(options, &layout).await?;
     let stores = Stores::new(options.s3.clone());
     let runtimes = Runtimes::new(
         &layout,
         options.allowed_runtimes.clone(),
         options.allow_runsc_on_path,
+        matches!(options.form, Form::Pods(_)),
     );
     Ok(Node {
         images: Images::new(ImageStore::open(&layout.images()).await?),

@@ -39,6 +39,8 @@ pub(super) struct Runtimes {
     dir: PathBuf,
     allowed: BTreeSet<String>,
     from_path: bool,
+    /// What is on PATH is copied first: not everybody who runs it has our PATH.
+    keep: bool,
     /// By path: what identified the file's content when it was hashed, and the hash.
     hashed: Mutex<HashMap<PathBuf, (Stamp, String)>>,
     downloader: Downloader,
@@ -53,11 +55,17 @@ const DRAFT: char = '.';
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl Runtimes {
-    pub fn new(layout: &Layout, allowed: BTreeSet<String>, from_path: bool) -> Runtimes {
+    pub fn new(
+        layout: &Layout,
+        allowed: BTreeSet<String>,
+        from_path: bool,
+        keep: bool,
+    ) -> Runtimes {
         Runtimes {
             dir: layout.runtimes(),
             allowed,
             from_path,
+            keep,
             hashed: Mutex::default(),
             downloader: Downloader::new(FETCH),
             fetching: tokio::sync::Mutex::default(),
@@ -98,7 +106,24 @@ impl Runtimes {
         if !self.from_path && !self.allowed.contains(&build) {
             return Err(not_allowed(&build));
         }
+        let path = match self.keep {
+            true => self.kept(&path, &build).await?,
+            false => path,
+        };
         Ok(Runtime { path, build })
+    }
+
+    /// A copy of the executable, which others may be shown.
+    async fn kept(&self, path: &Path, sha256: &str) -> Result<PathBuf, Failure> {
+        let kept = self.dir.join(sha256);
+        if !self.is_whole(&kept, sha256).await {
+            let _one = self.fetching.lock().await;
+            if !self.is_whole(&kept, sha256).await {
+                let url = format!("file://{}", path.display());
+                self.fetch(&url, sha256, &kept).await?;
+            }
+        }
+        Ok(kept)
     }
 
     async fn named(&self, config: &GvisorConfig) -> Result<Runtime, Failure> {
@@ -269,7 +294,7 @@ mod tests {
         let sum = sha256_of(&file).unwrap();
         let other = "0".repeat(64);
         let allowed = BTreeSet::from([sum.clone(), other.clone()]);
-        let runtimes = Runtimes::new(&layout, allowed, false);
+        let runtimes = Runtimes::new(&layout, allowed, false, false);
         let url = format!("file://{}", file.display());
 
         let wrong = runtimes.resolve(Some(&named(url.clone(), &other))).await;
@@ -339,7 +364,7 @@ mod tests {
         });
         let layout = Layout::create(&dir.path().join("node")).unwrap();
         let sum = hex::encode(Sha256::digest(RUNSC));
-        let mut runtimes = Runtimes::new(&layout, BTreeSet::from([sum.clone()]), false);
+        let mut runtimes = Runtimes::new(&layout, BTreeSet::from([sum.clone()]), false, false);
         runtimes.downloader = Downloader::trusting(ca.certificate(), limits);
         Served {
             runtimes,
@@ -435,10 +460,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::create(dir.path()).unwrap();
         let unnamed = named(String::new(), "");
-        let strict = Runtimes::new(&layout, BTreeSet::new(), false);
+        let strict = Runtimes::new(&layout, BTreeSet::new(), false, false);
         let refused = strict.resolve(Some(&unnamed)).await.unwrap_err();
         assert!(message(refused).contains("allow-list"));
-        let dev = Runtimes::new(&layout, BTreeSet::new(), true);
+        let dev = Runtimes::new(&layout, BTreeSet::new(), true, false);
         let found = dev.resolve(Some(&unnamed)).await.unwrap();
         let named = named("gs://elsewhere/runsc".into(), &found.build);
         assert_eq!(dev.resolve(Some(&named)).await.unwrap(), found);

@@ -24,6 +24,9 @@ const PUBLISH_ATTEMPTS: u32 = 3;
 /// Pause before the second try; doubled for the third.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
 
+/// Name of an image in its directory of the spool.
+pub(super) const IMAGE: &str = "image";
+
 /// What is known of a node copy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Held {
@@ -88,6 +91,11 @@ impl Snapshots {
 
     /// Where the image of a checkpoint goes until it is published or kept.
     pub fn spool(&self, id: &str) -> PathBuf {
+        self.spool_dir(id).join(IMAGE)
+    }
+
+    /// The directory that the image is written in: whoever writes it needs no other.
+    pub fn spool_dir(&self, id: &str) -> PathBuf {
         self.spool.join(id)
     }
 

@@ -1,7 +1,7 @@
 //! For tests: a node agent with real executors and sandboxes, on a machine whose network is the test's own.
 
 use super::files::{self, SlotFile};
-use super::{Options, PoolSlots, run};
+use super::{Form, Options, PoolSlots, Processes, run};
 use crate::image::{ImageConfig, layout};
 use crate::network::testing::apart;
 use crate::node::ateom::{self, Process};
@@ -49,6 +49,7 @@ extern "C" fn become_executor() {
     let result = ateom::run(ateom::Options {
         uid: (*uid).to_owned(),
         dir: dir.into(),
+        binds: vec![],
         refused,
     });
     if let Err(e) = &result {
@@ -213,14 +214,17 @@ impl World {
             listener,
             apiserver: self.apiserver_address.clone(),
             tls: self.authority.issue("atelet"),
-            executable: std::env::current_exe().unwrap(),
             allowed_runtimes: BTreeSet::new(),
             allow_runsc_on_path: true,
             cache_bytes: 4 << 30,
             s3: S3Config::default(),
-            network_name: "ate-test".into(),
-            network: "10.231.0.0/16".parse().unwrap(),
-            refused: vec![],
+            form: Form::Processes(Processes {
+                pools: self.pools.subscribe(),
+                executable: std::env::current_exe().unwrap(),
+                network_name: "ate-test".into(),
+                network: "10.231.0.0/16".parse().unwrap(),
+                refused: vec![],
+            }),
             stop_slots_on_exit: false,
         }
     }
@@ -233,7 +237,7 @@ impl World {
     pub fn start_with(&mut self, options: Options) {
         self.address = options.advertised.clone();
         let stop = CancellationToken::new();
-        let agent = run(options, self.pools.subscribe(), stop.clone());
+        let agent = run(options, stop.clone());
         self.agent = Some((tokio::spawn(agent), stop));
     }
 

@@ -12,6 +12,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Images whose configuration is kept at hand.
 const MAX_KNOWN: usize = 1024;
 
+/// Where the runtime mounts something in an image's files. It would make these directories itself, were it to write there.
+const MOUNT_POINTS: [&str; 2] = ["dev", "run/ate"];
+
 /// Images of this node, and what was read of them.
 pub(super) struct Images {
     store: ImageStore,
@@ -46,6 +49,12 @@ impl Images {
         let image: ImageRef = reference.parse()?;
         let image = self.store.ensure(&image).await?;
         let user = image.user(None)?;
+        for name in MOUNT_POINTS {
+            // The runtime says better what is in the way, if it is.
+            if let Err(error) = image.make_dir(name) {
+                tracing::debug!(name, %error, "no mount point in an image");
+            }
+        }
         let mut all = self.known();
         if all.len() >= MAX_KNOWN {
             all.clear();

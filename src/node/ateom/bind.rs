@@ -4,6 +4,9 @@ use super::Error;
 use nix::mount::{MsFlags, mount};
 use std::path::{Path, PathBuf};
 
+/// In a directory of an executor's own: what the node agent lends it.
+pub const LENT: &str = "lent";
+
 /// A directory of the executor's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
@@ -31,6 +34,11 @@ impl std::str::FromStr for Bind {
 }
 
 impl Bind {
+    /// Below which the node agent mounts what assignments need, in both places.
+    pub(super) fn lent(&self) -> [PathBuf; 2] {
+        [self.own.join(LENT), self.host.join(LENT)]
+    }
+
     /// Mounts it. What is mounted below it later shows in both places if it does in the one.
     ///
     /// # Errors

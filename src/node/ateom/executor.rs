@@ -72,14 +72,20 @@ fn key(actor: &ActorIdentity) -> String {
 }
 
 impl Executor {
-    /// Prepares the slot: its directory `dir`, its network, its backend.
-    pub async fn new(dir: &Path, refused: &[Cidr], orphans: Orphans) -> Result<Executor, Error> {
+    /// Prepares the slot: its directory `dir`, its network, its backend. Below `lent` the node agent mounts, and takes away again,
+    /// what assignments need.
+    pub async fn new(
+        dir: &Path,
+        refused: &[Cidr],
+        lent: Vec<PathBuf>,
+        orphans: Orphans,
+    ) -> Result<Executor, Error> {
         let sandbox = Gvisor::new(dir.join("gvisor"), orphans)?;
         let network = SlotNetwork::create(&dir.join("netns"), refused).await?;
         Ok(Executor {
             sandbox: Box::new(sandbox),
             network,
-            baseline: Baseline::take()?,
+            baseline: Baseline::take(lent)?,
             turn: Mutex::new(()),
             assignment: watch::Sender::new(None),
             stopping: watch::Sender::new(None),

@@ -4,6 +4,7 @@ use super::Error;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long killed processes may take to end.
@@ -14,12 +15,17 @@ const NAMED: usize = 5;
 
 /// The mounts that belong to the executor itself.
 #[derive(Debug)]
-pub(super) struct Baseline(BTreeSet<String>);
+pub(super) struct Baseline {
+    mounts: BTreeSet<String>,
+    /// What is mounted below these is the node agent's.
+    lent: Vec<PathBuf>,
+}
 
 impl Baseline {
-    /// The mounts as they are now.
-    pub fn take() -> Result<Baseline, Error> {
-        mounts().map(Baseline)
+    /// The mounts as they are now; those below `lent` are not the executor's.
+    pub fn take(lent: Vec<PathBuf>) -> Result<Baseline, Error> {
+        let mounts = mounts(&lent)?;
+        Ok(Baseline { mounts, lent })
     }
 
     /// Kills what still runs, and says what is left. Only while nothing of the executor's own runs. Empty is clean.
@@ -35,7 +41,10 @@ impl Baseline {
 
     /// Says what is left.
     pub fn left(&self) -> Result<Vec<String>, Error> {
-        let mounts: Vec<_> = mounts()?.difference(&self.0).cloned().collect();
+        let mounts: Vec<_> = mounts(&self.lent)?
+            .difference(&self.mounts)
+            .cloned()
+            .collect();
         let kinds = [("process", processes()?), ("mount", mounts)];
         let named = kinds.iter().flat_map(|(kind, things)| {
             let some = things.iter().take(NAMED);
@@ -61,7 +70,7 @@ fn processes() -> Result<Vec<String>, Error> {
 }
 
 /// Mount points and what is mounted there (proc_pid_mountinfo(5)).
-fn mounts() -> Result<BTreeSet<String>, Error> {
+fn mounts(lent: &[PathBuf]) -> Result<BTreeSet<String>, Error> {
     let text =
         std::fs::read_to_string("/proc/thread-self/mountinfo").map_err(Error::io("list mounts"))?;
     Ok(text
@@ -69,7 +78,8 @@ fn mounts() -> Result<BTreeSet<String>, Error> {
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(3);
             let (root, point) = (fields.next()?, fields.next()?);
-            Some(format!("{point} ({root})"))
+            let own = !lent.iter().any(|dir| Path::new(point).starts_with(dir));
+            own.then(|| format!("{point} ({root})"))
         })
         .collect())
 }

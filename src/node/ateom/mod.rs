@@ -15,7 +15,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use bind::Bind;
+pub use bind::{Bind, LENT};
 pub use client::connect;
 pub use error::Error;
 pub use process::Process;

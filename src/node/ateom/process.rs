@@ -69,7 +69,11 @@ impl Process {
         Ok(process.filter(|process| process.start_time == start_time && process.is_alive()))
     }
 
-    fn open(pid: u32) -> Result<Option<Process>, Error> {
+    /// The process that runs as `pid` now, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the kernel cannot be asked.
+    pub fn open(pid: u32) -> Result<Option<Process>, Error> {
         // SAFETY: takes and returns integers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {

@@ -1,7 +1,7 @@
 //! The executor's process: start, socket, signals, end.
 
 use super::executor::Executor;
-use super::{Error, convert};
+use super::{Bind, Error, convert};
 use crate::network::Cidr;
 use crate::proto::atenode::ateom_server::{Ateom, AteomServer};
 use crate::proto::atenode::{
@@ -33,6 +33,8 @@ pub struct Options {
     pub uid: String,
     /// Directory of all executors of the node; small, for sockets and the runtime's state.
     pub dir: PathBuf,
+    /// Where the node has this executor's own directories, and the pod: empty where the executor sees what the node does.
+    pub binds: Vec<Bind>,
     /// Networks that sandboxes must not reach: nodes and control plane. Link-local ones are refused anyway.
     pub refused: Vec<Cidr>,
 }
@@ -69,7 +71,9 @@ async fn serve(options: Options, orphans: Orphans) -> Result<(), Error> {
     let dir = own_dir(&options.dir, &options.uid);
     let socket = socket_path(&options.dir, &options.uid);
     prepare(&dir)?;
-    let executor = Arc::new(Executor::new(&dir, &options.refused, orphans).await?);
+    let lent = options.binds.iter().flat_map(Bind::lent);
+    let executor = Executor::new(&dir, &options.refused, lent.collect(), orphans).await?;
+    let executor = Arc::new(executor);
     let listener = UnixListener::bind(&socket)
         .map_err(Error::io(format!("listen on {}", socket.display())))?;
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o600))

@@ -38,6 +38,7 @@ extern "C" fn become_executor() {
     let result = run(Options {
         uid,
         dir: DIR.into(),
+        binds: vec![],
         refused: vec![],
     });
     if let Err(e) = &result {

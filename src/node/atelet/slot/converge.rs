@@ -1,6 +1,5 @@
 //! The loop of a slot: ask, plan, do one step, again.
 
-use super::super::files::Phase;
 use super::{LOG, Slot};
 use crate::failpoint;
 use crate::lifecycle::Observed;
@@ -53,8 +52,8 @@ impl Slot {
                 return;
             }
             self.look_at_process();
-            if self.is_retiring() && !self.is_busy() {
-                match self.demolish().await {
+            if self.gone.is_cancelled() || self.is_retiring() && !self.is_busy() {
+                match self.leave().await {
                     Ok(()) => return,
                     Err(error) => {
                         tracing::warn!(
@@ -87,15 +86,8 @@ impl Slot {
     }
 
     fn next_step(&self) -> Step {
+        let saved = self.is_saved();
         let state = self.state();
-        let saved = state
-            .desired
-            .assignment
-            .as_ref()
-            .is_some_and(|a| match &a.phase {
-                Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
-                Phase::Starting | Phase::Serving | Phase::Ending => false,
-            });
         self.give_up_start(&state);
         let lease = self.node.lease.state();
         plan(&state.desired(saved), lease, &state.sandbox)
@@ -191,6 +183,7 @@ impl Slot {
     async fn pause(&self, pace: &mut Pace, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
+            () = self.gone.cancelled(), if !self.gone.is_cancelled() => {}
             () = sleep(pace.retry) => {}
         }
         pace.retry = (pace.retry * 2).min(RETRY_PAUSE.1);

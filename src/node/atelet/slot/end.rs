@@ -67,6 +67,7 @@ impl Slot {
 
     /// Takes the assignment off a slot whose executor is clean, or gone.
     pub(super) async fn free(&self) -> Result<(), Error> {
+        self.node.provider.take_back(&self.place)?;
         if let Some(assignment) = self.assignment() {
             let dir = self.sandbox_dir(&assignment.generation);
             remove_in_background(dir).await?;
@@ -93,11 +94,7 @@ impl Slot {
     /// Ends the executor, proves it gone, and starts another one. An image that is complete is still delivered.
     pub(super) async fn rebuild(&self) -> Result<(), Error> {
         self.end_executor().await?;
-        let saved = self.assignment().is_some_and(|a| match &a.phase {
-            Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
-            Phase::Starting | Phase::Serving | Phase::Ending => false,
-        });
-        if !saved {
+        if !self.is_saved() {
             let op = self.state().op.clone();
             self.free().await?;
             if let Some(op) = op {
@@ -132,14 +129,23 @@ impl Slot {
 
     async fn build(&self) -> Result<(), Error> {
         let log = logs::path(&self.dir, LOG);
-        let uid = uuid::Uuid::new_v4().to_string();
+        let earlier = self.state().executors;
+        let uid = self.node.provider.uid(&self.place, earlier);
         // Written before it starts, so that it is found when we end in between.
         self.record(Some(ExecutorRecord {
             uid: uid.clone(),
             pid: 0,
             start_time: 0,
         }))?;
-        let executor = self.node.provider.start(&self.place, &uid, &log).await?;
+        let Some(started) = self
+            .gone
+            .run_until_cancelled(self.node.provider.start(&self.place, &uid, &log))
+            .await
+        else {
+            return Ok(());
+        };
+        let executor = started?;
+        self.state().executors = earlier + 1;
         self.record(Some(executor.record.clone()))?;
         tracing::info!(slot = self.place.name(), uid, ip = %executor.ip, "slot is up");
         {
@@ -149,6 +155,23 @@ impl Slot {
         }
         self.look().await;
         Ok(())
+    }
+
+    /// Whether the image that is to be saved is complete on this node.
+    pub(super) fn is_saved(&self) -> bool {
+        self.assignment().is_some_and(|a| match &a.phase {
+            Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
+            Phase::Starting | Phase::Serving | Phase::Ending => false,
+        })
+    }
+
+    /// Removes the slot, with whatever it runs. An image that is complete is delivered first.
+    pub(super) async fn leave(&self) -> Result<(), Error> {
+        if self.is_saved() {
+            self.end_executor().await?;
+            self.deliver().await?;
+        }
+        self.demolish().await
     }
 
     /// Ends the executor and removes the slot, with whatever it runs.
@@ -161,6 +184,7 @@ impl Slot {
         if let Some(op) = op {
             op.finish(forgotten(&op));
         }
+        self.node.provider.remove(&self.place)?;
         files::remove_dir(&self.dir)?;
         self.node.changed.send_replace(());
         Ok(())

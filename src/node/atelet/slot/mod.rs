@@ -31,6 +31,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Ended assignments that a slot remembers on disk.
 const MAX_ENDED: usize = 32;
@@ -58,11 +59,15 @@ pub(super) struct Slot {
     state: Mutex<State>,
     /// Told when there is something for the loop to do.
     wake: Notify,
+    /// What holds its executor is gone, or was never ours.
+    gone: CancellationToken,
     /// Held while a step is carried out.
     turn: tokio::sync::Mutex<()>,
 }
 
 struct State {
+    /// How many executors it has had.
+    executors: u64,
     /// The executor that runs, or is to be ended.
     record: Option<ExecutorRecord>,
     executor: Option<Executor>,
@@ -85,6 +90,7 @@ impl Slot {
     ) -> Slot {
         let SlotFile {
             place,
+            executors,
             executor: record,
         } = file;
         for (uid, epoch) in &desired.ended {
@@ -103,6 +109,7 @@ impl Slot {
             node,
             place,
             state: Mutex::new(State {
+                executors,
                 record,
                 executor,
                 desired,
@@ -112,6 +119,7 @@ impl Slot {
                 ports,
             }),
             wake: Notify::new(),
+            gone: CancellationToken::new(),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -148,6 +156,26 @@ impl Slot {
         if state.desired.assignment.is_none() && state.op.is_none() {
             state.retiring = true;
             drop(state);
+            self.changed();
+        }
+    }
+
+    /// Takes it out of service as soon as it is not busy; it takes nothing new until then.
+    pub fn drain(&self) {
+        let mut state = self.state();
+        if !std::mem::replace(&mut state.retiring, true) {
+            drop(state);
+            self.changed();
+        }
+    }
+
+    /// Takes it out of service with whatever it runs: what holds its executor is gone.
+    pub fn abandon(&self) {
+        if !self.gone.is_cancelled() {
+            tracing::info!(slot = self.place.name(), "what held the slot is gone");
+            self.gone.cancel();
+            self.cancel_start("the worker is gone");
+            self.drain();
             self.changed();
         }
     }
@@ -205,6 +233,7 @@ impl Slot {
         state.record = record.clone();
         let file = SlotFile {
             place: self.place.clone(),
+            executors: state.executors,
             executor: record,
         };
         files::write(&self.dir.join(SLOT_FILE), &file)

@@ -3,11 +3,16 @@
 use super::super::error::Error;
 use super::super::files::{self, Assignment, Phase, Target};
 use super::super::outcome::{Answer, Failure};
+use super::super::provider::Access;
+use super::super::snapshots::IMAGE;
 use super::Slot;
 use super::op::Kind;
+use super::start::make_dir;
 use crate::api::Reason;
 use crate::lifecycle::Observed;
 use crate::proto::atenode::CheckpointWorkloadRequest;
+use crate::telemetry::chain;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Status;
@@ -30,17 +35,22 @@ impl Slot {
             op.lap("queue");
         }
         let spool = self.node.snapshots.spool(&target.id);
-        let request = CheckpointWorkloadRequest {
-            epoch: assignment.epoch.0,
-            image_dir: spool.display().to_string(),
+        let answer = match self.lend_spool(&target) {
+            Ok(image) => {
+                let request = CheckpointWorkloadRequest {
+                    epoch: assignment.epoch.0,
+                    image_dir: image.display().to_string(),
+                };
+                let mut client = executor.client;
+                let answer = timeout(SAVE_LIMIT, client.checkpoint_workload(request)).await;
+                answer.unwrap_or_else(|_| {
+                    Err(Status::deadline_exceeded(
+                        "the checkpoint does not end in time",
+                    ))
+                })
+            }
+            Err(error) => Err(Status::internal(chain(&error))),
         };
-        let mut client = executor.client;
-        let answer = timeout(SAVE_LIMIT, client.checkpoint_workload(request)).await;
-        let answer = answer.unwrap_or_else(|_| {
-            Err(Status::deadline_exceeded(
-                "the checkpoint does not end in time",
-            ))
-        });
         match answer {
             Ok(answer) => {
                 if let Some(op) = &op {
@@ -60,6 +70,15 @@ impl Slot {
             op.lap("observe");
         }
         self.go_on_unsaved(&spool);
+    }
+
+    /// Where the executor writes the image.
+    fn lend_spool(&self, target: &Target) -> Result<PathBuf, Error> {
+        let dir = self.node.snapshots.spool_dir(&target.id);
+        make_dir(&dir)?;
+        let provider = &self.node.provider;
+        let lent = provider.lend(&self.place, "save", &dir, Access::Write)?;
+        Ok(lent.join(IMAGE))
     }
 
     /// A sandbox that could not be saved goes on.
@@ -133,7 +152,8 @@ impl Slot {
                 "a snapshot could not be delivered"
             );
         }
-        files::remove_dir(&snapshots.spool(&target.id))?;
+        self.node.provider.take_back(&self.place)?;
+        files::remove_dir(&snapshots.spool_dir(&target.id))?;
         self.free().await?;
         if let Some(op) = op {
             op.lap("clean");

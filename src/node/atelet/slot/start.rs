@@ -3,7 +3,7 @@
 use super::super::error::{Error, io};
 use super::super::files::{self, Identity, Phase};
 use super::super::outcome::{Answer, Failure};
-use super::super::provider::Executor;
+use super::super::provider::{Access, Executor};
 use super::op::{Kind, Op};
 use super::{MAX_PORTS, Slot, address};
 use crate::api::Reason;
@@ -26,7 +26,8 @@ const PORTS: std::ops::RangeInclusive<u16> = 20_000..=59_999;
 /// Everything that an executor is told.
 struct Prepared {
     spec: SandboxSpec,
-    image: Option<Pin>,
+    /// Where the executor finds the image; kept on the node meanwhile.
+    image: Option<(PathBuf, Pin)>,
     executor: Executor,
 }
 
@@ -76,10 +77,10 @@ impl Slot {
                     let answer = client.run_workload(request).await;
                     answer.map(|a| a.into_inner().steps)
                 }
-                Some(image) => {
+                Some((image, _)) => {
                     let request = RestoreWorkloadRequest {
                         spec: Some(spec),
-                        image_dir: image.path().display().to_string(),
+                        image_dir: image.display().to_string(),
                     };
                     let answer = client.restore_workload(request).await;
                     answer.map(|a| a.into_inner().steps)
@@ -104,7 +105,7 @@ impl Slot {
             .resolve(workload.runtime.as_ref())
             .await?;
         op.lap("runtime");
-        let containers = self.node.images.bundles(workload).await?;
+        let mut containers = self.node.images.bundles(workload).await?;
         op.lap("image");
         let image = match &order.snapshot {
             None => None,
@@ -130,6 +131,22 @@ impl Slot {
             .map_err(|e| boot_failed(&e))?;
         let state_dir = self.sandbox_dir(&assignment.generation);
         make_dir(&state_dir).map_err(|e| boot_failed(&e))?;
+        let lend = |name: &str, source: &Path, access| {
+            let lent = self.node.provider.lend(&self.place, name, source, access);
+            lent.map_err(|e| boot_failed(&e))
+        };
+        for container in &mut containers {
+            let name = format!("rootfs-{}", container.name);
+            let rootfs = lend(&name, Path::new(&container.rootfs), Access::Read)?;
+            container.rootfs = rootfs.display().to_string();
+        }
+        let image = match image {
+            None => None,
+            Some(pin) => Some((lend("snapshot", pin.path(), Access::Read)?, pin)),
+        };
+        let runtime_path = lend("runtime", &runtime.path, Access::Read)?;
+        let state_dir = lend("state", &state_dir, Access::Write)?;
+        let log_dir = lend("logs", &log_dir, Access::Write)?;
         op.lap("prepare");
         let spec = SandboxSpec {
             actor: Some(assignment.actor.into()),
@@ -137,7 +154,7 @@ impl Slot {
             generation: assignment.generation,
             containers,
             runtime: workload.runtime.clone(),
-            runtime_path: runtime.path.display().to_string(),
+            runtime_path: runtime_path.display().to_string(),
             app_port: workload.port,
             host_port: assignment.host_port.into(),
             state_dir: state_dir.display().to_string(),
@@ -208,7 +225,7 @@ impl Slot {
     }
 }
 
-fn make_dir(dir: &Path) -> Result<(), Error> {
+pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
     let mut make = std::fs::DirBuilder::new();
     let made = make.recursive(true).mode(0o700).create(dir);
     made.map_err(io("create", dir))

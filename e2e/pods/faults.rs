@@ -1,0 +1,64 @@
+//! What ends under an actor.
+
+use super::world::{World, world};
+use crate::aggregated::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
+
+/// How long may pass until it is noticed.
+const NOTICED: Duration = Duration::from_secs(10);
+
+fn workers(w: &World) -> String {
+    w.field("workers", ".items[*].metadata.name")
+}
+
+#[test]
+fn a_deleted_pod_is_noticed_and_its_actor_goes_on_from_its_snapshot() {
+    let w = world();
+    let actor = w.actor("evicted");
+    assert_eq!(actor.visit(), (1, 1));
+    actor.sleep();
+    assert_eq!(actor.visit(), (2, 2));
+    let pod = actor.worker();
+    let begun = Instant::now();
+    w.kubectl(&[
+        "delete",
+        "pod",
+        &pod,
+        "--force",
+        "--grace-period=0",
+        "--wait=false",
+    ]);
+    eventually("the worker is gone", || {
+        (!workers(&w).contains(&pod)).then_some(())
+    });
+    assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
+    assert_eq!(actor.visit(), (2, 2), "as of its snapshot, and one more");
+    assert_ne!(actor.worker(), pod);
+}
+
+#[test]
+fn a_container_that_is_killed_is_noticed_and_its_worker_made_anew() {
+    let w = world();
+    let actor = w.actor("killed");
+    assert_eq!(actor.visit(), (1, 1));
+    actor.sleep();
+    assert_eq!(actor.visit(), (2, 2));
+    let pod = actor.worker();
+    let worker = format!("worker/{pod}");
+    let uid = w.field(&worker, ".metadata.uid");
+    let begun = Instant::now();
+    kill(Pid::from_raw(w.executor(&pod)), Signal::SIGKILL).unwrap();
+    let rolled = ".status.conditions[?(@.type==\"RolledBack\")].status";
+    eventually("it is rolled back", || {
+        (actor.field(rolled) == "True").then_some(())
+    });
+    assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
+    assert_eq!(actor.visit(), (2, 2), "as of its snapshot, and one more");
+    actor.sleep();
+    w.settled();
+    assert_ne!(w.field(&worker, ".metadata.uid"), uid, "another executor");
+    let same = w.field(&format!("pod/{pod}"), ".metadata.uid");
+    assert_eq!(w.field(&worker, ".status.podUID"), same);
+}
