@@ -41,3 +41,14 @@ fn actors_go_on_while_their_node_agent_is_replaced() {
         ""
     );
 }
+
+#[test]
+fn a_pod_that_is_deleted_lets_its_actor_go_to_sleep_first() {
+    let w = world();
+    let actor = w.actor("mover");
+    assert_eq!(actor.visit(), (1, 1));
+    let first = actor.worker();
+    w.kubectl(&["delete", "pod", &first, "--timeout=30s"]);
+    assert_eq!(actor.visit(), (2, 2), "nothing is lost");
+    assert_ne!(actor.worker(), first);
+}

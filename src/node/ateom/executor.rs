@@ -373,6 +373,13 @@ impl Executor {
         }
     }
 
+    /// Returns when nothing is assigned.
+    pub async fn released(&self) {
+        let mut assignments = self.assignment.subscribe();
+        // Fails only when `self` is gone.
+        let _ = assignments.wait_for(Option::is_none).await;
+    }
+
     /// Ends the sandbox, if it lets itself be ended in time; the rest ends with the namespace.
     pub async fn shut_down(&self) {
         self.stopping.send_replace(Some(u64::MAX));

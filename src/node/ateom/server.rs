@@ -12,7 +12,6 @@ use crate::proto::atenode::{
     ThawWorkloadResponse,
 };
 use crate::sandbox::{Orphans, Steps};
-use std::future::ready;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +20,14 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 /// Calls of one connection at a time; they wait for one another, but for observing.
 const MAX_CALLS: usize = 16;
+
+/// How long answers that are under way may take to arrive when it ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What an executor needs to know.
 #[derive(Debug, Clone)]
@@ -48,7 +51,8 @@ fn own_dir(dir: &Path, uid: &str) -> PathBuf {
     dir.join("ateoms").join(uid)
 }
 
-/// Runs the executor of one slot until SIGTERM. To be called in the first thread of the process, before anything starts threads: that thread
+/// Runs the executor of one slot until SIGTERM, and then for as long as it has an assignment: the control plane suspends what runs on a
+/// worker that leaves. A second SIGTERM ends it at once. To be called in the first thread of the process, before anything starts threads: that thread
 /// reaps orphans from here on.
 ///
 /// # Errors
@@ -87,16 +91,27 @@ async fn serve(options: Options, orphans: Orphans) -> Result<(), Error> {
     });
     tracing::info!(uid = %options.uid, socket = %socket.display(), "serving");
     let watching = tokio::spawn(executor.clone().watch());
+    let leaving = CancellationToken::new();
     let server = tonic::transport::Server::builder()
         .concurrency_limit_per_connection(MAX_CALLS)
         .add_service(AteomServer::new(Service(executor.clone())))
-        .serve_with_incoming(incoming);
+        .serve_with_incoming_shutdown(incoming, leaving.clone().cancelled_owned());
+    let left = async {
+        terminate.recv().await;
+        tracing::info!("asked to end");
+        tokio::select! {
+            () = executor.released() => {}
+            _ = terminate.recv() => {}
+        }
+        leaving.cancel();
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
     let result = tokio::select! {
         result = server => result.map_err(|e| Error::Io {
             what: format!("serve on {}", socket.display()),
             source: std::io::Error::other(e),
         }),
-        _ = terminate.recv() => ready(Ok(())).await,
+        () = left => Ok(()),
     };
     watching.abort();
     executor.shut_down().await;

@@ -378,6 +378,10 @@ fn an_executor_is_adopted_by_its_name_and_ends_when_asked() {
             std::os::unix::fs::PermissionsExt::mode(&socket.metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         adopted.signal(Signal::SIGTERM).unwrap();
+        // What it has is to be saved first.
+        worker.until(State::Running).await;
+        assert!(adopted.is_alive());
+        worker.stop(1).await.unwrap();
         let ended = tokio::time::timeout(PATIENCE, adopted.ended());
         ended.await.expect("it ends").unwrap();
         assert!(!socket.exists(), "it ended in good order");

@@ -8,7 +8,7 @@ use super::op::{Kind, Op};
 use super::{LOG, Slot};
 use crate::api::Reason;
 use crate::lifecycle::Observed;
-use crate::lifecycle::slot::Sandbox;
+use crate::lifecycle::slot::{Lease, Sandbox};
 use crate::proto::atenode::StopWorkloadRequest;
 use crate::sandbox::logs;
 use std::sync::Arc;
@@ -101,10 +101,12 @@ impl Slot {
                 op.finish(forgotten(&op));
             }
         }
-        if self.is_retiring() {
-            return Ok(());
+        match (self.is_retiring(), self.is_saved()) {
+            (false, _) => self.build().await,
+            // It ended as soon as it had nothing to do any more.
+            (true, true) => self.deliver_last().await,
+            (true, false) => Ok(()),
         }
-        self.build().await
     }
 
     /// Until it is proved gone it is reported, as one that is not clean.
@@ -169,9 +171,22 @@ impl Slot {
     pub(super) async fn leave(&self) -> Result<(), Error> {
         if self.is_saved() {
             self.end_executor().await?;
-            self.deliver().await?;
+            self.deliver_last().await?;
         }
         self.demolish().await
+    }
+
+    /// Delivers an image whose executor has ended, when the control plane stands for it.
+    async fn deliver_last(&self) -> Result<(), Error> {
+        if self.node.lease.state() == Lease::Lapsed {
+            let mut lease = self.node.lease.subscribe();
+            // Fails only when the node is gone.
+            let _ = lease.wait_for(|lease| *lease != Lease::Lapsed).await;
+        }
+        match self.is_saved() {
+            true => self.deliver().await,
+            false => Ok(()),
+        }
     }
 
     /// Ends the executor and removes the slot, with whatever it runs.
