@@ -22,6 +22,7 @@ fn an_actor_sleeps_in_one_pod_and_wakes_in_another_with_memory_and_files() {
     assert_eq!(w.lent(&uid), 0, "nothing of it is left in the pod");
     w.kubectl(&["delete", "pod", &first]);
     w.settled();
+    assert_eq!(w.directories(&uid), [] as [String; 0], "nor on the node");
     assert_eq!(actor.visit(), (3, 3));
     assert_ne!(actor.worker(), first);
 }
@@ -51,4 +52,21 @@ fn a_pod_that_is_deleted_lets_its_actor_go_to_sleep_first() {
     w.kubectl(&["delete", "pod", &first, "--timeout=30s"]);
     assert_eq!(actor.visit(), (2, 2), "nothing is lost");
     assert_ne!(actor.worker(), first);
+}
+
+#[test]
+fn a_sandbox_reaches_neither_its_node_nor_the_kubernetes_api() {
+    let w = world();
+    let actor = w.actor("curious");
+    actor.visit();
+    let node = w.field(&format!("pod/{}", actor.worker()), ".status.hostIP");
+    let api = w.service("kubernetes");
+    // DNS's port takes connections.
+    let dns = format!("{}:53", w.service("kube-dns"));
+    let said = actor.get(&format!("/dial?addr={dns}"));
+    assert!(said.is_ok_and(|said| said.starts_with("connected")));
+    for address in [format!("{node}:10250"), format!("{api}:443")] {
+        let said = actor.get(&format!("/dial?addr={address}"));
+        assert!(said.is_err_and(|e| e.contains("dial tcp")), "{address}");
+    }
 }

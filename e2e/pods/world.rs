@@ -240,6 +240,23 @@ impl World {
         mounts.lines().filter(mine).count()
     }
 
+    /// The node's directories of a pod.
+    pub fn directories(&self, pod_uid: &str) -> Vec<String> {
+        let dirs = ["/var/lib/ate/workers", "/run/ate/ateoms"];
+        let said = self
+            .cluster
+            .on_node(&["find", dirs[0], dirs[1], "-maxdepth", "1"]);
+        let mine = said.lines().filter(|line| line.ends_with(pod_uid));
+        mine.map(str::to_owned).collect()
+    }
+
+    /// Address of a Service, in whichever namespace it is.
+    pub fn service(&self, name: &str) -> String {
+        let path = format!("jsonpath={{.items[?(@.metadata.name==\"{name}\")].spec.clusterIP}}");
+        self.cluster
+            .kubectl(&["get", "services", "-A", "-o", &path])
+    }
+
     /// What everybody said last.
     pub fn tell(&self) -> String {
         let tail = |log: String| {
@@ -286,9 +303,8 @@ pub struct Actor<'a> {
 }
 
 impl Actor<'_> {
-    /// One more visit, through the router: the counters in memory and on disk.
-    #[track_caller]
-    pub fn visit(&self) -> (u64, u64) {
+    /// GET through the router; any other answer than 200 is an error.
+    pub fn get(&self, path: &str) -> Result<String, String> {
         let host = format!(
             "Host: {}.{NAMESPACE}.actors.resources.substrate.ate.dev",
             self.name
@@ -296,9 +312,15 @@ impl Actor<'_> {
         let output = Command::new("curl")
             .args(["-sS", "--fail-with-body", "-m"])
             .arg(ANSWER.as_secs().to_string())
-            .args(["-H", &host, &format!("http://{}/", self.world.router)])
+            .args(["-H", &host, &format!("http://{}{path}", self.world.router)])
             .output();
-        let said = outcome("curl", &output.unwrap()).unwrap_or_else(|e| panic!("{e}"));
+        outcome("curl", &output.unwrap())
+    }
+
+    /// One more visit: the counters in memory and on disk.
+    #[track_caller]
+    pub fn visit(&self) -> (u64, u64) {
+        let said = self.get("/").unwrap_or_else(|e| panic!("{e}"));
         let body: Value = serde_json::from_str(&said).unwrap();
         let number = |key: &str| body[key].as_u64().unwrap();
         (number("memory"), number("file"))

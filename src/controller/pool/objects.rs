@@ -119,17 +119,10 @@ fn pod(template: PoolTemplate, image: String) -> PodSpec {
             name: "ateom".to_owned(),
             image: Some(image),
             args: Some(args()),
-            env: Some(vec![EnvVar {
-                name: "POD_UID".to_owned(),
-                value_from: Some(EnvVarSource {
-                    field_ref: Some(ObjectFieldSelector {
-                        field_path: "metadata.uid".to_owned(),
-                        ..ObjectFieldSelector::default()
-                    }),
-                    ..EnvVarSource::default()
-                }),
-                ..EnvVar::default()
-            }]),
+            env: Some(vec![
+                variable("POD_UID", "metadata.uid"),
+                variable("HOST_IP", "status.hostIP"),
+            ]),
             resources: template.resources,
             // The executor makes network namespaces and packet filters, mounts, and starts the runtime, which needs namespaces and
             // mounts of its own. The image's own user is nobody.
@@ -151,7 +144,22 @@ fn pod(template: PoolTemplate, image: String) -> PodSpec {
     }
 }
 
-/// The image's entrypoint is `ate`.
+/// An environment variable that says something of the pod.
+fn variable(name: &str, field: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                field_path: field.to_owned(),
+                ..ObjectFieldSelector::default()
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+/// The image's entrypoint is `ate`. Sandboxes do not reach the node, nor the Kubernetes API: Kubernetes tells every container where that is.
 fn args() -> Vec<String> {
     let bind = |[host, own]: [&str; 2]| format!("{own}={host}/$(POD_UID)");
     [
@@ -164,6 +172,10 @@ fn args() -> Vec<String> {
         &bind(RUN),
         "--bind",
         &bind(DATA),
+        "--refuse",
+        "$(HOST_IP)/32",
+        "--refuse",
+        "$(KUBERNETES_SERVICE_HOST)/32",
     ]
     .map(str::to_owned)
     .into()
