@@ -145,15 +145,16 @@ pub fn free_port(host: &str) -> u16 {
 impl Cluster {
     /// Starts a control plane and installs what there is to install.
     pub fn start() -> Cluster {
-        Cluster::start_as(&[])
+        Cluster::start_as(&[], &[])
     }
 
     /// The same with a node beside the control plane, where pods run.
     pub fn start_with_node() -> Cluster {
-        Cluster::start_as(&["node"])
+        let agents = "--node-agent-user=system:serviceaccount:ate-system:atelet";
+        Cluster::start_as(&["node"], &[agents])
     }
 
-    fn start_as(form: &[&str]) -> Cluster {
+    fn start_as(form: &[&str], flags: &[&str]) -> Cluster {
         let mut guard = Command::new("setsid")
             .arg(root("e2e/aggregated/guard.sh"))
             .args(form)
@@ -174,7 +175,7 @@ impl Cluster {
         let ports = (0..REPLICAS).map(|_| Replica {
             rest: free_port(&host),
             grpc: free_port(&host),
-            flags: vec![],
+            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
             child: None,
         });
         let cluster = Cluster {

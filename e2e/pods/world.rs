@@ -178,6 +178,29 @@ impl World {
         self.kubectl(&["wait", what, &format!("--for={until}"), "--timeout=120s"]);
     }
 
+    /// grpcurl with the certificate of a process of ours.
+    pub fn grpcurl(&self, certificate: &str) -> Command {
+        let file = |name: String| self.cluster.path("ours").join(name);
+        let mut command = self.cluster.client("grpcurl");
+        command.arg("-import-path").arg(root("src/proto"));
+        command.args([
+            "-proto",
+            "node.proto",
+            "-servername",
+            "apiserver",
+            "-cacert",
+        ]);
+        command.arg(file("ca.crt".to_owned())).arg("-cert");
+        command.arg(file(format!("{certificate}.crt"))).arg("-key");
+        command.arg(file(format!("{certificate}.key")));
+        command
+    }
+
+    /// The API server's door for our processes.
+    pub fn grpc(&self) -> String {
+        self.cluster.grpc(0)
+    }
+
     /// kubectl in our own namespace.
     pub fn kubectl_system(&self, args: &[&str]) -> String {
         let args: Vec<_> = ["-n", "ate-system"].iter().chain(args).copied().collect();

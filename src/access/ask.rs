@@ -46,6 +46,11 @@ where
         Self(cache.build())
     }
 
+    #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.0.invalidate_all();
+    }
+
     pub(super) async fn get(
         &self,
         key: K,

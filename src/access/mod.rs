@@ -18,7 +18,7 @@ pub mod groups;
 pub mod inflight;
 pub mod review;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod token;
 pub mod trust;
 mod user;
@@ -26,7 +26,7 @@ mod user;
 pub use attributes::{Attributes, Resource};
 pub use client_ca::ClientCa;
 pub use front_proxy::FrontProxy;
-pub use gate::{Authenticator, Authorizer, Credentials, Decision, Gate, Refusal};
+pub use gate::{Authenticator, Authorizer, Credentials, Decision, Gate, Refusal, Unrecognised};
 pub use groups::Groups;
 pub use inflight::Inflight;
 pub use review::Reviews;

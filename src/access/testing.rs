@@ -59,7 +59,7 @@ type Answer = dyn Fn(usize, &Value) -> (u16, Value) + Send + Sync;
 
 /// A Kubernetes API.
 #[derive(Clone)]
-pub(super) struct Kubernetes {
+pub(crate) struct Kubernetes {
     answer: Arc<Answer>,
     asked: Arc<Mutex<Vec<Value>>>,
 }
@@ -73,7 +73,7 @@ impl Kubernetes {
     }
 
     /// By the question.
-    pub(super) fn with(answer: impl Fn(&Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
+    pub(crate) fn with(answer: impl Fn(&Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
         Self::of(move |_, review| answer(review))
     }
 
@@ -89,7 +89,7 @@ impl Kubernetes {
         self.asked.lock().unwrap().clone()
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let this = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let this = this.clone();

@@ -36,6 +36,12 @@ impl Tokens {
         }
     }
 
+    /// Forgets all answers.
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.answers.forget();
+    }
+
     async fn ask(&self, token: &str) -> Result<Option<User>, Failed> {
         if !self.audiences.is_empty() {
             let ours = self.ask_for(token, Some(self.audiences.clone())).await?;

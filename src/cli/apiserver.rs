@@ -3,10 +3,10 @@
 use super::args::{EngineArgs, KubeArgs, StoreArgs, TlsArgs};
 use super::driver::EngineDriver;
 use super::{block_on, stop};
-use crate::access::{self, ANONYMOUS, ClientCa, Gate, Inflight};
+use crate::access::{self, ANONYMOUS, ClientCa, Gate, Inflight, Tokens};
 use crate::apiserver::authn;
 use crate::apiserver::{self, ActorDriver, App, kinds};
-use crate::control::{self, Access, DEFAULT_ACTOR_CAP};
+use crate::control::{self, Access, Agents, DEFAULT_ACTOR_CAP};
 use crate::engine::Engine;
 use crate::kube::{
     ActorCaps, Catalog, Everywhere, Namespaces, ReflectedCatalog, ReflectedNamespaces,
@@ -41,6 +41,10 @@ pub(super) struct Args {
     /// Whom bearer tokens may be for, beside the Kubernetes API itself
     #[arg(long, value_name = "AUDIENCE", default_value = "api.ate-system.svc")]
     token_audience: Vec<String>,
+    /// User that node agents are, system:serviceaccount:NAMESPACE:NAME: each must send its pod's token, and may report on that
+    /// pod's node only [default: a certificate is enough]
+    #[arg(long, value_name = "USER", conflicts_with = "without_kubernetes")]
+    node_agent_user: Option<String>,
     /// As whom gRPC calls without credentials are authorized
     #[arg(long, value_name = "USER", default_value = ANONYMOUS)]
     grpc_anonymous_user: String,
@@ -123,6 +127,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let access = Access {
         gate: around.grpc,
         components: ClientCa::ours(ours),
+        agents: args.node_agent_user.map(|user| {
+            let tokens = Tokens::new(client.clone(), args.token_audience);
+            Agents::new(tokens, user)
+        }),
         namespaces: around.namespaces,
         inflight: Inflight::default(),
     };

@@ -48,6 +48,9 @@ pub(super) struct Args {
         default_value = "api.ate-system.svc:443"
     )]
     apiserver: String,
+    /// File with this pod's token, renewed, for API servers that ask for one (--node-agent-user)
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// SHA-256 of a runtime that templates may name; may be given several times
     #[arg(long = "allow-runtime", value_name = "SHA256")]
     allowed_runtimes: Vec<String>,
@@ -110,6 +113,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             listener,
             advertised: args.advertise.unwrap_or_else(|| args.listen.to_string()),
             apiserver: args.apiserver,
+            token_file: args.token_file,
             tls: args.tls.files(),
             allowed_runtimes: args.allowed_runtimes.into_iter().collect(),
             allow_runsc_on_path: true,

@@ -1,12 +1,13 @@
 //! Who may call what. Existing clients' services pass the same gate as REST, with the verb that kubectl would need; services
 //! between our own processes take certificates of our own CA only.
 
-use super::Doors;
+use super::{Agents, Doors};
 use crate::access::audit::{self, Door};
 use crate::access::inflight::{Class, Inflight};
 use crate::access::{Attributes, COMPONENTS, ClientCa, Credentials, Gate, Refusal, Resource, User};
 use crate::api::record::ActorRecord;
 use crate::kube::{Lifecycle, Namespaces};
+use crate::rpc::{ATELET, ROUTER};
 use crate::telemetry::chain;
 use axum::body::Body;
 use axum::extract::State;
@@ -18,8 +19,10 @@ use std::time::Instant;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Request, Status};
 
-/// Services between our own processes.
+/// Services between our own processes,
 const INTERNAL: &str = "/atenode.";
+/// and who calls them.
+const CALLERS: [(&str, &str); 2] = [("/atenode.Nodes/", ATELET), ("/atenode.Bindings/", ROUTER)];
 
 /// How the door finds out who calls and whether they may.
 pub struct Access {
@@ -27,6 +30,8 @@ pub struct Access {
     pub gate: Gate,
     /// For our own processes.
     pub components: ClientCa,
+    /// Of which node an agent is; without it an agent is believed.
+    pub agents: Option<Agents>,
     /// Which namespaces take new actors.
     pub namespaces: Arc<dyn Namespaces>,
     /// What is under way.
@@ -53,7 +58,7 @@ pub(super) async fn pass(
         .and_then(TlsConnectInfo::peer_certs);
     let certificates: &[CertificateDer<'static>] = info.as_ref().map_or(&[], |c| c.as_slice());
     if request.uri().path().starts_with(INTERNAL) {
-        return match of_ours(&access.components, certificates) {
+        return match admit(&access, certificates, &mut request).await {
             Ok(()) => next.run(request).await,
             Err(status) => status.into_http(),
         };
@@ -84,13 +89,39 @@ pub(super) async fn pass(
     response
 }
 
+/// Whether a process of ours calls what is for it.
+async fn admit(
+    access: &Access,
+    certificates: &[CertificateDer<'static>],
+    request: &mut axum::extract::Request,
+) -> Result<(), Status> {
+    let name = of_ours(&access.components, certificates)?;
+    let path = request.uri().path();
+    let wanted = CALLERS
+        .iter()
+        .find(|(service, _)| path.starts_with(service));
+    if let Some((_, wanted)) = wanted.filter(|(_, wanted)| *wanted != name) {
+        let why = format!("this is for {wanted}, not for {name}");
+        return Err(Status::permission_denied(why));
+    }
+    if let Some(agents) = access.agents.as_ref().filter(|_| name == ATELET) {
+        let bound = agents.node_of(request.headers()).await?;
+        request.extensions_mut().insert(bound);
+    }
+    Ok(())
+}
+
 fn code_of(response: &Response<Body>) -> Code {
     Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code())
 }
 
-fn of_ours(components: &ClientCa, certificates: &[CertificateDer<'static>]) -> Result<(), Status> {
+/// Its name.
+fn of_ours(
+    components: &ClientCa,
+    certificates: &[CertificateDer<'static>],
+) -> Result<String, Status> {
     match components.recognise(certificates) {
-        Ok(Some(user)) if user.is_in(COMPONENTS) => Ok(()),
+        Ok(Some(user)) if user.is_in(COMPONENTS) => Ok(user.name),
         Ok(Some(user)) => Err(Status::permission_denied(format!(
             "{:?} is none of our own processes",
             user.name

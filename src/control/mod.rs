@@ -6,6 +6,7 @@
 
 mod access;
 mod actors;
+mod agents;
 mod bindings;
 mod convert;
 mod nodes;
@@ -13,6 +14,7 @@ mod session;
 mod status;
 
 pub use access::Access;
+pub use agents::Agents;
 pub use status::status;
 
 use crate::engine::Engine;

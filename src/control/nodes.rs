@@ -1,5 +1,6 @@
 //! `Nodes`: what node agents report. A node may speak for itself only.
 
+use super::agents::Bound;
 use super::{Doors, status};
 use crate::proto::atenode::nodes_server::Nodes;
 use crate::proto::atenode::{ReportRequest, ReportResponse};
@@ -14,9 +15,16 @@ impl Nodes for Doors {
         &self,
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
+        let bound = request.extensions().get::<Bound>().cloned();
         let report = request.into_inner();
         if report.node.is_empty() || report.address.is_empty() {
             return Err(Status::invalid_argument("node and address are required"));
+        }
+        if let Some(Bound(node)) = bound.filter(|b| b.0 != report.node) {
+            return Err(Status::permission_denied(format!(
+                "the token is of a pod on node {node:?}, the report of node {:?}",
+                report.node
+            )));
         }
         if report.slots.len() > MAX_SLOTS {
             return Err(Status::invalid_argument(format!(

@@ -24,6 +24,8 @@ pub struct Options {
     pub advertised: String,
     /// `host:port` of the API server.
     pub apiserver: String,
+    /// File with a token that says on which node we are, for API servers that ask for one.
+    pub token_file: Option<PathBuf>,
     /// Our certificate, with the name `atelet`.
     pub tls: TlsFiles,
     /// SHA-256 sums, in lower-case hex, of the runtimes that templates may name.

@@ -11,11 +11,13 @@ use crate::proto::atenode::nodes_client::NodesClient;
 use crate::proto::atenode::{ReportRequest, ReportResponse};
 use crate::rpc::Link;
 use crate::telemetry::chain;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
 
 /// How often the lease is renewed when nothing changes, at the longest.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -38,6 +40,8 @@ pub(super) struct Reporter {
     pub address: String,
     /// To the API server.
     pub link: Link,
+    /// Holds a token that says on which node we are; read for each report, since it is renewed.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Reporter {
@@ -91,7 +95,14 @@ impl Reporter {
         }
     }
 
-    async fn report(&self, request: ReportRequest) -> Result<ReportResponse, String> {
+    async fn report(&self, report: ReportRequest) -> Result<ReportResponse, String> {
+        let mut request = tonic::Request::new(report);
+        if let Some(file) = &self.token_file {
+            let authorization = authorization(file)?;
+            request
+                .metadata_mut()
+                .insert("authorization", authorization);
+        }
         let mut client = NodesClient::new(self.link.channel());
         match timeout(ANSWER_LIMIT, client.report(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
@@ -134,4 +145,13 @@ impl Reporter {
             }
         }
     }
+}
+
+fn authorization(file: &Path) -> Result<MetadataValue<Ascii>, String> {
+    let said = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let token = std::fs::read_to_string(file).map_err(|e| said(&e))?;
+    let value = format!("Bearer {}", token.trim());
+    let mut value: MetadataValue<Ascii> = value.parse().map_err(|_| said(&"is no token"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }

@@ -60,6 +60,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         name: options.node,
         address: options.advertised,
         link: Link::to_apiserver(&options.apiserver, &tls)?,
+        token_file: options.token_file,
     };
     let report = tokio::spawn(reporter.run(loops.clone()));
     let lease = tokio::spawn(slots.clone().follow_lease());

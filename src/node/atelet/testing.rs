@@ -213,6 +213,7 @@ impl World {
             advertised: listener.local_addr().unwrap().to_string(),
             listener,
             apiserver: self.apiserver_address.clone(),
+            token_file: None,
             tls: self.authority.issue("atelet"),
             allowed_runtimes: BTreeSet::new(),
             allow_runsc_on_path: true,
