@@ -153,3 +153,22 @@ fn nothing_of_one_actor_is_visible_to_the_next_on_its_worker() {
     assert!(held.contains('0'), "{held}");
     assert!(!dev.get("second", "/env").contains("first"));
 }
+
+#[test]
+fn a_pool_that_shrinks_lets_its_actors_go_to_sleep_first() {
+    let dev = Dev::start(&[]);
+    dev.with_counter(1);
+    dev.actor("a", "counter");
+    assert_eq!(dev.visit("a"), (1, 1));
+    let scale = |replicas: &str| dev.kubectl(&["scale", "workerpool", "pool", replicas]);
+    scale("--replicas=0");
+    eventually("no worker is left", || {
+        let workers = dev.kubectl(&["get", "workers", "-o", "name"]);
+        workers.trim().is_empty().then_some(())
+    });
+    assert_eq!(dev.field("a", ".status.phase"), "Suspended");
+    scale("--replicas=1");
+    assert_eq!(dev.served("a"), (2, 2), "nothing is lost");
+    let rolled_back = ".status.conditions[?(@.type==\"RolledBack\")].status";
+    assert_ne!(dev.field("a", rolled_back), "True");
+}

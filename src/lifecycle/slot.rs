@@ -336,16 +336,13 @@ pub fn admit(fence: &Fence, starts: bool, seen: &Seen, now: Timestamp) -> Result
     }
 }
 
-/// Which slots of a pool go when it has `replicas` slots, given the number and business of each: free ones only, the highest
-/// numbers first.
+/// Which slots of a pool go when it has `replicas` slots, given the number and business of each: free ones first, of both the
+/// highest numbers.
 pub fn surplus(slots: &[(u16, bool)], replicas: usize) -> Vec<u16> {
-    let mut free: Vec<u16> = slots
-        .iter()
-        .filter_map(|&(n, busy)| (!busy).then_some(n))
-        .collect();
-    free.sort_unstable_by(|a, b| b.cmp(a));
-    free.truncate(slots.len().saturating_sub(replicas));
-    free
+    let mut slots = slots.to_vec();
+    slots.sort_unstable_by_key(|&(n, busy)| (busy, std::cmp::Reverse(n)));
+    slots.truncate(slots.len().saturating_sub(replicas));
+    slots.into_iter().map(|(n, _)| n).collect()
 }
 
 /// Which slots a pool lacks that has `replicas` slots: the lowest numbers that are not taken.
@@ -508,7 +505,8 @@ mod tests {
             (4, vec![]),
             (3, vec![2]),
             (2, vec![2, 1]),
-            (0, vec![2, 1]),
+            (1, vec![2, 1, 3]),
+            (0, vec![2, 1, 3, 0]),
         ] {
             assert_eq!(surplus(&slots, replicas), gone, "{replicas}");
         }

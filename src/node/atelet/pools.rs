@@ -178,7 +178,7 @@ impl Slots {
             for surplus in surplus(&business, replicas) {
                 let leaving = |s: &&&Arc<Slot>| number(&s.place) == Some(surplus);
                 for slot in staying.iter().filter(leaving) {
-                    slot.retire();
+                    slot.drain();
                 }
             }
             // A number is free again only when its slot is gone.

@@ -484,12 +484,18 @@ fn pools_shrink_and_grow_around_busy_slots() {
         world.scale(1);
         let only = |s: &[crate::proto::atenode::Slot]| s.len() == 1;
         let left = world.until("one is left", only).await;
-        assert_eq!(left[0].uid, slots[2].uid);
+        assert_eq!((&left[0].uid, left[0].draining), (&slots[2].uid, false));
+        // One that is busy says that it leaves, and waits until its actor has been taken away.
         world.scale(0);
+        world.until("it leaves", |s| s[0].draining).await;
         count(&address).await;
         world.scale(2);
-        let grown = world.until("grown", |s| s.len() == 2 && s[0].phase() == Phase::Free);
-        assert_eq!(grown.await[0].name, "p-0");
+        let grown = |s: &[crate::proto::atenode::Slot]| {
+            s.len() == 3 && s[..2].iter().all(|s| s.phase() == Phase::Free)
+        };
+        let grown = world.until("grown", grown).await;
+        let names: Vec<_> = grown.iter().map(|s| (&*s.name, s.draining)).collect();
+        assert_eq!(names, [("p-0", false), ("p-1", false), ("p-2", true)]);
         world
             .apiserver
             .stop_slots

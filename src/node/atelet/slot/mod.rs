@@ -150,16 +150,6 @@ impl Slot {
         self.state().retiring
     }
 
-    /// Takes the slot out of service unless it is busy.
-    pub fn retire(&self) {
-        let mut state = self.state();
-        if state.desired.assignment.is_none() && state.op.is_none() {
-            state.retiring = true;
-            drop(state);
-            self.changed();
-        }
-    }
-
     /// Takes it out of service as soon as it is not busy; it takes nothing new until then.
     pub fn drain(&self) {
         let mut state = self.state();
