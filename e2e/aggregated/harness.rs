@@ -145,16 +145,17 @@ pub fn free_port(host: &str) -> u16 {
 impl Cluster {
     /// Starts a control plane and installs what there is to install.
     pub fn start() -> Cluster {
-        Cluster::start_as(&[], &[])
+        let cluster = Cluster::bare(&[]);
+        cluster.install();
+        cluster
     }
 
-    /// The same with a node beside the control plane, where pods run.
-    pub fn start_with_node() -> Cluster {
-        let agents = "--node-agent-user=system:serviceaccount:ate-system:atelet";
-        Cluster::start_as(&["node"], &[agents])
+    /// Starts a control plane with a node, where pods run; nothing of ours is in it.
+    pub fn with_node() -> Cluster {
+        Cluster::bare(&["node"])
     }
 
-    fn start_as(form: &[&str], flags: &[&str]) -> Cluster {
+    fn bare(form: &[&str]) -> Cluster {
         let mut guard = Command::new("setsid")
             .arg(root("e2e/aggregated/guard.sh"))
             .args(form)
@@ -175,10 +176,10 @@ impl Cluster {
         let ports = (0..REPLICAS).map(|_| Replica {
             rest: free_port(&host),
             grpc: free_port(&host),
-            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+            flags: vec![],
             child: None,
         });
-        let cluster = Cluster {
+        Cluster {
             authority: Authority::load_or_create(&pki).unwrap(),
             store: free_port("127.0.0.1"),
             store_process: Mutex::default(),
@@ -186,9 +187,7 @@ impl Cluster {
             replicas: Mutex::new(ports.collect()),
             id,
             dir,
-        };
-        cluster.install();
-        cluster
+        }
     }
 
     /// Everything that an installation does, and waits until the API is available.

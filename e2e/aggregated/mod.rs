@@ -33,4 +33,4 @@ mod turns;
 mod twin;
 mod watches;
 
-pub use harness::{Cluster, eventually, free_port, root};
+pub use harness::{Cluster, eventually, root};

@@ -15,8 +15,8 @@ fn a_node_agent_speaks_for_its_own_node_only() {
         token.trim().to_owned()
     };
     let of_pod = token(&["--bound-object-kind", "Pod", "--bound-object-name", pod]);
-    let report = |certificate: &str, token: Option<&str>| {
-        let mut grpcurl = w.grpcurl(certificate);
+    let report = |secret: &str, token: Option<&str>| {
+        let mut grpcurl = w.grpcurl(secret);
         if let Some(token) = token {
             let header = format!("authorization: Bearer {token}");
             grpcurl.args(["-H", &header]);
@@ -25,21 +25,21 @@ fn a_node_agent_speaks_for_its_own_node_only() {
         grpcurl.args(["-d", report, &w.grpc(), "atenode.Nodes/Report"]);
         outcome("report", &grpcurl.output().unwrap()).unwrap_err()
     };
-    for (certificate, token, said) in [
+    for (secret, token, said) in [
         (
-            "atelet",
+            "atelet-tls",
             Some(of_pod.as_str()),
             "the token is of a pod on node",
         ),
-        ("atelet", Some(token(&[]).as_str()), "bound to no node"),
-        ("atelet", None, "send the token of the node agent's pod"),
+        ("atelet-tls", Some(token(&[]).as_str()), "bound to no node"),
+        ("atelet-tls", None, "send the token of the node agent's pod"),
         (
-            "router",
+            "ate-router-tls",
             Some(of_pod.as_str()),
             "this is for atelet, not for router",
         ),
     ] {
-        let refused = report(certificate, token);
+        let refused = report(secret, token);
         assert!(refused.contains(said), "{refused}");
     }
 }

@@ -1,5 +1,4 @@
-//! Actors in the pods of a real node: the DaemonSet of `config/` makes workers of the pods that our controller's Deployment has. API
-//! server, controller, router and store are processes of the host's. [`world`] has them; one test at a time uses them.
+//! Everything in the pods of a real node, installed by Helm. [`world`] has it; one test at a time uses it.
 
 mod agents;
 mod faults;

@@ -1,17 +1,23 @@
-//! A cluster with a node, an image of our binary on it, a pool of two workers and a template that is ready.
+//! A cluster with a node, all of ours installed in it by Helm, a pool of two workers and a template that is ready.
 
-use crate::aggregated::{Cluster, eventually, free_port, root};
+use crate::aggregated::{Cluster, eventually, root};
 use crate::dev::harness::image;
 use crate::parts::look::{outcome, text};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use substrate::identity::{LeafRequest, Usage, files};
 
-/// The image, as `config/` calls it.
-const IMAGE: &str = "ate:0.1.0";
+/// Images, as the chart calls them: user, programs.
+const IMAGES: [(&str, &str, &[&str]); 2] = [
+    (
+        "ate:0.1.0",
+        "65532",
+        &[env!("CARGO_BIN_EXE_ate"), "runsc", "nft"],
+    ),
+    ("valkey/valkey:8.1", "999", &["valkey-server"]),
+];
 /// Where the pool and its actors are.
 pub const NAMESPACE: &str = "team";
 /// Workers of the pool.
@@ -25,9 +31,8 @@ static TURN: Mutex<()> = Mutex::new(());
 /// What there is in the cluster.
 pub struct World {
     cluster: Cluster,
+    /// Address of the router's Service.
     router: String,
-    /// They end with the cluster.
-    _processes: [Child; 2],
 }
 
 /// The world, for one test.
@@ -58,80 +63,56 @@ pub fn world() -> Mine {
 
 impl World {
     fn start() -> World {
-        let cluster = Cluster::start_with_node();
-        load_image(&cluster);
-        let file = |name: &str| cluster.path("ours").join(name).display().to_string();
-        for name in ["controller", "router", "atelet"] {
-            certificate(&cluster, name);
+        let cluster = Cluster::with_node();
+        for (name, user, programs) in IMAGES {
+            load_image(&cluster, name, user, programs);
         }
-        cluster.write_kubeconfig("ate-controller", "ours/kubeconfig-controller");
-        let tls = |name: &str| {
-            let (crt, key) = (format!("{name}.crt"), format!("{name}.key"));
-            [
-                ("--tls-ca", file("ca.crt")),
-                ("--tls-cert", file(&crt)),
-                ("--tls-key", file(&key)),
-            ]
-        };
-        let spawn = |what: &str, flags: &[(&str, String)]| {
-            let flags = flags.iter().cloned().chain(tls(what));
-            let flags = flags.flat_map(|(k, v)| [k.to_owned(), v]);
-            let args: Vec<_> = [what.to_owned()].into_iter().chain(flags).collect();
-            cluster.spawn(env!("CARGO_BIN_EXE_ate"), &args, &format!("log/{what}.log"))
-        };
-        let controller = [
-            ("--store", cluster.store_url()),
-            ("--kubeconfig", file("kubeconfig-controller")),
-            ("--worker-image", IMAGE.to_owned()),
-            ("--replica-name", "controller".to_owned()),
-        ];
-        let router = format!("{}:{}", cluster.host(), free_port(&cluster.host()));
-        let to_router = [
-            ("--listen", router.clone()),
-            ("--apiserver", cluster.grpc(0)),
-        ];
-        let processes = [
-            spawn("controller", &controller),
-            spawn("router", &to_router),
-        ];
-        let world = World {
-            router,
-            _processes: processes,
+        let mut world = World {
+            router: String::new(),
             cluster,
         };
         world.install();
+        world.router = format!("{}:80", world.service("atenet-router"));
+        world.populate();
         world
     }
 
-    /// The node agent, a pool and a template.
+    /// By Helm, as anybody would. There are no volumes for the store here.
     fn install(&self) {
+        for (release, values) in [
+            ("substrate-crds", &[][..]),
+            (
+                "substrate",
+                &["--set", "store.bundled.persistence.enabled=false"],
+            ),
+        ] {
+            let chart = root("charts").join(release);
+            let mut helm = self.cluster.client("helm");
+            helm.args(["install", release])
+                .arg(chart)
+                .args(["--namespace", "ate-system", "--create-namespace"])
+                .args(values);
+            let said = outcome("helm install", &helm.output().unwrap());
+            said.unwrap_or_else(|e| panic!("{e}"));
+        }
+        for ready in [
+            &["wait", "deployment", "--all", "--for=condition=Available"][..],
+            &["rollout", "status", "daemonset/atelet"],
+            &[
+                "wait",
+                "apiservice/v1alpha1.runtime.ate.dev",
+                "--for=condition=Available",
+            ],
+        ] {
+            let args = [&["-n", "ate-system"], ready, &["--timeout=120s"]].concat();
+            let said = self.cluster.try_kubectl(&args);
+            said.unwrap_or_else(|e| panic!("{e}\n{}", self.tell()));
+        }
+    }
+
+    /// A pool and a template, ready.
+    fn populate(&self) {
         let c = &self.cluster;
-        let file = |name: &str| c.path("ours").join(name).display().to_string();
-        c.kubectl(&[
-            "-n",
-            "ate-system",
-            "create",
-            "secret",
-            "generic",
-            "atelet-tls",
-            &format!("--from-file=ca.crt={}", file("ca.crt")),
-            &format!("--from-file=tls.crt={}", file("atelet.crt")),
-            &format!("--from-file=tls.key={}", file("atelet.key")),
-        ]);
-        // The API server is on the host.
-        let grpc = c.grpc(0);
-        let (host, port) = grpc.rsplit_once(':').unwrap();
-        self.apply(&json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {
-                "name": "api-host", "namespace": "ate-system",
-                "labels": {"kubernetes.io/service-name": "api"},
-            },
-            "endpoints": [{"addresses": [host]}],
-            "ports": [{"name": "grpc", "port": port.parse::<u16>().unwrap()}],
-        }));
-        let atelet = root("config/manager/atelet.yaml");
-        c.kubectl(&["apply", "-f", atelet.to_str().unwrap()]);
         c.kubectl(&["create", "namespace", NAMESPACE]);
         // Where the node has it, and so the node agent's pod.
         let layout = "/var/lib/ate/test-image";
@@ -178,27 +159,27 @@ impl World {
         self.kubectl(&["wait", what, &format!("--for={until}"), "--timeout=120s"]);
     }
 
-    /// grpcurl with the certificate of a process of ours.
-    pub fn grpcurl(&self, certificate: &str) -> Command {
-        let file = |name: String| self.cluster.path("ours").join(name);
+    /// grpcurl with the certificate of a process of ours, of this Secret.
+    pub fn grpcurl(&self, secret: &str) -> Command {
+        let file = |key: &str| {
+            let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+            let pem = self.kubectl_system(&["get", "secret", secret, "-o", &template]);
+            let file = self.cluster.path(&format!("{secret}-{key}"));
+            std::fs::write(&file, pem).unwrap();
+            file
+        };
         let mut command = self.cluster.client("grpcurl");
         command.arg("-import-path").arg(root("src/proto"));
-        command.args([
-            "-proto",
-            "node.proto",
-            "-servername",
-            "apiserver",
-            "-cacert",
-        ]);
-        command.arg(file("ca.crt".to_owned())).arg("-cert");
-        command.arg(file(format!("{certificate}.crt"))).arg("-key");
-        command.arg(file(format!("{certificate}.key")));
+        command.args(["-proto", "node.proto", "-servername", "apiserver"]);
+        command.arg("-cacert").arg(file("ca.crt"));
+        command.arg("-cert").arg(file("tls.crt"));
+        command.arg("-key").arg(file("tls.key"));
         command
     }
 
     /// The API server's door for our processes.
     pub fn grpc(&self) -> String {
-        self.cluster.grpc(0)
+        format!("{}:443", self.service("api"))
     }
 
     /// kubectl in our own namespace.
@@ -282,17 +263,16 @@ impl World {
 
     /// What everybody said last.
     pub fn tell(&self) -> String {
-        let tail = |log: String| {
-            let lines: Vec<_> = log.lines().collect();
-            lines[lines.len().saturating_sub(40)..].join("\n")
-        };
-        let of_host = ["controller", "router", "ate-0"].map(|name| {
-            let file = self.cluster.path(&format!("log/{name}.log"));
-            let log = std::fs::read_to_string(file).unwrap_or_default();
-            format!("--- {name}\n{}\n", tail(log))
-        });
-        let asks: [&[&str]; 5] = [
-            &["-n", "ate-system", "logs", "ds/atelet", "--tail=60"],
+        let logs = |what| ["-n", "ate-system", "logs", what, "--tail=40", "--prefix"];
+        let ours = [
+            "ds/atelet",
+            "deploy/ate-api-server",
+            "deploy/ate-controller",
+            "deploy/atenet-router",
+        ]
+        .map(logs);
+        let ours = ours.iter().map(|args| &args[..]);
+        let asks: [&[&str]; 4] = [
             &[
                 "-n",
                 NAMESPACE,
@@ -311,11 +291,11 @@ impl World {
             &["-n", NAMESPACE, "describe", "pods"],
             &["-n", "ate-system", "describe", "pods"],
         ];
-        let said = asks.map(|args| {
+        let said = ours.chain(asks).map(|args| {
             let said = self.cluster.try_kubectl(args).unwrap_or_else(|e| e);
             format!("--- kubectl {}\n{said}\n", args.join(" "))
         });
-        [of_host.concat(), said.concat()].concat()
+        said.collect()
     }
 }
 
@@ -380,35 +360,16 @@ impl Drop for Actor<'_> {
     }
 }
 
-fn certificate(cluster: &Cluster, name: &str) {
-    let request = LeafRequest::new(name, Usage::Both)
-        .group("ate:component")
-        .sans([name]);
-    let leaf = cluster.authority().leaf(&request).unwrap();
-    let write = |file: String, mode, pem: &str| {
-        files::write(&cluster.path(&file), mode, pem.as_bytes()).unwrap();
-    };
-    write(format!("ours/{name}.key"), files::SECRET_MODE, &leaf.key);
-    write(format!("ours/{name}.crt"), files::PUBLIC_MODE, &leaf.chain);
-}
-
-/// Makes the image and gives it to the node.
-fn load_image(cluster: &Cluster) {
-    let tar = cluster.path("ate.tar");
+/// Makes an image and gives it to the node.
+fn load_image(cluster: &Cluster, name: &str, user: &str, programs: &[&str]) {
+    let tar = cluster.path("image.tar");
     let made = Command::new(root("e2e/image.sh"))
-        .args([IMAGE.as_ref(), tar.as_os_str(), "65532".as_ref()])
-        .args([env!("CARGO_BIN_EXE_ate"), "runsc", "nft"])
+        .args([name.as_ref(), tar.as_os_str(), user.as_ref()])
+        .args(programs)
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", text(&made.stderr));
-    let tar: &Path = &tar;
-    cluster.on_node(&[
-        "ctr",
-        "-n",
-        "k8s.io",
-        "images",
-        "import",
-        tar.to_str().unwrap(),
-    ]);
+    let file = tar.to_str().unwrap();
+    cluster.on_node(&["ctr", "-n", "k8s.io", "images", "import", file]);
     std::fs::remove_file(tar).unwrap();
 }
