@@ -62,3 +62,21 @@ fn a_container_that_is_killed_is_noticed_and_its_worker_made_anew() {
     let same = w.field(&format!("pod/{pod}"), ".metadata.uid");
     assert_eq!(w.field(&worker, ".status.podUID"), same);
 }
+
+#[test]
+fn actors_go_on_when_their_node_agent_is_killed() {
+    let w = world();
+    let actor = w.actor("orphan");
+    assert_eq!(actor.visit(), (1, 1));
+    let before = w.kill_agent();
+    assert_eq!(actor.visit(), (2, 2));
+    eventually("another agent works", || {
+        w.agent().filter(|now| *now != before)
+    });
+    actor.sleep();
+    assert_eq!(actor.visit(), (3, 3));
+    assert_eq!(
+        actor.field(".status.conditions[?(@.type==\"RolledBack\")].status"),
+        ""
+    );
+}

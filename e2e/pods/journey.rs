@@ -1,6 +1,7 @@
 //! Waking and sleeping.
 
-use super::world::world;
+use super::world::{WORKERS, world};
+use crate::aggregated::eventually;
 
 #[test]
 fn an_actor_sleeps_in_one_pod_and_wakes_in_another_with_memory_and_files() {
@@ -16,6 +17,10 @@ fn an_actor_sleeps_in_one_pod_and_wakes_in_another_with_memory_and_files() {
     assert_eq!(w.field(&worker, ".status.podUID"), uid);
     assert_eq!(w.field(&worker, ".status.ip"), ip);
     assert!(w.lent(&uid) > 0, "it sees what it was lent");
+    actor.get("/log?bytes=100").unwrap();
+    eventually("its log can be read", || {
+        (w.raw(&actor.path("log")).len() >= 100).then_some(())
+    });
 
     actor.sleep();
     w.settled();
@@ -69,4 +74,86 @@ fn a_sandbox_reaches_neither_its_node_nor_the_kubernetes_api() {
         let said = actor.get(&format!("/dial?addr={address}"));
         assert!(said.is_err_and(|e| e.contains("dial tcp")), "{address}");
     }
+}
+
+#[test]
+fn a_worker_pod_sees_its_own_only_and_cannot_write_what_is_shared() {
+    let w = world();
+    let (mine, other) = (w.actor("mine"), w.actor("other"));
+    mine.visit();
+    other.visit();
+    let pod = mine.worker();
+    let uid = w.field(&format!("pod/{pod}"), ".metadata.uid");
+    let process = format!("/proc/{}", w.executor(&pod));
+    for (dir, seen) in [
+        ("var/lib/ate", &["own", "workers"][..]),
+        ("var/lib/ate/workers", &[&uid]),
+        ("run/ate", &["ateoms", "own"]),
+        ("run/ate/ateoms", &[&uid]),
+    ] {
+        let entries = std::fs::read_dir(format!("{process}/root/{dir}")).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, seen, "{dir}");
+    }
+    let mounts = std::fs::read_to_string(format!("{process}/mountinfo")).unwrap();
+    for (name, access) in [
+        ("rootfs-app", "ro"),
+        ("runtime", "ro"),
+        ("snapshot", "ro"),
+        ("state", "rw"),
+        ("logs", "rw"),
+    ] {
+        let ends = format!("/lent/{name}");
+        let lines = mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>());
+        let options: Vec<_> = lines
+            .filter(|fields| fields[4].ends_with(&ends))
+            .map(|fields| fields[5].split(',').next().unwrap().to_owned())
+            .collect();
+        // Where the pod mounts its own, and where the node has it.
+        assert_eq!(options, [access; 2], "{name}");
+    }
+}
+
+#[test]
+fn another_pod_reaches_an_actor_by_the_routers_name() {
+    let w = world();
+    let actor = w.actor("called");
+    let host = format!("Host: {}", actor.host());
+    let said = w.kubectl(&[
+        "run",
+        "asker",
+        "--image=localhost/busybox:1",
+        "--restart=Never",
+        "--rm",
+        "--attach",
+        "--quiet",
+        "--",
+        "curl",
+        "-sS",
+        "-m",
+        "60",
+        "-H",
+        &host,
+        "http://atenet-router.ate-system.svc/",
+    ]);
+    assert!(said.contains(r#""memory":1"#), "{said}");
+}
+
+#[test]
+fn a_pool_that_shrinks_puts_its_actors_to_sleep() {
+    let w = world();
+    let actor = w.actor("sleeper");
+    assert_eq!(actor.visit(), (1, 1));
+    w.kubectl(&["scale", "workerpool/pool", "--replicas=0"]);
+    eventually("all workers are gone", || {
+        w.field("workers,pods", ".items[*].metadata.name")
+            .is_empty()
+            .then_some(())
+    });
+    assert_eq!(actor.field(".status.phase"), "Suspended");
+    w.kubectl(&["scale", "workerpool/pool", &format!("--replicas={WORKERS}")]);
+    w.settled();
+    assert_eq!(actor.visit(), (2, 2));
 }

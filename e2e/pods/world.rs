@@ -192,6 +192,11 @@ impl World {
         self.cluster.field(NAMESPACE, what, path)
     }
 
+    /// What the API answers at a path.
+    pub fn raw(&self, path: &str) -> String {
+        self.cluster.kubectl(&["get", "--raw", path])
+    }
+
     /// Makes an actor that goes with the test.
     pub fn actor(&self, name: &str) -> Actor<'_> {
         self.apply(&json!({
@@ -233,6 +238,21 @@ impl World {
             args.get(1) == Some(&&b"ateom"[..]) && args.contains(&uid.as_bytes())
         };
         pids.find(ours).unwrap()
+    }
+
+    /// Process id of the node agent, on its node.
+    pub fn agent(&self) -> Option<String> {
+        let said = self.cluster.on_node(&["ps", "-eo", "pid=,args="]);
+        let ours = |line: &&str| line.contains("ate atelet --slots=pods");
+        let line = said.lines().find(ours)?;
+        line.split_whitespace().next().map(str::to_owned)
+    }
+
+    /// Kills the node agent; returns its process id.
+    pub fn kill_agent(&self) -> String {
+        let pid = self.agent().unwrap();
+        self.cluster.on_node(&["kill", "-9", &pid]);
+        pid
     }
 
     /// Mounts of the node that are of a pod's assignment.
@@ -306,12 +326,21 @@ pub struct Actor<'a> {
 }
 
 impl Actor<'_> {
+    /// Its name for requests.
+    pub fn host(&self) -> String {
+        let name = &self.name;
+        format!("{name}.{NAMESPACE}.actors.resources.substrate.ate.dev")
+    }
+
+    /// Path of a subresource.
+    pub fn path(&self, subresource: &str) -> String {
+        let name = &self.name;
+        format!("/apis/runtime.ate.dev/v1alpha1/namespaces/{NAMESPACE}/actors/{name}/{subresource}")
+    }
+
     /// GET through the router; any other answer than 200 is an error.
     pub fn get(&self, path: &str) -> Result<String, String> {
-        let host = format!(
-            "Host: {}.{NAMESPACE}.actors.resources.substrate.ate.dev",
-            self.name
-        );
+        let host = format!("Host: {}", self.host());
         let output = Command::new("curl")
             .args(["-sS", "--fail-with-body", "-m"])
             .arg(ANSWER.as_secs().to_string())
@@ -331,10 +360,7 @@ impl Actor<'_> {
 
     /// Suspends it, and waits.
     pub fn sleep(&self) {
-        let path = format!(
-            "/apis/runtime.ate.dev/v1alpha1/namespaces/{NAMESPACE}/actors/{}/suspend?wait=50",
-            self.name
-        );
+        let path = self.path("suspend?wait=50");
         let made = self
             .world
             .cluster

@@ -160,8 +160,13 @@ async fn pods(
     Some(receiver)
 }
 
+/// `None` for one whose containers have ended for good: an evicted pod is kept to be looked at.
 fn worker_pod(pod: &Pod) -> Option<WorkerPod> {
     let status = pod.status.as_ref();
+    let phase = status.and_then(|s| s.phase.as_deref());
+    if matches!(phase, Some("Failed" | "Succeeded")) {
+        return None;
+    }
     let ip = status.and_then(|s| s.pod_ip.as_deref());
     Some(WorkerPod {
         namespace: pod.metadata.namespace.clone()?,
@@ -170,7 +175,7 @@ fn worker_pod(pod: &Pod) -> Option<WorkerPod> {
         pool: pod.labels().get(POOL_LABEL)?.clone(),
         class: pod.labels().get(CLASS_LABEL)?.clone(),
         ip: ip.and_then(|ip| ip.parse().ok()),
-        runs: status.and_then(|s| s.phase.as_deref()) == Some("Running"),
+        runs: phase == Some("Running"),
         leaving: pod.metadata.deletion_timestamp.is_some(),
     })
 }
@@ -213,4 +218,28 @@ fn slots_of(catalog: &dyn Catalog) -> Vec<PoolSlots> {
         .collect();
     pools.sort_by(|a, b| (&a.namespace, &a.pool).cmp(&(&b.namespace, &b.pool)));
     pools
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(status: serde_json::Value) -> Option<WorkerPod> {
+        let labels = json!({POOL_LABEL: "pool", CLASS_LABEL: "gvisor"});
+        let metadata = json!({"name": "p", "namespace": "team", "uid": "u", "labels": labels});
+        let pod = json!({"metadata": metadata, "status": status});
+        worker_pod(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn a_pod_is_a_worker_until_its_containers_have_ended() {
+        let pending = read(json!({"phase": "Pending"})).unwrap();
+        assert_eq!((pending.runs, pending.ip), (false, None));
+        let running = read(json!({"phase": "Running", "podIP": "10.0.0.1"})).unwrap();
+        assert!(running.runs && running.ip.is_some() && !running.leaving);
+        for ended in ["Failed", "Succeeded"] {
+            assert_eq!(read(json!({"phase": ended, "podIP": "10.0.0.1"})), None);
+        }
+    }
 }

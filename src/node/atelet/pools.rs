@@ -201,7 +201,7 @@ impl Slots {
             match pods.iter().find(|pod| pod.uid == *uid) {
                 None => slot.abandon(),
                 Some(pod) if pod.leaving => slot.drain(),
-                Some(_) => {}
+                Some(pod) => slot.is_at(pod.ip),
             }
         }
         let ready = |pod: &&WorkerPod| pod.runs && pod.ip.is_some() && !pod.leaving;

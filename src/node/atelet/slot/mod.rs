@@ -28,6 +28,7 @@ use crate::lifecycle::slot::{Desired, Sandbox};
 use crate::proto::atenode as wire;
 use op::Kind;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
@@ -148,6 +149,17 @@ impl Slot {
     /// Whether it goes.
     pub fn is_retiring(&self) -> bool {
         self.state().retiring
+    }
+
+    /// Its executor is at `ip`: a pod gets another address when all that it was is made anew.
+    pub fn is_at(&self, ip: Option<IpAddr>) {
+        let mut state = self.state();
+        if let (Some(executor), Some(ip)) = (&mut state.executor, ip)
+            && std::mem::replace(&mut executor.ip, ip) != ip
+        {
+            drop(state);
+            self.changed();
+        }
     }
 
     /// Takes it out of service as soon as it is not busy; it takes nothing new until then.
