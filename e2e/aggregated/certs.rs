@@ -329,14 +329,14 @@ fn certificates_are_issued_kept_and_changed_under_traffic() {
         "until it is due"
     );
     // They look every two seconds.
-    traffic.iter().for_each(|t| t.more(200));
+    traffic.iter().for_each(|t| t.more(120));
     for secret in ["ate-apiserver-tls", "ate-router-tls"] {
         delete(cluster, secret);
     }
     eventually("a certificate of the new CA is served", || {
         is_served_by(cluster, processes.rest, &new).then_some(())
     });
-    traffic.iter().for_each(|t| t.more(200));
+    traffic.iter().for_each(|t| t.more(120));
     traffic.iter_mut().for_each(|t| t.end().unwrap());
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`plan`] decides and [`issue`] makes keys, both without a clock of their own; [`secrets`] reads and writes, [`trust`] tells kube-apiserver. What a leaf must say is in
 //! [`process`]. Leaves live for a day and are renewed at half of it, the CA for a year. A new CA is trusted at once beside the one
-//! before, whose leaves go on until they are due: whoever has the old bundle or the old leaf and whoever has the new ones believe
+//! before, whose leaves are replaced when everybody knows it: whoever has the old bundle or the old leaf and whoever has the new ones believe
 //! one another at each step. Nothing remembers how far a rotation is; that follows from the certificates' own dates.
 //!
 //! Only the controller that leads writes; each of them takes its own certificate from its Secret. Everybody else's are mounted.

@@ -90,11 +90,12 @@ fn is_good(
         return false;
     };
     let is_of_signer = signer.is_some_and(|s| leaf.is_signed_by(s));
-    // A leaf of the signer's replaces one that all believe: it can wait until all know the signer.
+    // A leaf of the signer's replaces one that all believe: it waits until all know the signer, if that one can.
     let is_known = signer.is_some_and(|s| now >= s.life().start + KNOWN_AFTER);
-    let due = match is_of_signer || is_known {
-        true => at(&leaf, 1, 2),
-        false => at(&leaf, 3, 4),
+    let due = match (is_of_signer, is_known) {
+        (true, _) => at(&leaf, 1, 2),
+        (false, true) => now,
+        (false, false) => at(&leaf, 3, 4),
     };
     (is_of_signer || earlier.iter().any(|ca| leaf.is_signed_by(ca)))
         && leaf.has_key(&pems.leaf.key)

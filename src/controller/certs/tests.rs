@@ -4,7 +4,7 @@ use super::issue::issue;
 use super::plan::{CA_LIFE, LEAF_LIFE, plan};
 use super::process::{CA, Process, processes};
 use super::{Contents, Pems};
-use crate::identity::Certificate;
+use crate::identity::{Authority, Certificate, LeafRequest};
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -143,16 +143,9 @@ fn leaves_are_renewed_at_half_of_their_life_by_the_same_ca() {
     }
 }
 
-/// Every hour for days before and after the CA's half: whoever has what there was up to five hours ago and whoever has what there
-/// is believe one another.
-#[test]
-fn while_the_ca_is_changed_all_believe_one_another() {
-    let mut world = World::new();
-    let first = world.bundle().remove(0);
-    while world.now < first.life().start + CA_LIFE / 2 - DAY {
-        world.after(12 * HOUR);
-        assert_eq!(world.bundle(), std::slice::from_ref(&first));
-    }
+/// For days whoever has what there was up to five hours ago and whoever has what there is believe one another. How many CAs there are,
+/// whether the first is one, and whether leaves are its.
+fn hours(world: &mut World, first: &Certificate) -> Vec<(usize, bool, bool)> {
     let (mut recent, mut phases) = (VecDeque::new(), vec![]);
     for _ in 0..80 {
         world.after(HOUR);
@@ -168,16 +161,30 @@ fn while_the_ca_is_changed_all_believe_one_another() {
         }
         let by_first = Certificate::first(world.leaf(ROUTER))
             .unwrap()
-            .is_signed_by(&first);
+            .is_signed_by(first);
         let phase = (
             world.bundle().len(),
-            world.bundle().contains(&first),
+            world.bundle().contains(first),
             by_first,
         );
         if phases.last() != Some(&phase) {
             phases.push(phase);
         }
     }
+    phases
+}
+
+/// Every hour for days before and after the CA's half: whoever has what there was up to five hours ago and whoever has what there
+/// is believe one another.
+#[test]
+fn while_the_ca_is_changed_all_believe_one_another() {
+    let mut world = World::new();
+    let first = world.bundle().remove(0);
+    while world.now < first.life().start + CA_LIFE / 2 - DAY {
+        world.after(12 * HOUR);
+        assert_eq!(world.bundle(), std::slice::from_ref(&first));
+    }
+    let phases = hours(&mut world, &first);
     let wanted = [
         (1, true, true),
         (2, true, true),
@@ -185,6 +192,28 @@ fn while_the_ca_is_changed_all_believe_one_another() {
         (1, false, false),
     ];
     assert_eq!(phases, wanted);
+    world.is_at_rest();
+}
+
+#[test]
+fn certificates_that_somebody_else_issued_are_taken_over() {
+    let mut world = World::new();
+    let year = |request: &LeafRequest| LeafRequest {
+        validity: CA_LIFE,
+        ..request.clone()
+    };
+    let theirs = Authority::new("theirs", 10 * CA_LIFE, world.now).unwrap();
+    world.contents.remove(CA);
+    for process in &world.processes {
+        let pems = Pems {
+            ca: theirs.certificate().to_owned(),
+            leaf: theirs.leaf_at(&year(&process.request), world.now).unwrap(),
+        };
+        world.contents.insert(process.secret, pems);
+    }
+    let first = Certificate::first(theirs.certificate()).unwrap();
+    let wanted = [(2, true, true), (2, true, false), (1, false, false)];
+    assert_eq!(hours(&mut world, &first), wanted);
     world.is_at_rest();
 }
 
