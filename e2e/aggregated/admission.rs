@@ -3,6 +3,7 @@
 use super::certs::PutBack;
 use super::controller::Controller;
 use super::harness::{Cluster, Namespace, alone, eventually, free_port, kill, root};
+use crate::charts::{objects, templated};
 use crate::parts::look::text;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -148,12 +149,9 @@ fn what_is_wrong_is_said_when_it_is_written() {
 fn templates_name_only_what_the_operator_allows() {
     let c = alone();
     let ns = c.0.namespace("allowed");
-    let _policy = Installed::folder(c.0, "config/policy");
-    let allow = |list: &str, lines: &str| {
-        let patch = json!({"data": {list: lines}}).to_string();
-        let patch = ["configmap", "ate-allowed", "--type=merge", "-p", &patch];
-        c.kubectl(&[&["-n", "ate-system", "patch"], &patch[..]].concat());
-    };
+    let folder = || Installed::folder(c.0, "config/policy");
+    drop(folder());
+    let _policy = folder();
     let image = |name: &str| {
         let image = format!("{name}@sha256:{}", "0".repeat(64));
         json!({"containers": [{"name": "c", "image": image}]})
@@ -176,9 +174,14 @@ fn templates_name_only_what_the_operator_allows() {
     assert!(["", "{}"].contains(&warnings.as_str()), "{warnings}");
 
     taken(image("anywhere.example/a")).unwrap();
-    allow("images", "a.example/team\n  b.example/\n");
-    allow("snapshots", "s3://bucket/{namespace}\n");
-    allow("runtimes", &"1".repeat(64));
+    let lists = [
+        "allowed.images[0]=a.example/team",
+        "allowed.images[1]=b.example/",
+        "allowed.snapshots[0]=s3://bucket/{namespace}",
+        &format!("allowed.runtimes[0]={}", "1".repeat(64)),
+    ];
+    let chart = objects(&templated("substrate", &lists).unwrap());
+    c.apply(&chart["ValidatingAdmissionPolicy - ate-templates"].to_string());
     eventually("the lists are known", || {
         let each = [
             image("other.example/a"),
@@ -216,12 +219,6 @@ fn templates_name_only_what_the_operator_allows() {
     both["runsc"]["arm64"] = runtime("2")["runsc"]["amd64"].clone();
     let said = taken(both).unwrap_err();
     assert!(said.contains("this runtime is not allowed"), "{said}");
-
-    // Without the lists nothing is taken.
-    c.kubectl(&["-n", "ate-system", "delete", "configmap", "ate-allowed"]);
-    eventually("nothing is taken", || {
-        refused(&taken, image("b.example/a")).then_some(())
-    });
 }
 
 fn refused(taken: &impl Fn(Value) -> Result<String, String>, what: Value) -> bool {
