@@ -160,6 +160,11 @@ fn a_pool_that_shrinks_lets_its_actors_go_to_sleep_first() {
     dev.with_counter(1);
     dev.actor("a", "counter");
     assert_eq!(dev.visit("a"), (1, 1));
+    eventually("its template counts it", || {
+        let counts = "jsonpath={.status.actors.total} {.status.actors.awake}";
+        let said = dev.kubectl(&["get", "actortemplate", "counter", "-o", counts]);
+        (said == "1 1").then_some(())
+    });
     let scale = |replicas: &str| dev.kubectl(&["scale", "workerpool", "pool", replicas]);
     scale("--replicas=0");
     eventually("no worker is left", || {

@@ -1,5 +1,6 @@
-//! ActorTemplate: takes the golden snapshot; its [`deletion`] removes it.
+//! ActorTemplate: takes the golden snapshot; its [`deletion`] removes it; [`counts`] says how many actors it has.
 
+mod counts;
 mod deletion;
 
 use super::{Context, Error, MANAGER};
@@ -39,11 +40,12 @@ const MAX_MESSAGE: usize = 1024;
 
 pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let api: Api<ActorTemplate> = Api::all(context.client.clone());
-    Controller::new(api, watcher::Config::default())
+    let counting = counts::run(context.clone(), stop.clone());
+    let reconciling = Controller::new(api, watcher::Config::default())
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, on_error, context)
-        .for_each(|_| std::future::ready(()))
-        .await;
+        .for_each(|_| std::future::ready(()));
+    tokio::join!(reconciling, counting);
 }
 
 fn on_error(template: Arc<ActorTemplate>, error: &Error, _: Arc<Context>) -> Action {
@@ -90,6 +92,10 @@ async fn reconcile(template: Arc<ActorTemplate>, context: Arc<Context>) -> Resul
         golden.conditions(&mut status, "Invalid", &violation.to_string(), true);
         golden.write(status).await?;
         return Ok(Action::await_change());
+    }
+    // The engine reads templates from a cache of its own.
+    if context.engine.catalog().template(&golden.key).is_none() {
+        return Ok(Action::requeue(SOON));
     }
     golden.step().await
 }
@@ -361,7 +367,12 @@ impl Golden<'_> {
         let api: Api<ActorTemplate> =
             Api::namespaced(self.context.client.clone(), &self.key.namespace);
         let params = PatchParams::apply(MANAGER);
-        let patch = Patch::Merge(json!({ "status": status }));
+        // Somebody else counts them.
+        let uncounted = ActorTemplateStatus {
+            actors: None,
+            ..status.clone()
+        };
+        let patch = Patch::Merge(json!({ "status": uncounted }));
         api.patch_status(&self.key.name, &params, &patch).await?;
         let before = self.template.status.clone().unwrap_or_default().conditions;
         let about = self.template.object_ref(&());
