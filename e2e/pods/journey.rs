@@ -54,8 +54,15 @@ fn a_pod_that_is_deleted_lets_its_actor_go_to_sleep_first() {
     let actor = w.actor("mover");
     assert_eq!(actor.visit(), (1, 1));
     let first = actor.worker();
-    w.kubectl(&["delete", "pod", &first, "--timeout=30s"]);
-    assert_eq!(actor.visit(), (2, 2), "nothing is lost");
+    // Requests go on coming meanwhile, and wait.
+    w.kubectl(&["delete", "pod", &first, "--wait=false"]);
+    let mut count = 1;
+    eventually("the pod is gone", || {
+        count += 1;
+        assert_eq!(actor.visit(), (count, count), "nothing is lost");
+        let pods = w.field("pods", ".items[*].metadata.name");
+        (!pods.contains(&first)).then_some(())
+    });
     assert_ne!(actor.worker(), first);
 }
 

@@ -2,12 +2,19 @@
 
 use super::{DEFAULT_WAIT, Doors, status};
 use crate::api::ActorKey;
-use crate::engine::Call;
+use crate::api::record::ActorRecord;
+use crate::engine::{Call, DriveError, Engine};
 use crate::lifecycle::placement::request_port;
 use crate::proto::atenode::bindings_server::Bindings;
 use crate::proto::atenode::{ResolveRequest, ResolveResponse};
 use crate::rpc::deadline;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 use tonic::{Request, Response, Status};
+
+/// Pause before an actor that moves the other way is asked for again.
+const PARKED: Duration = Duration::from_millis(50);
 
 #[tonic::async_trait]
 impl Bindings for Doors {
@@ -27,11 +34,8 @@ impl Bindings for Doors {
                 id,
             )
         };
-        let record = self
-            .engine
-            .resume(&key, call)
-            .await
-            .map_err(|e| status(&id, &e))?;
+        let woken = wake(&self.engine, &key, call).await;
+        let record = woken.map_err(|e| status(&id, &e))?;
         let address = record.status.assignment.as_ref().map(|a| a.address.clone());
         let template = self.engine.catalog().template(&record.spec.template);
         let steps = self.engine.wake_steps(&record);
@@ -43,5 +47,17 @@ impl Bindings for Doors {
             name: record.key.name,
             port: template.map_or(0, |t| u32::from(request_port(&t))),
         }))
+    }
+}
+
+/// Wakes an actor; when it is about to go to sleep, as soon as it has: who asks for a router has a request for it, not an opinion.
+async fn wake(engine: &Arc<Engine>, key: &ActorKey, call: Call) -> Result<ActorRecord, DriveError> {
+    loop {
+        match engine.resume(key, call).await {
+            Err(DriveError::InProgress) if Instant::now() + PARKED < call.deadline => {
+                sleep(PARKED).await;
+            }
+            ended => return ended,
+        }
     }
 }
