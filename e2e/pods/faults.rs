@@ -4,6 +4,7 @@ use super::world::{World, world};
 use crate::aggregated::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How long may pass until it is noticed.
@@ -79,4 +80,46 @@ fn actors_go_on_when_their_node_agent_is_killed() {
         actor.field(".status.conditions[?(@.type==\"RolledBack\")].status"),
         ""
     );
+}
+
+/// Ends the traffic when dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn no_request_is_lost_while_everything_is_replaced() {
+    let w = world();
+    let actor = w.actor("busy");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let mut before = 0;
+            while !over.load(Relaxed) {
+                let (memory, file) = actor.visit();
+                assert_eq!(memory, file);
+                // A GET whose answer did not arrive is sent again: it may count twice, but nothing that counted is lost.
+                assert!(memory > before, "{memory} after {before}");
+                before = memory;
+            }
+        });
+        // Also when one of these fails.
+        let ending = Ending(&over);
+        for what in [
+            "deployment/ate-api-server",
+            "deployment/ate-controller",
+            "deployment/atenet-router",
+            "daemonset/atelet",
+        ] {
+            w.kubectl_system(&["rollout", "restart", what]);
+            w.kubectl_system(&["rollout", "status", what, "--timeout=120s"]);
+        }
+        w.kubectl(&["delete", "pods", "-l", "ate.dev/worker-pool"]);
+        drop(ending);
+        traffic.join().unwrap();
+    });
 }

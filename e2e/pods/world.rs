@@ -380,8 +380,10 @@ impl Actor<'_> {
 
 impl Drop for Actor<'_> {
     fn drop(&mut self) {
+        let delete = ["-n", NAMESPACE, "delete", "actor", &self.name];
+        let deleted = self.world.cluster.try_kubectl(&delete);
         if !std::thread::panicking() {
-            self.world.kubectl(&["delete", "actor", &self.name]);
+            deleted.unwrap_or_else(|e| panic!("{e}"));
         }
     }
 }
