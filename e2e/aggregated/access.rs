@@ -333,10 +333,10 @@ fn renew_beside_readers(c: &Cluster) {
 }
 
 fn renew(c: &Cluster) {
-    let before = c.log(0).matches("serving a new certificate").count();
+    let before = c.log(0).matches("new certificates are in use").count();
     c.new_certificate();
     eventually("the new certificate is served", || {
-        let now = c.log(0).matches("serving a new certificate").count();
+        let now = c.log(0).matches("new certificates are in use").count();
         (now > before).then_some(())
     });
 

@@ -4,7 +4,6 @@ use super::direct::Direct;
 use super::follow::{self, Follower};
 use super::harness::{Cluster, Namespace, REPLICAS, actor, alone, eventually, shared_first};
 use super::own::Own;
-use crate::parts::look;
 use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
@@ -126,8 +125,6 @@ const OBJECTS: usize = 520;
 const SIZE: usize = 8 << 10;
 /// A replica may be so much larger in the end, in KiB: what ten answers come to of the twenty-five.
 const GROWTH: u64 = (10 * OBJECTS * SIZE) as u64 >> 10;
-/// How soon the answers are given up: the patience of 30 s, and what noticing takes.
-const CLOSED: Duration = Duration::from_secs(60);
 
 fn large(name: &str) -> String {
     let mut object: Value = serde_json::from_str(&actor(name)).unwrap();
@@ -201,7 +198,7 @@ fn nobody_reads(own: &Own, url: &str, path: &str) {
         (said(own, "a stream is reset", path) >= STUCK).then_some(())
     });
     assert!(said(own, "a stream is reset", "?watch=1") >= STUCK / 2);
-    look::until(CLOSED, "connections are closed", || {
+    eventually("connections are closed", || {
         let closed = said(own, "a connection is closed", "takes nothing") >= left.len();
         (closed && sockets(own.pid(0)) <= before + 2).then_some(())
     });
@@ -241,7 +238,7 @@ fn clients_that_never_read_are_cut_off() {
     assert_eq!(written[0].refused, []);
     assert!(written[0].longest < SOON, "{:?}", written[0].longest);
     assert_followed(&direct, &url, &[follower], &written);
-    look::until(CLOSED, "memory is given back", || {
+    eventually("memory is given back", || {
         (memory(own.pid(0)) < before + GROWTH).then_some(())
     });
 }
