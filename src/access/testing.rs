@@ -55,6 +55,9 @@ impl Pki {
     }
 }
 
+/// A code that stands for no answer at all.
+pub(crate) const SILENCE: u16 = 0;
+
 type Answer = dyn Fn(usize, &Value) -> (u16, Value) + Send + Sync;
 
 /// A Kubernetes API.
@@ -102,6 +105,9 @@ impl Kubernetes {
                     asked.len() - 1
                 };
                 let (code, mut body) = (this.answer)(number, &review);
+                if code == SILENCE {
+                    std::future::pending::<()>().await;
+                }
                 if code < 300 {
                     for (key, value) in review.as_object().unwrap() {
                         body[key.as_str()] = value.clone();

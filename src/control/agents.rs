@@ -8,12 +8,15 @@ use http::header::AUTHORIZATION;
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
+use tokio::time::timeout;
 use tonic::Status;
 
 /// Where a TokenReview says which node a token is bound to.
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 /// A token that was good is taken for good so long while Kubernetes cannot be asked: its outage must not take all nodes along.
 const REMEMBERED: Duration = Duration::from_secs(600);
+/// How long Kubernetes is waited for where the answer is remembered: well below the time in which agents want their reports answered.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Tokens that are remembered at most.
 const MAX_REMEMBERED: u64 = 20_000;
 
@@ -53,7 +56,15 @@ impl Agents {
             certificates: &[],
             headers,
         };
-        let user = match self.tokens.authenticate(credentials).await {
+        let asked = self.tokens.authenticate(credentials);
+        let answer = match self.known.get(&key).await {
+            None => asked.await,
+            Some(node) => match timeout(PATIENCE, asked).await {
+                Ok(answer) => answer,
+                Err(_) => return Ok(Bound(node)),
+            },
+        };
+        let user = match answer {
             Ok(Some(user)) => user,
             Ok(None) => {
                 return Err(Status::unauthenticated(
@@ -86,18 +97,21 @@ impl Agents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::testing::Kubernetes;
+    use crate::access::testing::{Kubernetes, SILENCE};
     use serde_json::{Value, json};
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicU16, Ordering};
     use tonic::Code;
 
     const AGENT: &str = "system:serviceaccount:ate-system:atelet";
+    const THERE: u16 = 201;
 
-    fn agents(away: Arc<AtomicBool>) -> Agents {
+    /// Kubernetes answers so, unless it is [`THERE`].
+    fn agents(away: Arc<AtomicU16>) -> Agents {
         let kubernetes = Kubernetes::with(move |review: &Value| {
-            if away.load(Ordering::SeqCst) {
-                return (403, json!({"kind": "Status", "code": 403}));
+            let code = away.load(Ordering::SeqCst);
+            if code != THERE {
+                return (code, json!({"kind": "Status", "code": code}));
             }
             let user = |name: &str, node: Option<&str>| {
                 let extra = node.map(|n| json!({NODE_NAME: [n]}));
@@ -126,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_token_of_an_agents_pod_names_a_node() {
-        let agents = agents(Arc::default());
+        let agents = agents(Arc::new(THERE.into()));
         assert_eq!(node(&agents, "of-a").await, Ok("a".into()));
         for (token, code) in [
             ("", Code::Unauthenticated),
@@ -138,14 +152,18 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_was_good_is_good_while_kubernetes_is_away() {
-        let away = Arc::new(AtomicBool::new(false));
-        let agents = agents(away.clone());
-        assert_eq!(node(&agents, "of-a").await, Ok("a".into()));
-        agents.tokens.forget();
-        away.store(true, Ordering::SeqCst);
-        assert_eq!(node(&agents, "of-a").await, Ok("a".into()));
-        assert_eq!(node(&agents, "of-another").await, Err(Code::Unavailable));
+        for code in [403, SILENCE] {
+            let away = Arc::new(AtomicU16::new(THERE));
+            let agents = agents(away.clone());
+            assert_eq!(node(&agents, "of-a").await, Ok("a".into()));
+            agents.tokens.forget();
+            away.store(code, Ordering::SeqCst);
+            let begun = tokio::time::Instant::now();
+            assert_eq!(node(&agents, "of-a").await, Ok("a".into()));
+            assert!(begun.elapsed() <= PATIENCE + Duration::from_millis(10));
+            assert_eq!(node(&agents, "of-another").await, Err(Code::Unavailable));
+        }
     }
 }
