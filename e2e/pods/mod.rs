@@ -3,4 +3,5 @@
 mod agents;
 mod faults;
 mod journey;
+mod outages;
 mod world;

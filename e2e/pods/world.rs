@@ -22,6 +22,8 @@ const IMAGES: [(&str, &str, &[&str]); 2] = [
 pub const NAMESPACE: &str = "team";
 /// Workers of the pool.
 pub const WORKERS: usize = 2;
+/// Where the counter's image is on the node, and so in the node agent's pod.
+const LAYOUT: &str = "/var/lib/ate/test-image";
 /// How long a request through the router may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -114,30 +116,38 @@ impl World {
     fn populate(&self) {
         let c = &self.cluster;
         c.kubectl(&["create", "namespace", NAMESPACE]);
-        // Where the node has it, and so the node agent's pod.
-        let layout = "/var/lib/ate/test-image";
         let image = image();
-        let (packed, digest) = image.rsplit_once('@').unwrap();
-        let to = c.path("root").join(&layout[1..]);
+        let (packed, _) = image.rsplit_once('@').unwrap();
+        let to = c.path("root").join(&LAYOUT[1..]);
         let copied = Command::new("cp")
             .arg("-a")
             .args([Path::new(&packed["oci-layout:".len()..]), &to])
             .status();
         assert!(copied.unwrap().success());
+        self.pool();
+        self.template("counter", &counter());
+        self.wait("actortemplate/counter", "condition=Ready");
+    }
+
+    /// Makes the pool, if it is not there.
+    pub fn pool(&self) {
         self.apply(&json!({
             "apiVersion": "ate.dev/v1alpha1", "kind": "WorkerPool",
             "metadata": {"name": "pool", "namespace": NAMESPACE}, "spec": {"replicas": WORKERS},
         }));
+    }
+
+    /// Makes a template of an image that serves as the counter does.
+    pub fn template(&self, name: &str, image: &str) {
         self.apply(&json!({
             "apiVersion": "ate.dev/v1alpha1", "kind": "ActorTemplate",
-            "metadata": {"name": "counter", "namespace": NAMESPACE},
+            "metadata": {"name": name, "namespace": NAMESPACE},
             "spec": {"containers": [{
-                "name": "app", "image": format!("oci-layout:{layout}@{digest}"),
+                "name": "app", "image": image,
                 "ports": [{"name": "http", "containerPort": 8080}],
                 "readyz": {"httpGet": {"path": "/healthz", "port": 8080}},
             }]},
         }));
-        self.wait("actortemplate/counter", "condition=Ready");
     }
 
     fn apply(&self, object: &Value) {
@@ -182,6 +192,12 @@ impl World {
         format!("{}:443", self.service("api"))
     }
 
+    /// kubectl in our own namespace, where it may fail.
+    pub fn try_kubectl_system(&self, args: &[&str]) -> Result<String, String> {
+        self.cluster
+            .try_kubectl(&[&["-n", "ate-system"], args].concat())
+    }
+
     /// kubectl in our own namespace.
     pub fn kubectl_system(&self, args: &[&str]) -> String {
         let args: Vec<_> = ["-n", "ate-system"].iter().chain(args).copied().collect();
@@ -192,6 +208,12 @@ impl World {
         self.cluster.field(NAMESPACE, what, path)
     }
 
+    /// POST of an object at a path.
+    pub fn post(&self, path: &str, object: &Value) -> Result<String, String> {
+        let create = ["create", "--raw", path, "-f", "-"];
+        self.cluster.try_pipe(&create, &object.to_string())
+    }
+
     /// What the API answers at a path.
     pub fn raw(&self, path: &str) -> String {
         self.cluster.kubectl(&["get", "--raw", path])
@@ -199,10 +221,15 @@ impl World {
 
     /// Makes an actor that goes with the test.
     pub fn actor(&self, name: &str) -> Actor<'_> {
+        self.actor_of("counter", name)
+    }
+
+    /// The same, of another template.
+    pub fn actor_of(&self, template: &str, name: &str) -> Actor<'_> {
         self.apply(&json!({
             "apiVersion": "runtime.ate.dev/v1alpha1", "kind": "Actor",
             "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": {"templateRef": {"name": "counter"}},
+            "spec": {"templateRef": {"name": template}},
         }));
         Actor {
             world: self,
@@ -242,16 +269,28 @@ impl World {
 
     /// Process id of the node agent, on its node.
     pub fn agent(&self) -> Option<String> {
+        self.processes("ate atelet --slots=pods").pop()
+    }
+
+    /// Process ids, on the node, of those whose command line has this.
+    pub fn processes(&self, command: &str) -> Vec<String> {
         let said = self.cluster.on_node(&["ps", "-eo", "pid=,args="]);
-        let ours = |line: &&str| line.contains("ate atelet --slots=pods");
-        let line = said.lines().find(ours)?;
-        line.split_whitespace().next().map(str::to_owned)
+        let lines = said.lines().filter(|line| line.contains(command));
+        let pids = lines.filter_map(|line| line.split_whitespace().next());
+        pids.map(str::to_owned).collect()
+    }
+
+    /// Sends processes of the node a signal.
+    pub fn signal(&self, signal: &str, pids: &[String]) {
+        let pids = pids.iter().map(String::as_str);
+        let args: Vec<_> = ["kill", signal].into_iter().chain(pids).collect();
+        self.cluster.on_node(&args);
     }
 
     /// Kills the node agent; returns its process id.
     pub fn kill_agent(&self) -> String {
         let pid = self.agent().unwrap();
-        self.cluster.on_node(&["kill", "-9", &pid]);
+        self.signal("-KILL", std::slice::from_ref(&pid));
         pid
     }
 
@@ -352,21 +391,31 @@ impl Actor<'_> {
     /// One more visit: the counters in memory and on disk.
     #[track_caller]
     pub fn visit(&self) -> (u64, u64) {
-        let said = self.get("/").unwrap_or_else(|e| panic!("{e}"));
-        let body: Value = serde_json::from_str(&said).unwrap();
-        let number = |key: &str| body[key].as_u64().unwrap();
-        (number("memory"), number("file"))
+        self.try_visit().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The same, where it may not be answered.
+    pub fn try_visit(&self) -> Result<(u64, u64), String> {
+        let said = self.get("/")?;
+        let body: Value = serde_json::from_str(&said).map_err(|e| format!("{e}: {said}"))?;
+        let number = |key: &str| body[key].as_u64().ok_or(format!("no {key}: {said}"));
+        Ok((number("memory")?, number("file")?))
     }
 
     /// Suspends it, and waits.
+    #[track_caller]
     pub fn sleep(&self) {
+        self.try_sleep().unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// The same, where it may not be answered.
+    pub fn try_sleep(&self) -> Result<(), String> {
         let path = self.path("suspend?wait=50");
-        let made = self
-            .world
-            .cluster
-            .try_pipe(&["create", "--raw", &path, "-f", "-"], "{}");
-        made.unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(self.field(".status.phase"), "Suspended");
+        self.world.post(&path, &json!({}))?;
+        match self.field(".status.phase") {
+            phase if phase == "Suspended" => Ok(()),
+            phase => Err(format!("it is {phase:?}")),
+        }
     }
 
     pub fn worker(&self) -> String {
@@ -386,6 +435,13 @@ impl Drop for Actor<'_> {
             deleted.unwrap_or_else(|e| panic!("{e}"));
         }
     }
+}
+
+/// The counter's image, as templates name it.
+pub fn counter() -> String {
+    let image = image();
+    let (_, digest) = image.rsplit_once('@').unwrap();
+    format!("oci-layout:{LAYOUT}@{digest}")
 }
 
 /// Makes an image and gives it to the node.
