@@ -75,11 +75,12 @@ uninstall: ## Take them out, and with them every WorkerPool and ActorTemplate
 .PHONY: deploy
 deploy: ## Put everything into the cluster, with IMG
 	$(RENDER) | kubectl apply --server-side -f -
-	@kubectl -n ate-system get secret ate-store >/dev/null 2>&1 || kubectl -n ate-system create secret generic ate-store \
-	  --from-file=password=<(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+	@kubectl -n ate-system get secret ate-objects >/dev/null 2>&1 || kubectl -n ate-system create secret generic ate-objects \
+	  --from-file=AWS_ACCESS_KEY_ID=<(od -An -N10 -tx1 /dev/urandom | tr -d ' \n') \
+	  --from-file=AWS_SECRET_ACCESS_KEY=<(od -An -N20 -tx1 /dev/urandom | tr -d ' \n')
 
 .PHONY: undeploy
-undeploy: ## Take all but the definitions out of the cluster; the store's data goes too
+undeploy: ## Take all but the definitions out of the cluster; actors and snapshots go too
 	@for part in manager policy webhook rbac apiserver; do kubectl delete --ignore-not-found -k config/$$part; done
 
 .PHONY: docker-build

@@ -28,13 +28,20 @@ pub const MORE: &[&str] = &[
     "imagePullSecrets[0].name=pull",
     "snapshots.location=s3://bucket/prefix",
     "store.bundled.persistence.storageClass=fast",
+    "objects.bundled.persistence.storageClass=fast",
+    "atelet.serviceAccount.annotations.role=snapshots",
 ];
-/// Values of a store elsewhere.
+/// Values of a store and an S3 server elsewhere.
 pub const ELSEWHERE: &[&str] = &[
     "store.bundled.enabled=false",
     "store.url=rediss://:$(STORE_PASSWORD)@store.example:6379",
     "store.cluster=true",
     "store.passwordSecret=elsewhere",
+    "objects.bundled.enabled=false",
+    "objects.endpoint=https://s3.example",
+    "objects.region=here",
+    "objects.caSecret=s3-ca",
+    "objects.secret=s3-keys",
 ];
 
 fn root(path: &str) -> PathBuf {
@@ -108,9 +115,11 @@ fn charts_and_config_say_the_same() {
     charts.extend(objects(
         &templated("substrate-crds", &["keep=false"]).unwrap(),
     ));
-    // Helm makes namespaces itself; who applies config/ makes the password.
+    // Helm makes namespaces itself; who applies config/ makes the keys.
     assert!(config.remove("Namespace - ate-system").is_some());
-    assert!(charts.remove("Secret ate-system ate-store").is_some());
+    assert!(charts.remove("Secret ate-system ate-objects").is_some());
+    // For `helm test`.
+    assert!(charts.remove("Pod ate-system ate-test").is_some());
     let names = |objects: &Objects| objects.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&config), names(&charts));
     for (key, object) in &config {
@@ -146,6 +155,12 @@ fn values_that_the_chart_does_not_know_are_refused() {
             &["store.url=redis://a:1"],
             "store.bundled.enabled",
         ),
+        ("substrate", &["objects.endpoint=http://a"], "endpoint"),
+        (
+            "substrate",
+            &["objects.region=here"],
+            "objects.bundled.enabled",
+        ),
         ("substrate-crds", &["keep=maybe"], "keep"),
     ] {
         let said = templated(chart, values).unwrap_err();
@@ -155,25 +170,43 @@ fn values_that_the_chart_does_not_know_are_refused() {
 
 #[test]
 fn values_arrive() {
-    let store = "StatefulSet ate-system ate-store";
     let elsewhere = objects(&templated("substrate", ELSEWHERE).unwrap());
-    assert!(!elsewhere.keys().any(|key| key.ends_with(" ate-store")));
+    for ours in [" ate-store", " ate-objects"] {
+        assert!(!elsewhere.keys().any(|key| key.ends_with(ours)));
+    }
+    let agent = &elsewhere["DaemonSet ate-system atelet"]["spec"]["template"]["spec"];
+    let agent = agent.to_string();
+    for said in [
+        "--s3-endpoint=https://s3.example",
+        "--s3-ca=/etc/ate/objects/ca.crt",
+        r#"{"secretName":"s3-ca"}"#,
+        r#"{"name":"s3-keys","optional":false}"#,
+        r#"{"name":"AWS_REGION","value":"here"}"#,
+    ] {
+        assert!(agent.contains(said), "{said}: {agent}");
+    }
     for name in ["ate-api-server", "ate-controller"] {
         let deployment = &elsewhere[&format!("Deployment ate-system {name}")];
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         let args = container["args"].as_array().unwrap();
         assert!(args.contains(&"--store-cluster".into()), "{args:?}");
+        assert!(!args.contains(&"--store-mutual-tls".into()), "{args:?}");
         let env = container["env"].to_string();
         assert!(
             env.contains("rediss://") && env.contains(r#""name":"elsewhere""#),
             "{env}"
         );
     }
-    let forgetful = ["store.bundled.persistence.enabled=false"];
+    let forgetful =
+        ["store", "objects"].map(|of| format!("{of}.bundled.persistence.enabled=false"));
+    let forgetful = forgetful.each_ref().map(String::as_str);
     let forgetful = objects(&templated("substrate", &forgetful).unwrap());
-    assert!(forgetful[store]["spec"]["volumeClaimTemplates"].is_null());
-    let data = forgetful[store].pointer("/spec/template/spec/volumes/0/emptyDir");
-    assert!(data.is_some());
+    for name in ["ate-store", "ate-objects"] {
+        let set = &forgetful[&format!("StatefulSet ate-system {name}")]["spec"];
+        assert!(set["volumeClaimTemplates"].is_null());
+        let data = set.pointer("/template/spec/volumes/1/emptyDir");
+        assert!(data.is_some());
+    }
 }
 
 #[test]
@@ -190,11 +223,12 @@ fn the_binary_knows_every_flag() {
     );
     let mut seen = 0;
     for yaml in [kustomized(), more.unwrap(), elsewhere.unwrap()] {
-        for (name, pod) in pods(&yaml) {
-            let container = &pod["spec"]["containers"][0];
-            if container["image"] != "ate:0.1.0" {
-                continue;
-            }
+        let containers = pods(&yaml).into_iter().flat_map(|(name, pod)| {
+            let all = pod["spec"]["containers"].as_array().unwrap().clone();
+            all.into_iter()
+                .map(move |container| (name.clone(), container))
+        });
+        for (name, container) in containers.filter(|(_, c)| c["image"] == "ate:0.1.0") {
             let mut args: Vec<String> = serde_json::from_value(container["args"].clone()).unwrap();
             let said = knows(&args).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(said.contains(&format!("Usage: ate {}", args[0])), "{said}");
@@ -203,7 +237,7 @@ fn the_binary_knows_every_flag() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 12);
+    assert_eq!(seen, 16);
 }
 
 #[test]

@@ -17,11 +17,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use substrate::identity::tls::client_config;
 
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 7] = [
     "ate-ca",
     "ate-apiserver-tls",
     "ate-controller-tls",
+    "ate-objects-tls",
     "ate-router-tls",
+    "ate-store-tls",
     "atelet-tls",
 ];
 const APISERVICE: &str = "apiservice/v1alpha1.runtime.ate.dev";

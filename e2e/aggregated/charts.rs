@@ -44,9 +44,12 @@ fn our_pods_are_restricted() {
     let create =
         |pod: &Value| ns.try_pipe(&["create", "--dry-run=server", "-f", "-"], &pod.to_string());
     // A StatefulSet's claims become volumes only in its pods.
-    let without_claims = ["store.bundled.persistence.enabled=false"];
+    let without_claims = [
+        "store.bundled.persistence.enabled=false",
+        "objects.bundled.persistence.enabled=false",
+    ];
     let all = pods(&templated("substrate", &without_claims).unwrap());
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 6);
     // What a node agent has to do, no restricted pod can.
     for (name, template) in all.into_iter().filter(|(name, _)| name != "atelet") {
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template["spec"]});

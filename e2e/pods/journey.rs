@@ -2,6 +2,7 @@
 
 use super::world::{WORKERS, world};
 use crate::aggregated::eventually;
+use crate::parts::look::outcome;
 
 #[test]
 fn an_actor_sleeps_in_one_pod_and_wakes_in_another_with_memory_and_files() {
@@ -30,6 +31,49 @@ fn an_actor_sleeps_in_one_pod_and_wakes_in_another_with_memory_and_files() {
     assert_eq!(w.directories(&uid), [] as [String; 0], "nor on the node");
     assert_eq!(actor.visit(), (3, 3));
     assert_ne!(actor.worker(), first);
+}
+
+#[test]
+fn an_actor_whose_node_lost_its_copy_wakes_from_s3() {
+    let w = world();
+    let actor = w.actor("bereft");
+    assert_eq!(actor.visit(), (1, 1));
+    actor.sleep();
+    let id = actor.field(".status.snapshot.id");
+    assert!(w.published(&id) > 0, "the S3 server has it");
+    assert!(w.lose_copy(&id) > 0, "the node had one");
+    // Its agent finds out when it starts.
+    let before = w.kill_agent();
+    eventually("another agent works", || {
+        w.agent().filter(|now| *now != before)
+    });
+    assert_eq!(actor.visit(), (2, 2));
+    assert!(w.lose_copy(&id) > 0, "and has it again");
+}
+
+#[test]
+fn the_charts_own_test_passes() {
+    let w = world();
+    let said = w.helm(&["test", "substrate", "--logs"]);
+    let said = said.unwrap_or_else(|e| panic!("{e}"));
+    for answers in ["the API answers", "the router answers"] {
+        assert!(said.contains(answers), "{said}");
+    }
+}
+
+#[test]
+fn the_store_is_for_those_of_us_that_need_it() {
+    let w = world();
+    let store = format!("{}:6379", w.service("ate-store"));
+    let ping = |secret: Option<&str>| {
+        let mut openssl = w.openssl(&store, "ate-store.ate-system.svc", secret);
+        outcome("openssl", &openssl.output().unwrap())
+    };
+    let has = |secret| ping(secret).is_ok_and(|said| said.contains("+PONG"));
+    assert!(has(Some("ate-apiserver-tls")));
+    for other in [Some("ate-router-tls"), None] {
+        assert!(!has(other), "{other:?}");
+    }
 }
 
 #[test]

@@ -4,19 +4,20 @@ use crate::aggregated::{Cluster, eventually, root};
 use crate::dev::harness::image;
 use crate::parts::look::{outcome, text};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Images, as the chart calls them: user, programs.
-const IMAGES: [(&str, &str, &[&str]); 2] = [
+const IMAGES: [(&str, &str, &[&str]); 3] = [
     (
         "ate:0.1.0",
         "65532",
         &[env!("CARGO_BIN_EXE_ate"), "runsc", "nft"],
     ),
     ("valkey/valkey:8.1", "999", &["valkey-server"]),
+    ("versity/versitygw:v1.8.0", "65532", &["versitygw"]),
 ];
 /// Where the pool and its actors are.
 pub const NAMESPACE: &str = "team";
@@ -79,22 +80,21 @@ impl World {
         world
     }
 
-    /// By Helm, as anybody would. There are no volumes for the store here.
+    /// By Helm, as anybody would. There are no volumes for the store and the S3 server here.
     fn install(&self) {
         for (release, values) in [
             ("substrate-crds", &[][..]),
             (
                 "substrate",
-                &["--set", "store.bundled.persistence.enabled=false"],
+                &[
+                    "--set=store.bundled.persistence.enabled=false",
+                    "--set=objects.bundled.persistence.enabled=false",
+                ],
             ),
         ] {
             let chart = root("charts").join(release);
-            let mut helm = self.cluster.client("helm");
-            helm.args(["install", release])
-                .arg(chart)
-                .args(["--namespace", "ate-system", "--create-namespace"])
-                .args(values);
-            let said = outcome("helm install", &helm.output().unwrap());
+            let install = ["install", release, chart.to_str().unwrap()];
+            let said = self.helm(&[&install[..], &["--create-namespace"], values].concat());
             said.unwrap_or_else(|e| panic!("{e}"));
         }
         for ready in [
@@ -110,6 +110,13 @@ impl World {
             let said = self.cluster.try_kubectl(&args);
             said.unwrap_or_else(|e| panic!("{e}\n{}", self.tell()));
         }
+    }
+
+    /// helm in our own namespace.
+    pub fn helm(&self, args: &[&str]) -> Result<String, String> {
+        let mut helm = self.cluster.client("helm");
+        helm.args(args).args(["--namespace", "ate-system"]);
+        outcome("helm", &helm.output().unwrap())
     }
 
     /// A pool and a template, ready.
@@ -169,15 +176,42 @@ impl World {
         self.kubectl(&["wait", what, &format!("--for={until}"), "--timeout=120s"]);
     }
 
+    /// A file with what a Secret of ours has at a key.
+    fn pem(&self, secret: &str, key: &str) -> PathBuf {
+        let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+        let pem = self.kubectl_system(&["get", "secret", secret, "-o", &template]);
+        let file = self.cluster.path(&format!("{secret}-{key}"));
+        std::fs::write(&file, pem).unwrap();
+        file
+    }
+
+    /// Says PING by TLS to a server of ours with this name, with the certificate of a process of ours, of this Secret.
+    pub fn openssl(&self, address: &str, name: &str, secret: Option<&str>) -> Command {
+        let ping = self.cluster.path("ping");
+        std::fs::write(&ping, "PING\r\nQUIT\r\n").unwrap();
+        let mut command = self.cluster.client("openssl");
+        command.args([
+            "s_client",
+            "-quiet",
+            "-verify_return_error",
+            "-connect",
+            address,
+        ]);
+        command.args(["-servername", name, "-verify_hostname", name]);
+        command
+            .arg("-CAfile")
+            .arg(self.pem("ate-store-tls", "ca.crt"));
+        if let Some(secret) = secret {
+            command.arg("-cert").arg(self.pem(secret, "tls.crt"));
+            command.arg("-key").arg(self.pem(secret, "tls.key"));
+        }
+        command.stdin(std::fs::File::open(&ping).unwrap());
+        command
+    }
+
     /// grpcurl with the certificate of a process of ours, of this Secret.
     pub fn grpcurl(&self, secret: &str) -> Command {
-        let file = |key: &str| {
-            let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
-            let pem = self.kubectl_system(&["get", "secret", secret, "-o", &template]);
-            let file = self.cluster.path(&format!("{secret}-{key}"));
-            std::fs::write(&file, pem).unwrap();
-            file
-        };
+        let file = |key: &str| self.pem(secret, key);
         let mut command = self.cluster.client("grpcurl");
         command.arg("-import-path").arg(root("src/proto"));
         command.args(["-proto", "node.proto", "-servername", "apiserver"]);
@@ -292,6 +326,24 @@ impl World {
         let pid = self.agent().unwrap();
         self.signal("-KILL", std::slice::from_ref(&pid));
         pid
+    }
+
+    /// Files and directories of a snapshot that the S3 server's pod has.
+    pub fn published(&self, id: &str) -> usize {
+        self.find("/var/lib/kubelet/pods", id, "-print")
+    }
+
+    /// Removes the node's copy of a snapshot; how many files and directories of it there were.
+    pub fn lose_copy(&self, id: &str) -> usize {
+        self.find("/var/lib/ate/snapshots", id, "-delete")
+    }
+
+    /// What the node has below `dir` with `id` in its path, and what is done with it.
+    fn find(&self, dir: &str, id: &str, done: &str) -> usize {
+        let named = format!("*{id}*");
+        let find = ["find", dir, "-depth", "-path", &named, "-printf", "x\n"];
+        let said = self.cluster.on_node(&[&find[..], &[done]].concat());
+        said.lines().filter(|line| *line == "x").count()
     }
 
     /// Mounts of the node that are of a pod's assignment.

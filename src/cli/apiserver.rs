@@ -97,8 +97,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let stop = stop::on_signal()?;
     let rest = bind(args.listen).await?;
     let grpc = bind(args.listen_grpc).await?;
-    let store: Arc<dyn Store> = args.store.connect().await?;
     let ours = args.tls.follow(&stop)?;
+    let store: Arc<dyn Store> = args.store.connect(&ours).await?;
     let tls = ours.open_server()?;
     let nodes = Arc::new(TonicNodes::new(ours.clone()));
     let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;

@@ -1,8 +1,9 @@
 //! Arguments that several subcommands share.
 
+use crate::identity::Leaf;
 use crate::rpc::{Tls, TlsFiles};
 use crate::snapshot::S3Config;
-use crate::store::redis::{RedisStore, StoreOptions};
+use crate::store::redis::{ClientCertificate, RedisStore, StoreOptions, StoreTls};
 use anyhow::Context;
 use clap::Args;
 use std::path::PathBuf;
@@ -53,21 +54,35 @@ pub(super) struct StoreArgs {
     /// The store is a cluster
     #[arg(long)]
     pub store_cluster: bool,
+    /// The store has a certificate of our own CA, and asks for ours
+    #[arg(long)]
+    pub store_mutual_tls: bool,
 }
 
 impl StoreArgs {
-    /// The store; it may still be away.
-    pub(super) async fn connect(&self) -> anyhow::Result<Arc<RedisStore>> {
+    /// The store; it may still be away. `ours`: our certificate.
+    pub(super) async fn connect(&self, ours: &Tls) -> anyhow::Result<Arc<RedisStore>> {
         let first = self.store.first().cloned().unwrap_or_default();
         let options = StoreOptions {
             urls: self.store.clone(),
             cluster: self.store_cluster,
+            tls: self.store_mutual_tls.then(|| ours.map(store_tls)),
             ..StoreOptions::new(first)
         };
         let store = RedisStore::connect_in_time(options).await;
         Ok(Arc::new(store.with_context(|| {
             format!("cannot use the store {}", redacted(&self.store))
         })?))
+    }
+}
+
+fn store_tls(ca: &str, leaf: &Leaf) -> StoreTls {
+    StoreTls {
+        ca: Some(ca.into()),
+        client: Some(ClientCertificate {
+            certificate: leaf.chain.as_str().into(),
+            key: leaf.key.as_str().into(),
+        }),
     }
 }
 
@@ -128,6 +143,7 @@ impl S3Args {
         let config = S3Config {
             endpoint: self.s3_endpoint.clone(),
             ca: self.s3_ca.as_ref().map(read).transpose()?,
+            ca_file: self.s3_ca.clone(),
             ..S3Config::default()
         };
         config.check()?;

@@ -136,13 +136,9 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             Some(address) => Some((bind(address).await?, own.clone())),
             None => None,
         };
+        let store = args.store.connect(&own).await?;
         let nodes = Arc::new(TonicNodes::new(own));
-        let engine = Engine::new(
-            args.store.connect().await?,
-            nodes,
-            catalog,
-            args.engine.options(),
-        );
+        let engine = Engine::new(store, nodes, catalog, args.engine.options());
         let replica = args.engine.replica_name.as_deref();
         let options = args.cluster.options(certificates, webhooks, replica);
         controller::run(client, engine, options, stop).await;

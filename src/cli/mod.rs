@@ -7,6 +7,7 @@ mod apiserver;
 mod args;
 mod atelet;
 mod ateom;
+mod check;
 mod controller;
 mod dev;
 mod driver;
@@ -15,6 +16,7 @@ mod manifests;
 mod probes;
 mod router;
 mod stop;
+mod tls;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -42,11 +44,16 @@ enum Command {
     /// Pack files as an image that an ActorTemplate can name
     #[command(subcommand)]
     Image(image::Command),
+    /// Ask an installation whether it answers, from a pod of its cluster
+    Check(check::Args),
     /// Write the custom resource definitions
     Manifests(manifests::Args),
     /// Run the executor of one slot (started by the node agent)
     #[command(hide = true)]
     Ateom(ateom::Args),
+    /// Take TLS off connections to a server beside us (the store and the S3 server that the chart brings)
+    #[command(hide = true)]
+    Tls(tls::Args),
 }
 
 /// Entry point of `ate`.
@@ -58,8 +65,10 @@ pub fn main() -> ExitCode {
         Command::Controller(args) => controller::main(args),
         Command::Router(args) => router::main(args),
         Command::Image(command) => image::main(command),
+        Command::Check(args) => check::main(args),
         Command::Manifests(args) => manifests::main(&args),
         Command::Ateom(args) => ateom::main(args),
+        Command::Tls(args) => tls::main(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

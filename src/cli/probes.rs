@@ -1,4 +1,4 @@
-//! Answers the kubelet: alive is who answers at all, ready who was not told to stop.
+//! Answers the kubelet: alive is who answers at all, ready who was not told to stop, and whose server takes connections.
 
 use anyhow::Context;
 use http::{Request, Response, StatusCode};
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_PROBES: usize = 16;
 /// How long a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the server behind may take to take a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// After a failed accept (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -32,25 +34,53 @@ pub(super) struct ProbeArgs {
 impl ProbeArgs {
     /// Answers from now on until the process ends; after `stop` it is alive and not ready.
     pub(super) async fn answer(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        self.answer_for(stop, None).await
+    }
+
+    /// The same for who passes connections on to `behind`: ready while they are taken there.
+    pub(super) async fn answer_for(
+        &self,
+        stop: &CancellationToken,
+        behind: Option<SocketAddr>,
+    ) -> anyhow::Result<()> {
         let Some(address) = self.listen_probes else {
             return Ok(());
         };
         let listener = TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
-        tokio::spawn(accept(listener, stop.clone()));
+        let stop = stop.clone();
+        tokio::spawn(accept(listener, Subject { stop, behind }));
         Ok(())
     }
 }
 
-async fn accept(listener: TcpListener, stop: CancellationToken) {
+/// What is asked about.
+#[derive(Clone)]
+struct Subject {
+    stop: CancellationToken,
+    behind: Option<SocketAddr>,
+}
+
+impl Subject {
+    /// Why it is not ready.
+    async fn unready(&self) -> Option<&'static str> {
+        if self.stop.is_cancelled() {
+            return Some("stopping");
+        }
+        let taken = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(self.behind?)).await;
+        (!matches!(taken, Ok(Ok(_)))).then_some("the server behind takes no connections")
+    }
+}
+
+async fn accept(listener: TcpListener, subject: Subject) {
     let places = Arc::new(Semaphore::new(MAX_PROBES));
     // The semaphore is never closed.
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let stop = stop.clone();
+                let subject = subject.clone();
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(PROBE_LIMIT, probe(stream, stop)).await;
+                    let _ = tokio::time::timeout(PROBE_LIMIT, probe(stream, subject)).await;
                     drop(place);
                 });
             }
@@ -62,12 +92,15 @@ async fn accept(listener: TcpListener, stop: CancellationToken) {
     }
 }
 
-async fn probe(stream: TcpStream, stop: CancellationToken) {
+async fn probe(stream: TcpStream, subject: Subject) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (code, said) = answer(request.uri().path(), stop.is_cancelled());
-        let mut response = Response::new(format!("{said}\n"));
-        *response.status_mut() = code;
-        async move { Ok::<_, Infallible>(response) }
+        let subject = subject.clone();
+        async move {
+            let (code, said) = answer(request.uri().path(), &subject).await;
+            let mut response = Response::new(format!("{said}\n"));
+            *response.status_mut() = code;
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).keep_alive(false);
@@ -76,11 +109,13 @@ async fn probe(stream: TcpStream, stop: CancellationToken) {
     }
 }
 
-fn answer(path: &str, stopping: bool) -> (StatusCode, &'static str) {
+async fn answer(path: &str, subject: &Subject) -> (StatusCode, &'static str) {
     match path {
         "/livez" => (StatusCode::OK, "ok"),
-        "/readyz" if stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        "/readyz" => (StatusCode::OK, "ok"),
+        "/readyz" => match subject.unready().await {
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+            None => (StatusCode::OK, "ok"),
+        },
         _ => (StatusCode::NOT_FOUND, "there are /livez and /readyz"),
     }
 }
@@ -104,12 +139,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(accept(listener, stop.clone()));
+        let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let subject = Subject {
+            stop: stop.clone(),
+            behind: Some(behind.local_addr().unwrap()),
+        };
+        tokio::spawn(accept(listener, subject));
         assert_eq!(get(address, "/readyz").await, "HTTP/1.1 200 OK");
         assert_eq!(get(address, "/livez").await, "HTTP/1.1 200 OK");
         assert_eq!(get(address, "/").await, "HTTP/1.1 404 Not Found");
-        stop.cancel();
         let stopping = "HTTP/1.1 503 Service Unavailable";
+        let taken = behind.local_addr().unwrap();
+        drop(behind);
+        assert_eq!(get(address, "/readyz").await, stopping);
+        let _behind = TcpListener::bind(taken).await.unwrap();
+        assert_eq!(get(address, "/readyz").await, "HTTP/1.1 200 OK");
+        stop.cancel();
         assert_eq!(get(address, "/readyz").await, stopping);
         assert_eq!(get(address, "/livez").await, "HTTP/1.1 200 OK");
     }
@@ -118,7 +163,11 @@ mod tests {
     async fn those_that_say_nothing_leave_room_for_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(accept(listener, CancellationToken::new()));
+        let subject = Subject {
+            stop: CancellationToken::new(),
+            behind: None,
+        };
+        tokio::spawn(accept(listener, subject));
         let mut silent = vec![];
         for _ in 0..MAX_PROBES {
             silent.push(TcpStream::connect(address).await.unwrap());

@@ -1,4 +1,4 @@
-//! Connections for a gRPC server, TLS done: each handshake on its own, so that a slow client holds up nobody.
+//! Connections for a server, TLS done: each handshake on its own, so that a slow client holds up nobody.
 
 use rustls::ServerConfig;
 use std::io;
@@ -23,11 +23,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections as they are ready.
 pub type Incoming = ReceiverStream<io::Result<TlsStream<TcpStream>>>;
 
-/// Accepts until `stop`. Failed handshakes are the client's business and show up nowhere but in our debug log.
-pub fn incoming(listener: TcpListener, tls: ServerConfig, stop: CancellationToken) -> Incoming {
-    let (ready, connections) = mpsc::channel(MAX_WAITING);
-    let mut tls = tls;
+/// [`connections`] for a gRPC server.
+pub fn incoming(listener: TcpListener, mut tls: ServerConfig, stop: CancellationToken) -> Incoming {
     tls.alpn_protocols = vec![b"h2".to_vec()];
+    connections(listener, tls, stop)
+}
+
+/// Accepts until `stop`. Failed handshakes are the client's business and show up nowhere but in our debug log.
+pub fn connections(listener: TcpListener, tls: ServerConfig, stop: CancellationToken) -> Incoming {
+    let (ready, connections) = mpsc::channel(MAX_WAITING);
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let permits = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     tokio::spawn(stop.run_until_cancelled_owned(async move {

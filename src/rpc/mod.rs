@@ -1,11 +1,12 @@
 //! Our own gRPC clients and servers: mutual TLS from files, deadlines, who the peer is, the node agents' client
-//! and the channel to the API server.
+//! and the channel to the API server; TLS in front of servers that are not ours.
 //!
 //! What the calls mean does not live here (that is `engine`, `control` and `node`), nor do keys and certificates
 //! get made here ([`crate::identity`]). Called by every process of ours that talks to another one.
 
 pub mod control;
 pub mod deadline;
+pub mod front;
 pub mod incoming;
 pub mod nodes;
 pub mod tls;
@@ -29,6 +30,10 @@ pub const CONTROLLER: &str = "controller";
 pub const ROUTER: &str = "router";
 /// Name in a node agent's certificate.
 pub const ATELET: &str = "atelet";
+/// Name in the certificate of the store that we bring.
+pub const STORE: &str = "store";
+/// Name in the certificate of the S3 server that we bring.
+pub const OBJECTS: &str = "objects";
 
 /// What keeps a process of ours from talking to another one. But for `NoCertificateYet` all are set-up: nothing here is worth
 /// a retry before somebody changed a file, an address or a certificate.

@@ -17,7 +17,8 @@ pub fn client_identity<T>(request: &Request<T>) -> Result<String, Status> {
         .ok_or_else(|| Status::unauthenticated("the client certificate has no common name"))
 }
 
-fn common_name(der: &[u8]) -> Option<String> {
+/// The common name in a certificate.
+pub(super) fn common_name(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let name = certificate.subject().iter_common_name().next()?;
     Some(name.as_str().ok()?.to_owned())

@@ -134,6 +134,26 @@ impl Tls {
         let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 
+    /// What `make` makes of the CA bundle and our own certificate, both PEM, now and whenever they change: for clients that are not
+    /// of this room.
+    pub fn map<T: Send + Sync + 'static>(
+        &self,
+        make: impl Fn(&str, &Leaf) -> T + Send + 'static,
+    ) -> watch::Receiver<Option<T>> {
+        let mut pems = self.0.subscribe();
+        let made = move |pems: &mut watch::Receiver<Option<Arc<Pems>>>| {
+            let now = pems.borrow_and_update();
+            now.as_ref().map(|now| make(&now.ca, &now.leaf))
+        };
+        let (sender, receiver) = watch::channel(made(&mut pems));
+        tokio::spawn(async move {
+            while pems.changed().await.is_ok() {
+                sender.send_replace(made(&mut pems));
+            }
+        });
+        receiver
+    }
+
     pub(super) fn now(&self) -> Result<Arc<Pems>, Error> {
         self.0.borrow().clone().ok_or(Error::NoCertificateYet)
     }

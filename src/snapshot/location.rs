@@ -42,6 +42,8 @@ pub struct S3Config {
     pub endpoint: Option<String>,
     /// Certificates (PEM) that the server's must be signed by, in place of the system's.
     pub ca: Option<Vec<u8>>,
+    /// The file that `ca` was read from: when there are others in it, they count.
+    pub ca_file: Option<PathBuf>,
     /// Region to sign for.
     pub region: Option<String>,
     /// Bucket in the path rather than in the host name; always so with an endpoint of one's own.
@@ -60,6 +62,21 @@ impl S3Config {
             super::endpoint::check(endpoint)?;
         }
         self.ca.as_deref().map_or(Ok(()), super::endpoint::check_ca)
+    }
+
+    /// Takes other certificates from the file, if there are any. What cannot be used changes nothing.
+    async fn renewed(&mut self) -> bool {
+        let Some(file) = &self.ca_file else {
+            return false;
+        };
+        let Ok(pem) = tokio::fs::read(file).await else {
+            return false;
+        };
+        let new = self.ca.as_ref() != Some(&pem) && super::endpoint::check_ca(&pem).is_ok();
+        if new {
+            self.ca = Some(pem);
+        }
+        new
     }
 }
 
@@ -89,11 +106,14 @@ impl Location {
     }
 }
 
+/// By bucket.
+type Opened = HashMap<String, Arc<dyn ObjectStore>>;
+
 /// Opens locations, and keeps one client a bucket.
 #[derive(Debug, Default)]
 pub struct Stores {
-    s3: S3Config,
-    open: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    /// And what they were opened with.
+    open: Mutex<(Opened, S3Config)>,
     /// Directories that were swept since this process started.
     swept: Mutex<HashSet<PathBuf>>,
 }
@@ -102,8 +122,7 @@ impl Stores {
     /// Stores that reach S3 as `s3` says.
     pub fn new(s3: S3Config) -> Self {
         Self {
-            s3,
-            open: Mutex::default(),
+            open: Mutex::new((Opened::new(), s3)),
             swept: Mutex::default(),
         }
     }
@@ -124,15 +143,17 @@ impl Stores {
                 })
             }
             Parsed::S3 { bucket, prefix } => {
-                let mut open = self.open.lock().await;
+                let (open, s3) = &mut *self.open.lock().await;
+                if s3.renewed().await {
+                    open.clear();
+                }
                 if open.len() >= MAX_OPEN_STORES && !open.contains_key(bucket) {
                     open.clear();
                 }
                 let store = match open.get(bucket) {
                     Some(store) => store.clone(),
                     None => {
-                        let store: Arc<dyn ObjectStore> =
-                            Arc::new(S3Store::new(bucket, &self.s3).await?);
+                        let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(bucket, s3).await?);
                         open.insert(bucket.to_owned(), store.clone());
                         store
                     }

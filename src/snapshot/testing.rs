@@ -60,6 +60,7 @@ pub fn config(server: &Versitygw) -> S3Config {
     S3Config {
         endpoint: Some(server.url()),
         ca: None,
+        ca_file: None,
         region: Some("us-east-1".into()),
         path_style: true,
         credentials: Some(S3Credentials {

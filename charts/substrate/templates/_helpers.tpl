@@ -48,37 +48,86 @@ topologySpreadConstraints:
 {{- end }}
 
 {{- define "substrate.engineArgs" -}}
-{{- with .Values.snapshots.location }}
+{{- with .Values.snapshots.location | default (ternary "s3://snapshots" "" .Values.objects.bundled.enabled) }}
 - --snapshots={{ . }}
 {{- end }}
-{{- if and (not .Values.store.bundled.enabled) .Values.store.cluster }}
+{{- if .Values.store.bundled.enabled }}
+- --store-mutual-tls
+{{- else if .Values.store.cluster }}
 - --store-cluster
 {{- end }}
 {{- end }}
 
-{{- define "substrate.passwordSecret" -}}
-{{- if .Values.store.passwordSecret }}{{ .Values.store.passwordSecret }}{{ else if .Values.store.bundled.enabled }}ate-store{{ end }}
+{{- define "substrate.objectsSecret" -}}
+{{ .Values.objects.secret | default "ate-objects" }}
 {{- end }}
 
-{{- define "substrate.passwordEnv" -}}
-- name: STORE_PASSWORD
-  valueFrom:
-    secretKeyRef: {name: {{ include "substrate.passwordSecret" . }}, key: password}
+{{- /* Takes TLS off connections to a server that listens on the pod's loopback: root, port, clients. */ -}}
+{{- define "substrate.front" -}}
+- name: tls
+  image: {{ include "substrate.image" .root }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  args:
+  - tls
+  - --listen=0.0.0.0:8443
+  - --listen-probes=0.0.0.0:8081
+  - --to=127.0.0.1:{{ .port }}
+  {{- range .clients }}
+  - --for={{ . }}
+  {{- end }}
+  {{- include "substrate.tlsArgs" .root | nindent 2 }}
+  ports:
+  - {name: tls, containerPort: 8443}
+  - {name: probes, containerPort: 8081}
+  {{- include "substrate.probes" "port: probes" | nindent 2 }}
+  resources:
+    requests: {cpu: 50m, memory: 16Mi}
+    limits: {memory: 256Mi}
+  securityContext: {{ include "substrate.containerSecurity" .root | nindent 4 }}
+  volumeMounts:
+  - {name: tls, mountPath: /etc/ate/tls, readOnly: true}
+{{- end }}
+
+{{- /* Its volumes, and an emptyDir where nothing is kept: name, persistence. */ -}}
+{{- define "substrate.frontVolumes" -}}
+- name: tls
+  secret: {secretName: {{ .name }}-tls}
+{{- if not .persistence.enabled }}
+- name: data
+  emptyDir: {}
+{{- end }}
+{{- end }}
+
+{{- define "substrate.claims" -}}
+{{- if .enabled }}
+volumeClaimTemplates:
+- metadata:
+    name: data
+  spec:
+    accessModes: [ReadWriteOnce]
+    {{- with .storageClass }}
+    storageClassName: {{ . }}
+    {{- end }}
+    resources:
+      requests: {storage: {{ .size }}}
+{{- end }}
 {{- end }}
 
 {{- define "substrate.engineEnv" -}}
-{{- if and .Values.store.bundled.enabled (or .Values.store.url .Values.store.cluster) }}
-{{- fail "store.url and store.cluster are of a store elsewhere: set store.bundled.enabled=false, or leave them out" }}
+{{- if and .Values.store.bundled.enabled (or .Values.store.url .Values.store.cluster .Values.store.passwordSecret) }}
+{{- fail "store.url, store.cluster and store.passwordSecret are of a store elsewhere: set store.bundled.enabled=false, or leave them out" }}
 {{- end }}
 - name: POD_NAME
   valueFrom:
     fieldRef: {fieldPath: metadata.name}
-{{- if include "substrate.passwordSecret" . }}
-{{ include "substrate.passwordEnv" . }}
+{{- with .Values.store.passwordSecret }}
+- name: STORE_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ . }}, key: password}
 {{- end }}
 - name: ATE_STORE
 {{- if .Values.store.bundled.enabled }}
-  value: redis://:$(STORE_PASSWORD)@ate-store.ate-system.svc:6379
+  value: rediss://ate-store.ate-system.svc:6379
 {{- else }}
   value: {{ required "store.url: say where the store is, or set store.bundled.enabled" .Values.store.url | quote }}
 {{- end }}

@@ -2,7 +2,7 @@
 
 use super::plan::LEAF_LIFE;
 use crate::identity::{LeafRequest, Usage};
-use crate::rpc::{APISERVER, ATELET, CONTROLLER, ROUTER};
+use crate::rpc::{APISERVER, ATELET, CONTROLLER, OBJECTS, ROUTER, STORE};
 
 /// The Secret of the CA.
 pub(super) const CA: &str = "ate-ca";
@@ -33,6 +33,8 @@ pub(super) fn processes(namespace: &str) -> impl Iterator<Item = Process> + use<
         ),
         ("ate-router-tls", ROUTER, vec![]),
         ("atelet-tls", ATELET, vec![]),
+        ("ate-store-tls", STORE, vec![service("ate-store")]),
+        ("ate-objects-tls", OBJECTS, vec![service("ate-objects")]),
     ]
     .into_iter()
     .map(|(secret, name, services)| Process {

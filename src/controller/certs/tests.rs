@@ -121,7 +121,15 @@ fn name_of(pems: &Pems) -> String {
 #[test]
 fn from_nothing_all_is_made_once() {
     let mut world = World::empty();
-    let all = [APISERVER, CA, "ate-controller-tls", ROUTER, "atelet-tls"];
+    let all = [
+        APISERVER,
+        CA,
+        "ate-controller-tls",
+        "ate-objects-tls",
+        ROUTER,
+        "ate-store-tls",
+        "atelet-tls",
+    ];
     assert_eq!(world.look(), all);
     assert_eq!(world.bundle().len(), 1);
     world.is_at_rest();
@@ -134,7 +142,7 @@ fn leaves_are_renewed_at_half_of_their_life_by_the_same_ca() {
     let ca = world.contents[CA].clone();
     for _ in 0..5 {
         let old = world.contents.clone();
-        assert_eq!(world.after(LEAF_LIFE / 2).len(), 4);
+        assert_eq!(world.after(LEAF_LIFE / 2).len(), 6);
         assert_eq!(world.contents[CA], ca);
         for (one, other) in [(&old, &world.contents), (&world.contents, &old)] {
             assert!(believes(&one[ROUTER], &other[APISERVER], world.now));

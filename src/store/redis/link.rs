@@ -1,6 +1,6 @@
 //! A connection to one server or to a cluster, and what its errors mean.
 
-use super::StoreOptions;
+use super::{StoreOptions, StoreTls};
 use crate::store::StoreError;
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use ::redis::cluster::ClusterClientBuilder;
@@ -12,6 +12,7 @@ use ::redis::{
     RedisError, RedisResult, ServerErrorKind, TlsCertificates, Value,
 };
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// To connect, and to connect again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,12 +20,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const GONE: Duration = Duration::from_secs(15);
 /// How often a lost connection is made again before calls fail; each later call tries anew.
 const RECONNECTS: usize = 2;
+/// Between two attempts to connect with new certificates.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
 /// The cluster client's own attempts: redirections count.
 const CLUSTER_RETRIES: u32 = 4;
 
-/// One multiplexed connection; clones share it.
+/// One multiplexed connection; clones share it. Where certificates change, another one takes its place.
 #[derive(Clone)]
-pub enum Link {
+pub struct Link(watch::Receiver<Connection>);
+
+#[derive(Clone)]
+enum Connection {
     /// To one server.
     Single(ConnectionManager),
     /// To every node of a cluster.
@@ -34,13 +40,77 @@ pub enum Link {
 impl Link {
     /// Connects; a call that takes longer than `response` fails.
     pub async fn connect(options: &StoreOptions, response: Duration) -> RedisResult<Link> {
-        let tls = options.tls.as_ref().map(|tls| TlsCertificates {
-            root_cert: tls.ca.clone(),
-            client_tls: tls.client.clone().map(|c| ClientTlsConfig {
-                client_cert: c.certificate,
-                client_key: c.key,
-            }),
-        });
+        let mut certificates = options.tls.clone();
+        if let Some(certificates) = &mut certificates {
+            certificates.mark_unchanged();
+        }
+        let (sender, now) = watch::channel(Connection::open(options, response).await?);
+        if let Some(certificates) = certificates {
+            tokio::spawn(renew(sender, certificates, options.clone(), response));
+        }
+        Ok(Link(now))
+    }
+
+    fn now(&self) -> Connection {
+        self.0.borrow().clone()
+    }
+
+    /// One command, routed by its keys.
+    pub async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        let value = match self.now() {
+            Connection::Single(mut c) => c.req_packed_command(command).await?,
+            Connection::Cluster(mut c) => c.req_packed_command(command).await?,
+        };
+        value.extract_error()
+    }
+
+    /// Several commands in a row on one connection to the node that has a slot; an answer for each, errors among them.
+    pub async fn send_all(&self, commands: Pipeline, slot: u16) -> RedisResult<Vec<Value>> {
+        let count = commands.len();
+        match self.now() {
+            Connection::Single(mut c) => c.send_packed_commands(&commands, 0, count).await,
+            Connection::Cluster(mut c) => {
+                let route = Route::new(slot, SlotAddr::Master);
+                let node = SingleNodeRoutingInfo::SpecificNode(route);
+                c.route_pipeline(commands, 0, count, node).await
+            }
+        }
+    }
+}
+
+/// Connects anew whenever there are other certificates, as long as somebody has the link: the client cannot exchange them.
+async fn renew(
+    link: watch::Sender<Connection>,
+    mut certificates: watch::Receiver<Option<StoreTls>>,
+    options: StoreOptions,
+    response: Duration,
+) {
+    let renewing = async {
+        while certificates.changed().await.is_ok() {
+            let new = loop {
+                match Connection::open(&options, response).await {
+                    Ok(new) => break new,
+                    Err(error) => {
+                        tracing::warn!(%error, "the store cannot be reached with the new certificates");
+                        tokio::time::sleep(RENEW_AGAIN).await;
+                    }
+                }
+            };
+            link.send_replace(new);
+        }
+    };
+    tokio::select! {
+        () = renewing => {}
+        () = link.closed() => {}
+    }
+}
+
+impl Connection {
+    async fn open(options: &StoreOptions, response: Duration) -> RedisResult<Connection> {
+        let tls = match &options.tls {
+            Some(tls) => Some(certificates(tls.borrow().as_ref())?),
+            None => None,
+        };
         if options.cluster {
             let mut builder = ClusterClientBuilder::new(options.urls.iter().map(String::as_str))
                 .connection_timeout(CONNECT_TIMEOUT)
@@ -50,7 +120,7 @@ impl Link {
                 builder = builder.certs(tls);
             }
             let connection = builder.build()?.get_async_connection().await?;
-            return Ok(Link::Cluster(connection));
+            return Ok(Connection::Cluster(connection));
         }
         let url = options.urls.first().map(String::as_str).unwrap_or_default();
         let info = with_settings(url.into_connection_info()?);
@@ -63,30 +133,20 @@ impl Link {
             .set_response_timeout(Some(response))
             .set_number_of_retries(RECONNECTS);
         let manager = ConnectionManager::new_with_config(client, config).await?;
-        Ok(Link::Single(manager))
+        Ok(Connection::Single(manager))
     }
+}
 
-    /// One command, routed by its keys.
-    pub async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        let value = match self.clone() {
-            Link::Single(mut c) => c.req_packed_command(command).await?,
-            Link::Cluster(mut c) => c.req_packed_command(command).await?,
-        };
-        value.extract_error()
-    }
-
-    /// Several commands in a row on one connection to the node that has a slot; an answer for each, errors among them.
-    pub async fn send_all(&self, commands: Pipeline, slot: u16) -> RedisResult<Vec<Value>> {
-        let count = commands.len();
-        match self.clone() {
-            Link::Single(mut c) => c.send_packed_commands(&commands, 0, count).await,
-            Link::Cluster(mut c) => {
-                let route = Route::new(slot, SlotAddr::Master);
-                let node = SingleNodeRoutingInfo::SpecificNode(route);
-                c.route_pipeline(commands, 0, count, node).await
-            }
-        }
-    }
+fn certificates(tls: Option<&StoreTls>) -> RedisResult<TlsCertificates> {
+    let none_yet = || std::io::Error::other("there is no certificate for this process yet");
+    let tls = tls.ok_or_else(none_yet)?;
+    Ok(TlsCertificates {
+        root_cert: tls.ca.clone(),
+        client_tls: tls.client.clone().map(|c| ClientTlsConfig {
+            client_cert: c.certificate,
+            client_key: c.key,
+        }),
+    })
 }
 
 fn with_settings(info: ConnectionInfo) -> ConnectionInfo {

@@ -44,6 +44,7 @@ use log::Records;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Certificates for a server that speaks TLS, all PEM.
 #[derive(Clone)]
@@ -70,8 +71,9 @@ pub struct StoreOptions {
     pub urls: Vec<String>,
     /// Whether it is a cluster.
     pub cluster: bool,
-    /// For `rediss://`.
-    pub tls: Option<StoreTls>,
+    /// For `rediss://`, where the system's roots will not do: what counts now. `None` in it: nothing yet, and the store is away
+    /// until then.
+    pub tls: Option<watch::Receiver<Option<StoreTls>>>,
     /// What our keys begin with.
     pub prefix: String,
     /// Fixed when the installation is made; another number is refused then.

@@ -8,6 +8,7 @@ use crate::store::testing::{TestServer, free_port};
 use crate::store::{Kind, ListRequest, RedisStore, Store, StoreError, StoreOptions};
 use crate::telemetry::chain;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 fn calls(server: &TestServer, command: &str) -> u64 {
     let info = server.ask(&["INFO", "commandstats"]);
@@ -72,7 +73,7 @@ async fn tls_with_a_private_root_works() {
     let cert = file("cert.pem", certificate.clone());
     let key = file("key.pem", own.signing_key.serialize_pem());
     let port = free_port().to_string();
-    let _server = TestServer::single_with(&[
+    let server = TestServer::single_with(&[
         "--tls-port",
         &port,
         "--tls-cert-file",
@@ -87,12 +88,38 @@ async fn tls_with_a_private_root_works() {
     let mut options = StoreOptions::new(format!("rediss://localhost:{port}"));
     let refused = RedisStore::connect(options.clone()).await;
     assert!(matches!(refused.err(), Some(StoreError::Unavailable(_))));
-    options.tls = Some(StoreTls {
-        ca: Some(certificate.into_bytes()),
-        client: None,
-    });
+    let trusted = |pem: String| {
+        let ca = Some(pem.into_bytes());
+        Some(StoreTls { ca, client: None })
+    };
+    let (tls, now) = watch::channel(None);
+    options.tls = Some(now);
+    let nothing_yet = RedisStore::connect(options.clone()).await.err();
+    assert!(matches!(nothing_yet, Some(StoreError::Unavailable(_))));
+    tls.send_replace(trusted(certificate));
     let store = RedisStore::connect(options).await.unwrap();
     created(&store, "team", "a").await;
+
+    // Server and clients take another certificate: nobody believes the old one any more.
+    let names = ["localhost".to_owned()];
+    let another = rcgen::generate_simple_self_signed(names).unwrap();
+    file("cert.pem", another.cert.pem());
+    file("key.pem", another.signing_key.serialize_pem());
+    let set = [
+        ["tls-cert-file", &cert],
+        ["tls-key-file", &key],
+        ["tls-ca-cert-file", &cert],
+    ];
+    let set = [&["CONFIG", "SET"], set.as_flattened()].concat();
+    assert_eq!(server.ask(&set), "ok");
+    server.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    tls.send_replace(trusted(another.cert.pem()));
+    eventually("it is connected again", async || {
+        let workers = store.list_workers(None).await;
+        workers.is_ok().then_some(())
+    })
+    .await;
+    created(&store, "team", "b").await;
 }
 
 #[tokio::test]
