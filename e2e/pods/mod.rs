@@ -2,6 +2,7 @@
 
 mod agents;
 mod faults;
+mod howto;
 mod journey;
 mod outages;
 mod world;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Images, as the chart calls them: user, programs.
 const IMAGES: [(&str, &str, &[&str]); 3] = [
@@ -36,6 +36,8 @@ pub struct World {
     cluster: Cluster,
     /// Address of the router's Service.
     router: String,
+    /// From `helm install` until all of ours are ready; images were there.
+    pub installed: Duration,
 }
 
 /// The world, for one test.
@@ -72,9 +74,12 @@ impl World {
         }
         let mut world = World {
             router: String::new(),
+            installed: Duration::ZERO,
             cluster,
         };
+        let begun = Instant::now();
         world.install();
+        world.installed = begun.elapsed();
         world.router = format!("{}:80", world.service("atenet-router"));
         world.populate();
         world
@@ -157,14 +162,19 @@ impl World {
         }));
     }
 
-    fn apply(&self, object: &Value) {
+    pub fn apply(&self, object: &Value) {
         self.cluster.apply(&object.to_string());
     }
 
     /// kubectl in the namespace.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> String {
-        let args: Vec<_> = ["-n", NAMESPACE].iter().chain(args).copied().collect();
+        self.kubectl_in(NAMESPACE, args)
+    }
+
+    #[track_caller]
+    pub fn kubectl_in(&self, namespace: &str, args: &[&str]) -> String {
+        let args: Vec<_> = ["-n", namespace].iter().chain(args).copied().collect();
         match self.cluster.try_kubectl(&args) {
             Ok(said) => said,
             Err(error) => panic!("{error}\n{}", self.tell()),
@@ -206,6 +216,14 @@ impl World {
             command.arg("-key").arg(self.pem(secret, "tls.key"));
         }
         command.stdin(std::fs::File::open(&ping).unwrap());
+        command
+    }
+
+    /// grpcurl of a client that knows the API server's CA and nothing else.
+    pub fn grpcurl_as_client(&self) -> Command {
+        let mut command = self.cluster.client("grpcurl");
+        command.args(["-servername", "api.ate-system.svc", "-cacert"]);
+        command.arg(self.pem("ate-apiserver-tls", "ca.crt"));
         command
     }
 
@@ -299,6 +317,21 @@ impl World {
             args.get(1) == Some(&&b"ateom"[..]) && args.contains(&uid.as_bytes())
         };
         pids.find(ours).unwrap()
+    }
+
+    /// A process of ours on the node: KiB of memory that it has for itself (PSS), and ticks of processor time so far.
+    pub fn costs(&self, args: &str) -> Option<(u64, u64)> {
+        let said = self.cluster.on_node(&["ps", "-eo", "pid=,args="]);
+        let line = said.lines().find(|line| line.contains(args))?;
+        let process = format!("/proc/{}", line.split_whitespace().next()?);
+        let read = |file: &str| self.cluster.on_node(&["cat", &format!("{process}/{file}")]);
+        let (memory, stat) = (read("smaps_rollup"), read("stat"));
+        let pss = memory.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        let pss = pss.split_whitespace().next()?.parse().ok()?;
+        // After the name in brackets: utime and stime are the 12th and 13th.
+        let fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let ticks = fields.skip(11).take(2).map(|n| n.parse().unwrap_or(0));
+        Some((pss, ticks.sum()))
     }
 
     /// Process id of the node agent, on its node.
@@ -419,8 +452,7 @@ pub struct Actor<'a> {
 impl Actor<'_> {
     /// Its name for requests.
     pub fn host(&self) -> String {
-        let name = &self.name;
-        format!("{name}.{NAMESPACE}.actors.resources.substrate.ate.dev")
+        host(&self.name, NAMESPACE)
     }
 
     /// Path of a subresource.
@@ -494,6 +526,11 @@ pub fn counter() -> String {
     let image = image();
     let (_, digest) = image.rsplit_once('@').unwrap();
     format!("oci-layout:{LAYOUT}@{digest}")
+}
+
+/// Name of an actor for requests.
+pub fn host(actor: &str, namespace: &str) -> String {
+    format!("{actor}.{namespace}.actors.resources.substrate.ate.dev")
 }
 
 /// Makes an image and gives it to the node.

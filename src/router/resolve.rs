@@ -116,9 +116,14 @@ impl Resolver for ControlResolver {
     }
 }
 
-/// Whether the question did not reach the API server; a status that it sent has no source.
+/// Whether the question did not reach the API server, or its answer not us: a status that it sent has no source. It may be asked
+/// again: a wake of what is awake is none. A connection that breaks under the question is Unknown or Internal to tonic.
 fn unreachable(status: &Status) -> bool {
-    status.code() == Code::Unavailable && status.source().is_some()
+    let broken = matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Internal
+    );
+    broken && status.source().is_some()
 }
 
 impl From<Status> for ResolveError {
