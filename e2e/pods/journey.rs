@@ -3,6 +3,7 @@
 use super::world::{WORKERS, world};
 use crate::aggregated::eventually;
 use crate::parts::look::outcome;
+use std::path::Path;
 
 #[test]
 fn an_actor_sleeps_in_one_pod_and_wakes_in_another_with_memory_and_files() {
@@ -143,7 +144,7 @@ fn a_worker_pod_sees_its_own_only_and_cannot_write_what_is_shared() {
         ("run/ate", &["ateoms", "own"]),
         ("run/ate/ateoms", &[&uid]),
     ] {
-        let entries = std::fs::read_dir(format!("{process}/root/{dir}")).unwrap();
+        let entries = std::fs::read_dir(Path::new(&process).join("root").join(dir)).unwrap();
         let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.collect();
         names.sort();

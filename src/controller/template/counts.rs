@@ -1,5 +1,6 @@
 //! How many actors a template has, and how many of them are awake: counted now and then, for people who look.
 
+use super::each_actor;
 use crate::api::record::Phase;
 use crate::api::template::{ActorCounts, GOLDEN_LABEL};
 use crate::api::{ActorTemplate, TemplateKey};
@@ -13,8 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Actors read at once.
-const PAGE: usize = 1000;
 /// Pause between two counts; one that took long is repeated as much less often.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How much longer than a count the pause after it is, at least: a million actors must not keep the store busy for this.
@@ -55,22 +54,16 @@ async fn look(context: &Context) -> Result<(), Error> {
 /// Of all templates that have any. Golden actors are not counted: nobody made them.
 async fn count(store: &dyn Store) -> Result<HashMap<TemplateKey, ActorCounts>, StoreError> {
     let mut counts = HashMap::<_, ActorCounts>::new();
-    let mut after = None;
-    loop {
-        let page = store.list_actors(None, after.as_ref(), PAGE).await?;
-        for actor in page.items {
-            if actor.meta.labels.contains_key(GOLDEN_LABEL) {
-                continue;
-            }
-            let of_template = counts.entry(actor.spec.template).or_default();
-            of_template.total += 1;
-            of_template.awake += i64::from(actor.header.phase == Phase::Running);
+    each_actor(store, None, |actor| {
+        if actor.meta.labels.contains_key(GOLDEN_LABEL) {
+            return;
         }
-        after = page.next;
-        if after.is_none() {
-            return Ok(counts);
-        }
-    }
+        let of_template = counts.entry(actor.spec.template).or_default();
+        of_template.total += 1;
+        of_template.awake += i64::from(actor.header.phase == Phase::Running);
+    })
+    .await?;
+    Ok(counts)
 }
 
 async fn write(context: &Context, key: &TemplateKey, counts: &ActorCounts) -> Result<(), Error> {

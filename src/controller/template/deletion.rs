@@ -1,6 +1,6 @@
 //! Deletion of a template: it waits while actors use it and says which, then removes the golden actor with its snapshots.
 
-use super::{Golden, RETRY};
+use super::{Golden, RETRY, each_actor};
 use crate::api::condition::{condition, set};
 use crate::api::{ActorKey, ActorTemplate, TemplateKey};
 use crate::controller::{Error, MANAGER};
@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 const FINALIZER: &str = "ate.dev/template-in-use";
 /// Actors that the condition names.
 const NAMED: usize = 5;
-/// Actors read at once.
-const PAGE: usize = 1000;
 /// First pause before actors are looked for again; a look that took long is repeated as much less often.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How much longer than a look the pause after it is, at least.
@@ -168,20 +166,12 @@ async fn count(
     golden: &ActorKey,
     users: &mut Users,
 ) -> Result<(), StoreError> {
-    let mut after = None;
-    loop {
-        let page = store
-            .list_actors(Some(namespace), after.as_ref(), PAGE)
-            .await?;
-        let mine = page.items.iter().filter(|a| a.spec.template == *template);
-        for actor in mine.filter(|a| a.key != *golden) {
+    each_actor(store, Some(namespace), |actor| {
+        if actor.spec.template == *template && actor.key != *golden {
             users.add(&actor.key, template);
         }
-        after = page.next;
-        if after.is_none() {
-            return Ok(());
-        }
-    }
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::api::{
 use crate::engine::{Call, DriveError};
 use crate::lifecycle::Observed;
 use crate::lifecycle::template::{Progress, Step, failed, plan};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use futures::StreamExt;
 use kube::Resource;
 use kube::api::{Api, Patch, PatchParams};
@@ -35,6 +35,8 @@ const RESUME_LIMIT: Duration = Duration::from_secs(600);
 const SUSPEND_LIMIT: Duration = Duration::from_secs(180);
 /// Pause before what was just written, or read elsewhere, is seen here.
 const SOON: Duration = Duration::from_millis(50);
+/// Actors read at once.
+const PAGE: usize = 1000;
 /// What the message of a condition may hold, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
@@ -46,6 +48,23 @@ pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
         .run(reconcile, on_error, context)
         .for_each(|_| std::future::ready(()));
     tokio::join!(reconciling, counting);
+}
+
+/// Shows all actors, of a namespace where one is named, page by page.
+async fn each_actor(
+    store: &dyn Store,
+    namespace: Option<&str>,
+    mut show: impl FnMut(ActorRecord),
+) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = store.list_actors(namespace, after.as_ref(), PAGE).await?;
+        page.items.into_iter().for_each(&mut show);
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 fn on_error(template: Arc<ActorTemplate>, error: &Error, _: Arc<Context>) -> Action {

@@ -103,21 +103,6 @@ impl PodSlots {
         let same = peer(&socket).await? == Some(pid);
         Ok(process.filter(|process| same && process.is_alive()))
     }
-
-    async fn handle(
-        &self,
-        place: &Place,
-        record: ExecutorRecord,
-        process: Process,
-    ) -> Result<Executor, Error> {
-        let client = connect(&socket_path(&self.run_dir, pod_of(place)?)).await?;
-        Ok(Executor {
-            ip: self.ip(place)?,
-            record,
-            client,
-            process: Arc::new(process),
-        })
-    }
 }
 
 fn pod_of(place: &Place) -> Result<&str, Error> {
@@ -181,21 +166,19 @@ impl SlotProvider for PodSlots {
         self.handle(place, record, process).await
     }
 
-    async fn adopt(
+    async fn handle(
         &self,
         place: &Place,
-        record: &ExecutorRecord,
-    ) -> Result<Option<Executor>, Error> {
-        let Some(process) = Process::adopt(record.pid, record.start_time)? else {
-            return Ok(None);
-        };
-        match self.handle(place, record.clone(), process).await {
-            Ok(executor) => Ok(Some(executor)),
-            Err(error) => {
-                tracing::warn!(uid = record.uid, %error, "an executor runs but does not answer");
-                Ok(None)
-            }
-        }
+        record: ExecutorRecord,
+        process: Process,
+    ) -> Result<Executor, Error> {
+        let client = connect(&socket_path(&self.run_dir, pod_of(place)?)).await?;
+        Ok(Executor {
+            ip: self.ip(place)?,
+            record,
+            client,
+            process: Arc::new(process),
+        })
     }
 
     /// Its container ends with it. One that we had not found yet is nobody's.

@@ -80,22 +80,6 @@ impl ProcessSlots {
         }
     }
 
-    async fn handle(
-        &self,
-        place: &Place,
-        record: ExecutorRecord,
-        process: Process,
-    ) -> Result<Executor, Error> {
-        let socket = socket_path(&self.run_dir, &record.uid);
-        let client = connect(&socket).await?;
-        Ok(Executor {
-            record,
-            ip: IpAddr::V4(self.network.addresses(Self::index(place)?)?.slot),
-            client,
-            process: Arc::new(process),
-        })
-    }
-
     /// Kills what `uid` runs as and waits for the end of its namespace, then removes its directory.
     async fn kill(&self, uid: &str, process: Option<Process>) -> Result<(), Error> {
         if let Some(process) = process {
@@ -201,21 +185,20 @@ impl SlotProvider for ProcessSlots {
         self.handle(place, record, process).await
     }
 
-    async fn adopt(
+    async fn handle(
         &self,
         place: &Place,
-        record: &ExecutorRecord,
-    ) -> Result<Option<Executor>, Error> {
-        let Some(process) = Process::adopt(record.pid, record.start_time)? else {
-            return Ok(None);
-        };
-        match self.handle(place, record.clone(), process).await {
-            Ok(executor) => Ok(Some(executor)),
-            Err(error) => {
-                tracing::warn!(uid = record.uid, %error, "an executor runs but does not answer");
-                Ok(None)
-            }
-        }
+        record: ExecutorRecord,
+        process: Process,
+    ) -> Result<Executor, Error> {
+        let socket = socket_path(&self.run_dir, &record.uid);
+        let client = connect(&socket).await?;
+        Ok(Executor {
+            record,
+            ip: IpAddr::V4(self.network.addresses(Self::index(place)?)?.slot),
+            client,
+            process: Arc::new(process),
+        })
     }
 
     async fn end(&self, place: &Place, record: &ExecutorRecord) -> Result<(), Error> {

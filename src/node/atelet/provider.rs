@@ -96,12 +96,31 @@ pub trait SlotProvider: Send + Sync {
     /// it may be there: [`SlotProvider::end`] it.
     async fn start(&self, place: &Place, uid: &str, log: &Path) -> Result<Executor, Error>;
 
+    /// The executor of `record`, which runs as `process`, once it answers.
+    async fn handle(
+        &self,
+        place: &Place,
+        record: ExecutorRecord,
+        process: Process,
+    ) -> Result<Executor, Error>;
+
     /// The executor of `record`, if it still runs and answers.
     async fn adopt(
         &self,
         place: &Place,
         record: &ExecutorRecord,
-    ) -> Result<Option<Executor>, Error>;
+    ) -> Result<Option<Executor>, Error> {
+        let Some(process) = Process::adopt(record.pid, record.start_time)? else {
+            return Ok(None);
+        };
+        match self.handle(place, record.clone(), process).await {
+            Ok(executor) => Ok(Some(executor)),
+            Err(error) => {
+                tracing::warn!(uid = record.uid, %error, "an executor runs but does not answer");
+                Ok(None)
+            }
+        }
+    }
 
     /// Ends the executor of `record` with everything in it, and removes what it had on the node. After `Ok` nothing of it is left: its
     /// process namespace is proved gone. None is fine. After an error nothing is certain.
