@@ -13,7 +13,7 @@ use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 
 /// A call without an answer for this long fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,6 +23,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_AGAIN: Duration = Duration::from_millis(500);
 /// What a reply said of the incarnation holds for so long without asking.
 const JUST_NOW: Duration = Duration::from_secs(1);
+/// Actors in the pages that are read at a time: lists wait for each other rather than for answers that come too late, which
+/// would be asked for again.
+const LISTED_AT_ONCE: usize = 2000;
+/// Who waits for a turn to list for so long is told to come back.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Attempts of a call that may be repeated.
 const ATTEMPTS: u32 = 4;
 /// How often a call tells the server the scripts: it may be started meanwhile.
@@ -40,6 +45,7 @@ pub struct Call {
     repeatable: bool,
     durability: Durability,
     blind: bool,
+    large: bool,
 }
 
 impl Call {
@@ -53,6 +59,7 @@ impl Call {
             repeatable: false,
             durability: Durability::Memory,
             blind: false,
+            large: false,
         }
     }
 
@@ -94,6 +101,12 @@ impl Call {
     /// Does not ask whether the shard lost stamps: what repairs that must pass.
     pub fn blind(mut self) -> Self {
         self.blind = true;
+        self
+    }
+
+    /// The answer is large: nobody else's waits behind it.
+    pub fn large(mut self) -> Self {
+        self.large = true;
         self
     }
 
@@ -173,6 +186,8 @@ impl Seen {
 /// What calls are sent on.
 struct Connections {
     link: Link,
+    /// For large answers.
+    large: Link,
     durable: Option<Durable>,
 }
 
@@ -211,6 +226,8 @@ pub struct Client {
     booting: Mutex<()>,
     /// Held by the call that repairs what was lost.
     pub recovering: Mutex<()>,
+    /// How many actors more may be in pages that are read now.
+    listed: Semaphore,
     round_trips: AtomicU64,
     started: Instant,
     /// Milliseconds from the start to the last reply.
@@ -227,6 +244,7 @@ impl Client {
             boots: AtomicU64::new(0),
             booting: Mutex::default(),
             recovering: Mutex::default(),
+            listed: Semaphore::new(LISTED_AT_ONCE),
             round_trips: AtomicU64::new(0),
             started: Instant::now(),
             heard: AtomicU64::new(0),
@@ -276,9 +294,16 @@ impl Client {
             .map_err(link::to_store_error)?;
         self.note_incarnation(loss::check_in(&link, &self.keys).await?);
         self.boot(&link).await.map_err(link::to_store_error)?;
+        let large = Link::connect(options, RESPONSE_TIMEOUT).await;
+        let large = large.map_err(link::to_store_error)?;
         let durable = Durable::connect(options, &self.keys).await?;
+        let connections = Connections {
+            link,
+            large,
+            durable,
+        };
         // One task opens.
-        let _ = self.connections.set(Connections { link, durable });
+        let _ = self.connections.set(connections);
         Ok(())
     }
 
@@ -376,6 +401,15 @@ impl Client {
         futures::future::try_join_all(calls).await
     }
 
+    /// A turn to read a page of so many actors.
+    pub async fn turn_to_list(&self, limit: usize) -> Result<SemaphorePermit<'_>, StoreError> {
+        let share = u32::try_from(limit.min(LISTED_AT_ONCE)).unwrap_or(u32::MAX);
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.listed.acquire_many(share)).await;
+        let too_many = |_| StoreError::Unavailable("other lists keep it busy".into());
+        turn.map_err(too_many)?
+            .map_err(|e| StoreError::Unavailable(Box::new(e)))
+    }
+
     /// Tells every shard that its server may have been started; `boot.lua` knows whether it was. Only then the server is told
     /// the other scripts: whoever uses one may rely on it.
     async fn boot(&self, link: &Link) -> RedisResult<()> {
@@ -445,7 +479,12 @@ impl Client {
     async fn attempt(&self, call: &Call) -> RedisResult<Value> {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
         let command = call.command(&self.seen, false);
-        let Connections { link, durable } = self.connections()?;
+        let Connections {
+            link,
+            large,
+            durable,
+        } = self.connections()?;
+        let link = if call.large { large } else { link };
         match (durable, call.durability) {
             (Some(durable), Durability::Fsync) => durable.send(call.shard, command).await,
             (durable, _) => {

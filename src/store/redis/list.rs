@@ -49,6 +49,7 @@ pub async fn actors(
     list: &ListRequest<'_>,
 ) -> Result<Page<ActorRecord>, StoreError> {
     let limit = list.limit.clamp(1, MAX_PAGE);
+    let _turn = client.turn_to_list(limit).await?;
     let share = limit.min(limit / usize::from(client.keys.shards()) * 2 + PAGE_SLACK);
     let (floor, at) = log::version_of(client, list.at).await?;
     let range = Range::of(list);
@@ -66,6 +67,7 @@ pub async fn actors(
                 .number(plans[usize::from(shard)].start())
                 .number(log::first_tick(at, shard))
                 .repeatable()
+                .large()
         })
         .await?;
     let parts = (0u16..)

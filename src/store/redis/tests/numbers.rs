@@ -48,6 +48,24 @@ async fn many_watchers_cost_what_one_costs() {
 }
 
 #[tokio::test]
+async fn lists_wait_for_each_other_and_nobody_for_lists() {
+    let server = TestServer::shared();
+    let store = server.store().await;
+    let stored = created(&store, "team", "a").await;
+    let others = store.client.turn_to_list(usize::MAX).await.unwrap();
+    let list = store.list_actors(None, None, 500);
+    let mut list = std::pin::pin!(list);
+    let got = tokio::select! {
+        biased;
+        _ = &mut list => panic!("a list did not wait"),
+        got = store.get_actor(&stored.key) => got.unwrap(),
+    };
+    assert_eq!(got.key, stored.key);
+    drop(others);
+    assert_eq!(list.await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
 async fn the_pages_of_a_list_read_the_log_once() {
     let server = TestServer::shared();
     let store = server.store().await;
