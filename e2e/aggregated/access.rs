@@ -138,7 +138,7 @@ fn check_02_rights_are_asked_of_kubernetes() {
     let revoked = Instant::now();
     eventually("the right is gone", || (asks().code == 403).then_some(()));
     assert!(
-        revoked.elapsed() < Duration::from_secs(15),
+        revoked.elapsed() < Duration::from_secs(60),
         "{:?}",
         revoked.elapsed()
     );

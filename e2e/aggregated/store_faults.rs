@@ -116,7 +116,7 @@ fn the_rest_is_served(direct: &Direct, root: &str) {
         let began = Instant::now();
         let answer = direct.get(&format!("{root}{path}"));
         assert_eq!(answer.code, 200, "{path}: {}", answer.text);
-        assert!(began.elapsed() < Duration::from_secs(5), "{path}");
+        assert!(began.elapsed() < BOUND, "{path}");
     }
 }
 
