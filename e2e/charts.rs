@@ -107,6 +107,15 @@ pub fn pods(yaml: &str) -> Vec<(String, Value)> {
 }
 
 #[test]
+fn secrets_are_read_where_the_operator_wants_it() {
+    let yaml = templated("substrate", &["allowed.secrets=false"]).unwrap();
+    let without = objects(&yaml);
+    let all = objects(&templated("substrate", &[]).unwrap());
+    let rest = all.keys().filter(|key| !without.contains_key(*key));
+    assert_eq!(rest.collect::<Vec<_>>(), ["ClusterRoleBinding - ate:secret-reader"]);
+}
+
+#[test]
 fn charts_and_config_say_the_same() {
     let mut config = objects(&kustomized());
     let mut charts = objects(&templated("substrate", &[]).unwrap());

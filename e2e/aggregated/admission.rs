@@ -113,6 +113,18 @@ fn what_is_wrong_is_said_when_it_is_written() {
     let said = ask(&ns, &elsewhere).unwrap();
     assert!(said.contains("there is no WorkerPool p yet"), "{said}");
 
+    // What it takes from Secrets.
+    let env = json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]);
+    let image = format!("example.org/a@sha256:{}", "0".repeat(64));
+    let container = json!({"name": "app", "image": image, "env": env});
+    let secretive = template("secretive", json!({"containers": [container]}));
+    let said = ask(&ns, &secretive).unwrap();
+    let missing = format!("secretKeyRef: there is no Secret {}/s;", ns.1);
+    assert!(said.contains(&missing), "{said}");
+    ns.kubectl(&["create", "secret", "generic", "s", "--from-literal=k=v"]);
+    let said = ask(&ns, &secretive).unwrap();
+    assert!(!said.contains("secretKeyRef"), "{said}");
+
     // Pools, also when they change.
     let pool = |image: &str| {
         object(

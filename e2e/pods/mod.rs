@@ -5,4 +5,5 @@ mod faults;
 mod howto;
 mod journey;
 mod outages;
+mod secrets;
 mod world;

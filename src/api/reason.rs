@@ -25,6 +25,8 @@ pub enum Reason {
     SnapshotUnreadable,
     /// The image could not be fetched or unpacked.
     ImageUnavailable,
+    /// A Secret that the template names is missing, has no such key, or may not be read.
+    SecretUnavailable,
     /// The runtime is missing, has another checksum, or is not allowed.
     RuntimeUnavailable,
     /// The sandbox ended by itself.
@@ -50,6 +52,7 @@ impl Reason {
             Reason::NoFreeWorkers
             | Reason::TemplateNotReady
             | Reason::ImageUnavailable
+            | Reason::SecretUnavailable
             | Reason::SandboxLost
             | Reason::NodeLost
             | Reason::NodeUnreachable
@@ -81,6 +84,7 @@ impl Reason {
             | Reason::CheckpointFailed
             | Reason::SnapshotUnreadable
             | Reason::ImageUnavailable
+            | Reason::SecretUnavailable
             | Reason::RuntimeUnavailable
             | Reason::SandboxExited
             | Reason::SandboxLost
@@ -135,7 +139,8 @@ mod tests {
             RestoreFailed => CheckpointFailed,
             CheckpointFailed => SnapshotUnreadable,
             SnapshotUnreadable => ImageUnavailable,
-            ImageUnavailable => RuntimeUnavailable,
+            ImageUnavailable => SecretUnavailable,
+            SecretUnavailable => RuntimeUnavailable,
             RuntimeUnavailable => SandboxExited,
             SandboxExited => SandboxLost,
             SandboxLost => NodeLost,

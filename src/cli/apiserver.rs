@@ -104,7 +104,14 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;
     let catalog: Arc<dyn Catalog> = ReflectedCatalog::start(&client, &stop);
     let options = args.engine.options();
-    let engine = Engine::new(store.clone(), nodes.clone(), catalog.clone(), options);
+    let secrets = Arc::new(client.clone());
+    let engine = Engine::new(
+        store.clone(),
+        nodes.clone(),
+        catalog.clone(),
+        secrets,
+        options,
+    );
     let driver: Arc<dyn ActorDriver> = Arc::new(EngineDriver {
         engine: engine.clone(),
         nodes,

@@ -138,7 +138,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
         };
         let store = args.store.connect(&own).await?;
         let nodes = Arc::new(TonicNodes::new(own));
-        let engine = Engine::new(store, nodes, catalog, args.engine.options());
+        let secrets = Arc::new(client.clone());
+        let engine = Engine::new(store, nodes, catalog, secrets, args.engine.options());
         let replica = args.engine.replica_name.as_deref();
         let options = args.cluster.options(certificates, webhooks, replica);
         controller::run(client, engine, options, stop).await;

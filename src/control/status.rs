@@ -33,6 +33,7 @@ fn code_of(reason: Reason) -> Code {
         Reason::NamespaceNotAllowed => Code::PermissionDenied,
         Reason::CheckpointFailed
         | Reason::ImageUnavailable
+        | Reason::SecretUnavailable
         | Reason::SandboxExited
         | Reason::SandboxLost
         | Reason::NodeLost

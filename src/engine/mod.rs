@@ -20,7 +20,7 @@ pub use error::DriveError;
 
 use crate::api::ActorKey;
 use crate::api::record::{ActorRecord, Desired};
-use crate::kube::Catalog;
+use crate::kube::{Catalog, Secrets};
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::placement;
 use crate::proto::atenode::{ActorIdentity, StepTiming};
@@ -108,6 +108,7 @@ pub struct Engine {
     store: Arc<dyn Store>,
     nodes: Arc<dyn NodeClient>,
     catalog: Arc<dyn Catalog>,
+    secrets: Arc<dyn Secrets>,
     options: Options,
     owner: u64,
     /// The store's incarnation, as last read; 0: to be read again.
@@ -124,12 +125,14 @@ impl Engine {
         store: Arc<dyn Store>,
         nodes: Arc<dyn NodeClient>,
         catalog: Arc<dyn Catalog>,
+        secrets: Arc<dyn Secrets>,
         options: Options,
     ) -> Arc<Self> {
         Arc::new(Engine {
             store,
             nodes,
             catalog,
+            secrets,
             owner: owner(options.replica.as_deref()),
             options,
             incarnation: AtomicU64::new(0),
@@ -148,6 +151,11 @@ impl Engine {
     /// Templates and pools.
     pub fn catalog(&self) -> &Arc<dyn Catalog> {
         &self.catalog
+    }
+
+    /// Secrets that templates name.
+    pub fn secrets(&self) -> &Arc<dyn Secrets> {
+        &self.secrets
     }
 
     /// Prefix under which an actor's own snapshots lie.

@@ -3,20 +3,25 @@
 use crate::api::record::ActorRecord;
 use crate::api::template::{Container, Readyz};
 use crate::api::{ActorTemplate, Reason, SandboxClass};
+use crate::kube::Secrets;
+use crate::kube::secrets::Reader;
 use crate::lifecycle::placement::request_port;
 use crate::proto::atenode as wire;
 
-/// The workload of a template on machines of `arch` (`amd64` or `arm64`).
-pub(super) fn workload(
+/// The workload of a template on machines of `arch` (`amd64` or `arm64`). Without `secrets` their values are left out: what is
+/// restored has its environment in memory.
+pub(super) async fn workload(
     template: &ActorTemplate,
     arch: &str,
+    secrets: Option<&dyn Secrets>,
 ) -> Result<wire::Workload, (Reason, String)> {
-    let containers = template
-        .spec
-        .containers
-        .iter()
-        .map(container)
-        .collect::<Result<_, _>>()?;
+    let namespace = template.metadata.namespace.as_deref().unwrap_or_default();
+    let mut secrets = secrets.map(|secrets| Reader::new(secrets, namespace));
+    let mut containers = Vec::with_capacity(template.spec.containers.len());
+    for c in &template.spec.containers {
+        let env = environment(c, secrets.as_mut()).await?;
+        containers.push(container(c, env));
+    }
     Ok(wire::Workload {
         containers,
         runtime: Some(wire::RuntimeConfig {
@@ -56,23 +61,37 @@ fn backend(
     }))
 }
 
-fn container(container: &Container) -> Result<wire::Container, (Reason, String)> {
-    let env = container.env.iter().map(|e| match (&e.value, &e.value_from) {
-        (_, Some(_)) => Err((
-            Reason::BootFailed,
-            format!("env {}: secretKeyRef needs a cluster with Secrets, which this installation does not have", e.name),
-        )),
-        (value, None) => Ok(wire::EnvVar { name: e.name.clone(), value: value.clone().unwrap_or_default() }),
-    });
-    Ok(wire::Container {
+async fn environment(
+    container: &Container,
+    mut secrets: Option<&mut Reader<'_>>,
+) -> Result<Vec<wire::EnvVar>, (Reason, String)> {
+    let mut env = Vec::with_capacity(container.env.len());
+    for e in &container.env {
+        let value = match (&e.value_from, &mut secrets) {
+            (None, _) => Some(e.value.clone().unwrap_or_default()),
+            (Some(_), None) => None,
+            (Some(from), Some(secrets)) => {
+                let value = secrets.value(&from.secret_key_ref).await;
+                value
+                    .map_err(|why| (Reason::SecretUnavailable, format!("env {}: {why}", e.name)))?
+            }
+        };
+        let name = e.name.clone();
+        env.extend(value.map(|value| wire::EnvVar { name, value }));
+    }
+    Ok(env)
+}
+
+fn container(container: &Container, env: Vec<wire::EnvVar>) -> wire::Container {
+    wire::Container {
         name: container.name.clone(),
         image: container.image.clone(),
         command: container.command.clone(),
         args: container.args.clone(),
-        env: env.collect::<Result<_, _>>()?,
+        env,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         readyz: container.readyz.as_ref().map(readyz),
-    })
+    }
 }
 
 fn readyz(readyz: &Readyz) -> wire::Readyz {

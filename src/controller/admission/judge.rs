@@ -4,10 +4,15 @@ use crate::api::record::ActorRecord;
 use crate::api::validate::{self, Violation};
 use crate::api::{ActorTemplate, WorkerPool};
 use crate::controller::WorkerImages;
-use crate::kube::Catalog;
+use crate::kube::secrets::Reader;
+use crate::kube::{Catalog, Secrets};
 use crate::lifecycle::placement;
 use kube::ResourceExt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Kubernetes waits for our word for a few seconds; for as long a Secret is waited for.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is said of an object.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,12 +26,13 @@ pub(super) struct Verdict {
 /// What it is judged by.
 pub(super) struct Judge {
     pub catalog: Arc<dyn Catalog>,
+    pub secrets: Arc<dyn Secrets>,
     pub images: Option<WorkerImages>,
 }
 
 impl Judge {
-    /// A missing pool is worth a warning only: what is applied together comes in any order.
-    pub(super) fn template(&self, template: &ActorTemplate) -> Verdict {
+    /// A missing pool or Secret is worth a warning only: what is applied together comes in any order.
+    pub(super) async fn template(&self, template: &ActorTemplate) -> Verdict {
         let refusals = words(validate::object(
             &template.name_any(),
             &template.namespace().unwrap_or_default(),
@@ -48,7 +54,31 @@ impl Judge {
                 .warnings
                 .push(format!("{missing} yet; actors wait for one"));
         }
+        if verdict.refusals.is_empty() {
+            let look = tokio::time::timeout(LOOK_LIMIT, self.unreadable(template));
+            verdict.warnings.extend(look.await.unwrap_or_default());
+        }
         verdict
+    }
+
+    /// What a template takes from Secrets and would not get now.
+    async fn unreadable(&self, template: &ActorTemplate) -> Vec<String> {
+        let namespace = template.namespace().unwrap_or_default();
+        let mut secrets = Reader::new(&*self.secrets, &namespace);
+        let mut warnings = vec![];
+        for (i, container) in template.spec.containers.iter().enumerate() {
+            for (j, env) in container.env.iter().enumerate() {
+                let Some(from) = &env.value_from else {
+                    continue;
+                };
+                if let Err(why) = secrets.value(&from.secret_key_ref).await {
+                    warnings.push(format!(
+                        "spec.containers[{i}].env[{j}].valueFrom.secretKeyRef: {why}; the golden snapshot waits for it"
+                    ));
+                }
+            }
+        }
+        warnings
     }
 
     fn has_pool(&self, template: &ActorTemplate) -> bool {
@@ -89,7 +119,9 @@ fn words(violations: Vec<Violation>) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::api::TemplateKey;
-    use crate::api::template::{ActorTemplateSpec, Container};
+    use crate::api::template::{ActorTemplateSpec, Container, EnvVar};
+    use crate::kube::SecretError;
+    use crate::kube::secrets::Data;
     use k8s_openapi::api::core::v1::ObjectReference;
 
     struct Pools(Vec<Arc<WorkerPool>>);
@@ -109,6 +141,15 @@ mod tests {
         }
     }
 
+    struct NoSecrets;
+
+    #[async_trait::async_trait]
+    impl Secrets for NoSecrets {
+        async fn read(&self, namespace: &str, name: &str) -> Result<Data, SecretError> {
+            Err(SecretError::Missing(format!("{namespace}/{name}")))
+        }
+    }
+
     fn pool(name: &str, image: Option<&str>) -> WorkerPool {
         let mut pool = WorkerPool::new(name, Default::default());
         pool.metadata.namespace = Some("team".into());
@@ -119,6 +160,7 @@ mod tests {
     fn judge() -> Judge {
         Judge {
             catalog: Arc::new(Pools(vec![Arc::new(pool("p", None))])),
+            secrets: Arc::new(NoSecrets),
             images: Some(WorkerImages {
                 own: "ate:1".into(),
                 ..WorkerImages::default()
@@ -144,21 +186,36 @@ mod tests {
         template
     }
 
-    #[test]
-    fn templates() {
+    #[tokio::test]
+    async fn templates() {
         let digest = format!("a@sha256:{}", "0".repeat(64));
         let judge = judge();
         for good in [None, Some("p")] {
-            let verdict = judge.template(&template(&digest, good));
+            let verdict = judge.template(&template(&digest, good)).await;
             assert_eq!(verdict, Verdict::default(), "{good:?}");
         }
-        let verdict = judge.template(&template(&digest, Some("q")));
+        let verdict = judge.template(&template(&digest, Some("q"))).await;
         assert!(verdict.refusals.is_empty());
         let wanted = "spec.workerPoolRef: there is no WorkerPool q yet; actors wait for one";
         assert_eq!(verdict.warnings, [wanted]);
-        let refused = judge.template(&template("a:1", Some("q")));
+        let refused = judge.template(&template("a:1", Some("q"))).await;
         assert!(refused.refusals[0].starts_with("spec.containers[0].image: "));
         assert!(refused.warnings.is_empty());
+        let mut secretive = template(&digest, None);
+        let env: EnvVar = serde_json::from_value(serde_json::json!({
+            "name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}},
+        }))
+        .unwrap();
+        let mut optional = env.clone();
+        optional
+            .value_from
+            .as_mut()
+            .unwrap()
+            .secret_key_ref
+            .optional = Some(true);
+        secretive.spec.containers[0].env = vec![optional, env];
+        let wanted = "spec.containers[0].env[1].valueFrom.secretKeyRef: there is no Secret team/s; the golden snapshot waits for it";
+        assert_eq!(judge.template(&secretive).await.warnings, [wanted]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) async fn serve(
 ) -> Result<(), Error> {
     let judge = Judge {
         catalog: context.engine.catalog().clone(),
+        secrets: context.engine.secrets().clone(),
         images: context.workers.clone(),
     };
     server::serve(listener, tls.open_server()?, app(judge), stop).await;
@@ -53,17 +54,17 @@ async fn template(
     State(judge): State<Arc<Judge>>,
     Json(review): Json<AdmissionReview<ActorTemplate>>,
 ) -> Answer {
-    answer(review, |template| judge.template(template))
+    answer(review, async |template| judge.template(template).await).await
 }
 
 async fn pool(
     State(judge): State<Arc<Judge>>,
     Json(review): Json<AdmissionReview<WorkerPool>>,
 ) -> Answer {
-    answer(review, |pool| judge.pool(pool))
+    answer(review, async |pool| judge.pool(pool)).await
 }
 
-fn answer<K>(review: AdmissionReview<K>, judge: impl FnOnce(&K) -> Verdict) -> Answer
+async fn answer<K>(review: AdmissionReview<K>, judge: impl AsyncFnOnce(&K) -> Verdict) -> Answer
 where
     K: Resource<DynamicType = ()>,
 {
@@ -73,7 +74,7 @@ where
     };
     let mut response = AdmissionResponse::from(&request);
     if let Some(object) = &request.object {
-        let Verdict { refusals, warnings } = judge(object);
+        let Verdict { refusals, warnings } = judge(object).await;
         if !refusals.is_empty() {
             response = response.deny(refusals.join("; "));
             response.result.code = StatusCode::UNPROCESSABLE_ENTITY.as_u16();
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn said(verdict: Verdict) -> Value {
+    async fn said(verdict: Verdict) -> Value {
         let review = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
             "request": {
@@ -100,16 +101,17 @@ mod tests {
             },
         });
         let review = serde_json::from_value(review).unwrap();
-        let Json(answer) = answer::<WorkerPool>(review, |_| verdict);
+        let Json(answer) = answer::<WorkerPool>(review, async |_| verdict).await;
         serde_json::to_value(answer).unwrap()
     }
 
-    #[test]
-    fn an_answer_is_as_kubernetes_wants_it() {
+    #[tokio::test]
+    async fn an_answer_is_as_kubernetes_wants_it() {
         let no = said(Verdict {
             refusals: vec!["a".into(), "b".into()],
             warnings: vec![],
-        });
+        })
+        .await;
         assert_eq!(no["kind"], "AdmissionReview");
         assert_eq!(no["apiVersion"], "admission.k8s.io/v1");
         let response = &no["response"];
@@ -120,7 +122,8 @@ mod tests {
         let yes = said(Verdict {
             refusals: vec![],
             warnings: vec!["c".into()],
-        });
+        })
+        .await;
         assert_eq!(yes["response"]["allowed"], true);
         assert_eq!(yes["response"]["warnings"], json!(["c"]));
     }

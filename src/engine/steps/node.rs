@@ -128,7 +128,14 @@ impl Operation {
             Some(template) => (template.clone(), placement::source(&self.record, &template)),
             None => return Err(DriveError::InProgress),
         };
-        let order = source.and_then(|source| Ok((source, workload(&template, arch())?)));
+        let order = match source {
+            Ok(source) => {
+                let secrets = (source == Source::Boot).then_some(&*self.engine.secrets);
+                let made = workload(&template, arch(), secrets).await;
+                made.map(|workload| (source, workload))
+            }
+            Err(why) => Err(why),
+        };
         let (source, workload) = match order {
             Ok(order) => order,
             Err((reason, message)) => {

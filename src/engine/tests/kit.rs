@@ -8,7 +8,8 @@ use crate::api::record::{ActorRecord, SpecRecord, StatusRecord};
 use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
 use crate::api::{ActorKey, ActorTemplate, TemplateKey, WorkerPool, WorkerPoolSpec};
 use crate::engine::{Call, Engine, Options};
-use crate::kube::Catalog;
+use crate::kube::secrets::Data;
+use crate::kube::{Catalog, SecretError, Secrets};
 use crate::proto::atenode::ReportRequest;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -49,6 +50,16 @@ impl Catalog for One {
         pool.metadata.namespace = Some("ns".into());
         pool.spec.replicas = self.replicas;
         vec![Arc::new(pool)]
+    }
+}
+
+/// Nobody's template names one.
+pub struct NoSecrets;
+
+#[async_trait::async_trait]
+impl Secrets for NoSecrets {
+    async fn read(&self, _: &str, _: &str) -> Result<Data, SecretError> {
+        Err(SecretError::Unknown)
     }
 }
 
@@ -161,6 +172,7 @@ pub fn replica(
         Arc::new(mortal),
         Arc::new(nodes),
         Arc::new(catalog),
+        Arc::new(NoSecrets),
         Options {
             replica: Some(name.into()),
             ..options()

@@ -2,7 +2,7 @@
 
 use super::audit;
 use super::calls::Calls;
-use super::kit::One;
+use super::kit::{NoSecrets, One};
 use super::store::{Life, Mortal};
 use super::world::{Content, Guards, Promise, World};
 use crate::api::record::{ActorRecord, Desired, Phase, SpecRecord, StatusRecord};
@@ -216,7 +216,13 @@ impl Simulation {
             replica: (n == 0).then(|| "r0".into()),
             ..options()
         };
-        let engine = Engine::new(store, nodes, Arc::new(One::of(2)), options);
+        let engine = Engine::new(
+            store,
+            nodes,
+            Arc::new(One::of(2)),
+            Arc::new(NoSecrets),
+            options,
+        );
         let stop = CancellationToken::new();
         tokio::spawn(engine.clone().recover(stop.clone()));
         Replica { engine, life, stop }

@@ -137,7 +137,10 @@ fn code(reason: Reason) -> Code {
         | Reason::SnapshotUnreadable
         | Reason::OperatingModeSuspended => Code::FailedPrecondition,
         Reason::NamespaceNotAllowed => Code::PermissionDenied,
-        Reason::ImageUnavailable | Reason::NodeLost | Reason::NodeUnreachable => Code::Unavailable,
+        Reason::ImageUnavailable
+        | Reason::SecretUnavailable
+        | Reason::NodeLost
+        | Reason::NodeUnreachable => Code::Unavailable,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::BootFailed
         | Reason::RestoreFailed
