@@ -495,18 +495,38 @@ impl Cluster {
         (0..REPLICAS).map(tail).collect()
     }
 
-    /// Runs a command on the node.
+    /// Runs a command on the first node.
     #[track_caller]
     pub fn on_node(&self, args: &[&str]) -> String {
-        let output = Command::new(root("e2e/cluster/nse.sh"))
+        let said = self.try_on(1, args);
+        said.unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Runs a command on a node.
+    pub fn try_on(&self, node: u8, args: &[&str]) -> Result<String, String> {
+        let node = node.to_string();
+        self.script("nse.sh", &[&["-n", &node], args].concat())
+    }
+
+    /// Starts a node beside the first, and waits until it is ready.
+    pub fn add_node(&self, node: u8) -> Result<String, String> {
+        self.script("up.sh", &[&node.to_string()])
+    }
+
+    /// Ends all that runs on a node, as if it lost power.
+    pub fn lose_node(&self, node: u8) -> Result<String, String> {
+        self.script("down.sh", &[&node.to_string()])
+    }
+
+    /// One of e2e/cluster.
+    fn script(&self, name: &str, args: &[&str]) -> Result<String, String> {
+        let output = Command::new(root("e2e/cluster").join(name))
             .args(args)
+            .env("E2E_ID", &self.id)
             .env("E2E_DIR", &self.dir)
             .stdin(Stdio::null())
             .output();
-        match outcome(&args.join(" "), &output.unwrap()) {
-            Ok(said) => said,
-            Err(error) => panic!("{error}"),
-        }
+        outcome(&format!("{name} {}", args.join(" ")), &output.unwrap())
     }
 
     pub fn log(&self, n: usize) -> String {

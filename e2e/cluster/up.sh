@@ -7,7 +7,8 @@
 #   E2E_DIR   its folder, default /var/tmp/agent-substrate-cluster$E2E_ID
 #   E2E_CACHE what build.sh made, default /usr/local/lib/agent-substrate/cluster
 #   E2E_CONTROL_PLANE_ONLY=1   no containerd, kubelet, kube-proxy, CoreDNS
-# up.sh NODE: starts a node (number or name) that `down.sh NODE` stopped, or one more.
+# up.sh NODE: starts a node (number or name) that `down.sh NODE` stopped, or one more. Images in
+# images/*.tar of the cluster's folder it has from the start.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 id=${E2E_ID:-0} dir=${E2E_DIR:-/var/tmp/agent-substrate-cluster${E2E_ID:-0}} cache=${E2E_CACHE:-/usr/local/lib/agent-substrate/cluster}
@@ -54,7 +55,7 @@ if [ "${1:-}" = init ]; then # ------------------- first process of a node
     run containerd containerd --config "$conf/containerd.toml"
     (
       until ctr version >/dev/null 2>&1; do sleep .1; done
-      for i in "$cache"/images/*.tar; do ctr -n k8s.io images import "$i"; done
+      for i in "$cache"/images/*.tar "$dir"/images/*.tar; do [ ! -e "$i" ] || ctr -n k8s.io images import "$i"; done
       touch "$dir/images$s.done"
     ) >"$log/images.log" 2>&1 &
   fi

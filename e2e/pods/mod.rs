@@ -4,6 +4,8 @@ mod agents;
 mod faults;
 mod howto;
 mod journey;
+mod nodes;
 mod outages;
+mod second;
 mod secrets;
 mod world;

@@ -33,7 +33,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// What there is in the cluster.
 pub struct World {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     /// Address of the router's Service.
     router: String,
     /// From `helm install` until all of ours are ready; images were there.
@@ -128,17 +128,26 @@ impl World {
     fn populate(&self) {
         let c = &self.cluster;
         c.kubectl(&["create", "namespace", NAMESPACE]);
+        self.lay_out("root");
+        self.pool();
+        self.template("counter", &counter());
+        self.wait("actortemplate/counter", "condition=Ready");
+    }
+
+    /// Puts the counter's image on a node's disk, by the name of its folder.
+    pub(super) fn lay_out(&self, disk: &str) {
         let image = image();
         let (packed, _) = image.rsplit_once('@').unwrap();
-        let to = c.path("root").join(&LAYOUT[1..]);
+        let to = self.cluster.path(disk).join(&LAYOUT[1..]);
+        if to.exists() {
+            return;
+        }
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         let copied = Command::new("cp")
             .arg("-a")
             .args([Path::new(&packed["oci-layout:".len()..]), &to])
             .status();
         assert!(copied.unwrap().success());
-        self.pool();
-        self.template("counter", &counter());
-        self.wait("actortemplate/counter", "condition=Ready");
     }
 
     /// Makes the pool, if it is not there.
@@ -533,9 +542,11 @@ pub fn host(actor: &str, namespace: &str) -> String {
     format!("{actor}.{namespace}.actors.resources.substrate.ate.dev")
 }
 
-/// Makes an image and gives it to the node.
+/// Makes an image and gives it to the node; one that comes later finds it, too.
 fn load_image(cluster: &Cluster, name: &str, user: &str, programs: &[&str]) {
-    let tar = cluster.path("image.tar");
+    let images = cluster.path("images");
+    std::fs::create_dir_all(&images).unwrap();
+    let tar = images.join(format!("{}.tar", name.replace(['/', ':'], "-")));
     let made = Command::new(root("e2e/image.sh"))
         .args([name.as_ref(), tar.as_os_str(), user.as_ref()])
         .args(programs)
@@ -544,5 +555,4 @@ fn load_image(cluster: &Cluster, name: &str, user: &str, programs: &[&str]) {
     assert!(made.status.success(), "{}", text(&made.stderr));
     let file = tar.to_str().unwrap();
     cluster.on_node(&["ctr", "-n", "k8s.io", "images", "import", file]);
-    std::fs::remove_file(tar).unwrap();
 }
