@@ -130,6 +130,8 @@ fn bad_templates_and_actors_say_what_to_change() {
     runsc("missing-runsc", "file:///nowhere/runsc", &allowed);
     let missing = format!("oci-layout:/nowhere@sha256:{digest}");
     dev.apply(&dev.template("no-image", &missing));
+    let env = "    env: [{name: KEY, valueFrom: {secretKeyRef: {name: s, key: k}}}]\n";
+    dev.apply(&format!("{}{env}", dev.template("secretive", &image())));
     for (template, reason, words) in [
         (
             "strange-runsc",
@@ -147,6 +149,11 @@ fn bad_templates_and_actors_say_what_to_change() {
             ["spec.runsc: file:///nowhere/runsc", "No such file"],
         ),
         ("no-image", "ImageUnavailable", ["/nowhere", "not found"]),
+        (
+            "secretive",
+            "SecretUnavailable",
+            ["env KEY", "a Secret needs a cluster"],
+        ),
     ] {
         eventually("the template says why", || {
             let said = dev.template_says(template)?;
