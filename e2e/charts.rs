@@ -30,6 +30,7 @@ pub const MORE: &[&str] = &[
     "store.bundled.persistence.storageClass=fast",
     "objects.bundled.persistence.storageClass=fast",
     "atelet.serviceAccount.annotations.role=snapshots",
+    "metrics.annotations=true",
 ];
 /// Values of a store and an S3 server elsewhere.
 pub const ELSEWHERE: &[&str] = &[
@@ -112,7 +113,42 @@ fn secrets_are_read_where_the_operator_wants_it() {
     let without = objects(&yaml);
     let all = objects(&templated("substrate", &[]).unwrap());
     let rest = all.keys().filter(|key| !without.contains_key(*key));
-    assert_eq!(rest.collect::<Vec<_>>(), ["ClusterRoleBinding - ate:secret-reader"]);
+    assert_eq!(
+        rest.collect::<Vec<_>>(),
+        ["ClusterRoleBinding - ate:secret-reader"]
+    );
+}
+
+#[test]
+fn prometheus_finds_all_pods() {
+    let all = [
+        "ate-api-server",
+        "ate-controller",
+        "atelet",
+        "atenet-router",
+    ];
+    for (name, pod) in pods(&templated("substrate", &["metrics.annotations=true"]).unwrap()) {
+        let scraped = &pod["metadata"]["annotations"]["prometheus.io/port"];
+        assert_eq!(scraped == "8081", all.contains(&&*name), "{name}");
+    }
+    let monitor = [
+        "metrics.podMonitor.enabled=true",
+        "metrics.podMonitor.labels.a=b",
+    ];
+    let objects = objects(&templated("substrate", &monitor).unwrap());
+    let monitor = &objects["PodMonitor ate-system substrate"];
+    assert_eq!(monitor["metadata"]["labels"]["a"], "b");
+    let of = &monitor["spec"]["selector"]["matchExpressions"][0]["values"];
+    let labels = objects
+        .values()
+        .filter(|o| all.iter().any(|name| o["metadata"]["name"] == *name));
+    let labels = labels.filter_map(|o| o.pointer("/spec/template/metadata/labels/app"));
+    assert_eq!(
+        labels
+            .filter(|label| of.as_array().unwrap().contains(label))
+            .count(),
+        4
+    );
 }
 
 #[test]

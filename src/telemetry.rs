@@ -1,8 +1,10 @@
 //! Logs of our processes: where they go, in which form, and how loud. Every binary calls [`init`] once, first thing.
 //!
-//! [`chain`] puts an error into a line.
+//! [`chain`] puts an error into a line, [`metrics`] keeps numbers.
 //!
 //! Traces and metrics of a service live with that service; here is only what all of them share.
+
+pub mod metrics;
 
 use std::fmt;
 use std::io::{self, IsTerminal};

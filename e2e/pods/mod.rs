@@ -4,6 +4,7 @@ mod agents;
 mod faults;
 mod howto;
 mod journey;
+mod metrics;
 mod nodes;
 mod outages;
 mod second;

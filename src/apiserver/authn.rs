@@ -1,6 +1,7 @@
 //! The door's guard: a layer that bounds what is under way, finds out who calls and whether they may, and writes a line per
 //! write. How that is found out is [`crate::access`]'s; here is what a request is about.
 
+use super::metrics;
 use super::request::{Params, RequestInfo};
 use super::status::{ApiError, Target};
 use crate::access::attributes::is_open;
@@ -148,9 +149,11 @@ async fn answer(
             next.run(request).await
         }
     };
-    if let Attributes::Resource(resource) = &wish.attributes
-        && resource.writes()
-    {
+    let Attributes::Resource(resource) = &wish.attributes else {
+        return response;
+    };
+    metrics::answered(&resource.verb, response.status(), began.elapsed());
+    if resource.writes() {
         let code = response.status().as_u16();
         audit::line(Door::Rest, &user, resource, code, id, began.elapsed());
     }

@@ -25,6 +25,7 @@ pub mod kinds;
 mod list;
 mod memory;
 mod meta;
+mod metrics;
 pub mod negotiate;
 mod openapi;
 mod options;

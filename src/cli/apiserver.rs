@@ -2,6 +2,7 @@
 
 use super::args::{EngineArgs, KubeArgs, StoreArgs, TlsArgs};
 use super::driver::EngineDriver;
+use super::probes::ProbeArgs;
 use super::{block_on, stop};
 use crate::access::{self, ANONYMOUS, ClientCa, Gate, Inflight, Tokens};
 use crate::apiserver::authn;
@@ -49,6 +50,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "USER", default_value = ANONYMOUS)]
     grpc_anonymous_user: String,
     #[command(flatten)]
+    probes: ProbeArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     tls: TlsArgs,
@@ -95,6 +98,7 @@ async fn surroundings(
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let stop = stop::on_signal()?;
+    args.probes.answer(&stop).await?;
     let rest = bind(args.listen).await?;
     let grpc = bind(args.listen_grpc).await?;
     let ours = args.tls.follow(&stop)?;

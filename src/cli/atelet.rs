@@ -1,6 +1,7 @@
 //! `ate atelet`.
 
 use super::args::{KubeArgs, S3Args, TlsArgs};
+use super::probes::ProbeArgs;
 use super::{block_on, stop};
 use crate::api::pool::{CLASS_LABEL, POOL_LABEL};
 use crate::kube::{Catalog, ReflectedCatalog};
@@ -58,6 +59,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 30)]
     cache_bytes: u64,
     #[command(flatten)]
+    probes: ProbeArgs,
+    #[command(flatten)]
     processes: ProcessArgs,
     #[command(flatten)]
     kube: KubeArgs,
@@ -93,6 +96,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
     telemetry::init("atelet", Format::Text);
     block_on(async {
         let stop = stop::on_signal()?;
+        args.probes.answer(&stop).await?;
         let s3 = args.s3.without_empty().config()?;
         let client = crate::kube::client(args.kube.kubeconfig.as_deref()).await?;
         let stop_slots_on_exit = args.slots == Slots::Processes && !args.processes.leave_slots;

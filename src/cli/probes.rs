@@ -1,7 +1,10 @@
-//! Answers the kubelet: alive is who answers at all, ready who was not told to stop, and whose server takes connections.
+//! Answers the kubelet: alive is who answers at all, ready who was not told to stop, and whose server takes connections. And Prometheus,
+//! at the same address: what this process counted.
 
+use crate::telemetry::metrics;
 use anyhow::Context;
-use http::{Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Where probes come in.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct ProbeArgs {
-    /// Address to answer /livez and /readyz on, by HTTP; default: nowhere
+    /// Address to answer /livez, /readyz and /metrics on, by HTTP; default: nowhere
     #[arg(long, value_name = "ADDRESS")]
     listen_probes: Option<SocketAddr>,
 }
@@ -95,12 +98,7 @@ async fn accept(listener: TcpListener, subject: Subject) {
 async fn probe(stream: TcpStream, subject: Subject) {
     let service = service_fn(move |request: Request<Incoming>| {
         let subject = subject.clone();
-        async move {
-            let (code, said) = answer(request.uri().path(), &subject).await;
-            let mut response = Response::new(format!("{said}\n"));
-            *response.status_mut() = code;
-            Ok::<_, Infallible>(response)
-        }
+        async move { Ok::<_, Infallible>(answer(request.uri().path(), &subject).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).keep_alive(false);
@@ -109,15 +107,33 @@ async fn probe(stream: TcpStream, subject: Subject) {
     }
 }
 
-async fn answer(path: &str, subject: &Subject) -> (StatusCode, &'static str) {
-    match path {
+async fn answer(path: &str, subject: &Subject) -> Response<String> {
+    let (code, said) = match path {
         "/livez" => (StatusCode::OK, "ok"),
         "/readyz" => match subject.unready().await {
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
             None => (StatusCode::OK, "ok"),
         },
-        _ => (StatusCode::NOT_FOUND, "there are /livez and /readyz"),
-    }
+        "/metrics" => match metrics::text() {
+            Ok(said) => {
+                let mut response = Response::new(said);
+                let media = HeaderValue::from_static(metrics::MEDIA_TYPE);
+                response.headers_mut().insert(CONTENT_TYPE, media);
+                return response;
+            }
+            Err(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a number cannot be written",
+            ),
+        },
+        _ => (
+            StatusCode::NOT_FOUND,
+            "there are /livez, /readyz and /metrics",
+        ),
+    };
+    let mut response = Response::new(format!("{said}\n"));
+    *response.status_mut() = code;
+    response
 }
 
 #[cfg(test)]
@@ -148,6 +164,7 @@ mod tests {
         assert_eq!(get(address, "/readyz").await, "HTTP/1.1 200 OK");
         assert_eq!(get(address, "/livez").await, "HTTP/1.1 200 OK");
         assert_eq!(get(address, "/").await, "HTTP/1.1 404 Not Found");
+        assert_eq!(get(address, "/metrics").await, "HTTP/1.1 200 OK");
         let stopping = "HTTP/1.1 503 Service Unavailable";
         let taken = behind.local_addr().unwrap();
         drop(behind);

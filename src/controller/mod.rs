@@ -8,6 +8,7 @@ mod admission;
 mod certs;
 mod events;
 mod lease;
+mod metrics;
 mod pool;
 mod template;
 
@@ -86,6 +87,7 @@ pub async fn run(client: Client, engine: Arc<Engine>, options: Options, stop: Ca
         Some(_) => Events::to(client.clone()),
         None => Events::silent(),
     };
+    crate::telemetry::metrics::collected(Box::new(metrics::Objects(engine.catalog().clone())));
     let context = Arc::new(Context {
         client: client.clone(),
         engine,

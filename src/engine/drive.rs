@@ -1,7 +1,7 @@
 //! One operation: begin, the steps that `plan` says, the end.
 
 use super::steps::Operation;
-use super::{Call, DriveError, Engine};
+use super::{Call, DriveError, Engine, metrics};
 use crate::api::record::{ActorRecord, Desired, OperatingMode, Phase};
 use crate::api::{ActorKey, Reason};
 use crate::failpoint;
@@ -275,6 +275,7 @@ impl Operation {
     fn tell_timings(&mut self) {
         if self.record.header.phase == Phase::Running {
             let timings = std::mem::take(&mut self.timings);
+            metrics::wake(&timings);
             self.engine
                 .wakes
                 .keep(&self.record.key, self.record.header.epoch, timings);

@@ -8,6 +8,7 @@
 mod directory;
 mod drive;
 mod error;
+mod metrics;
 mod progress;
 pub mod recover;
 pub mod report;

@@ -106,7 +106,7 @@ impl Progress {
 }
 
 /// Where a transition ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 pub enum Outcome {
     /// It runs on the claimed worker.
     Running,

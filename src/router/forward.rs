@@ -3,7 +3,7 @@
 use super::answer::{self, Answer};
 use super::bindings::Bindings;
 use super::pool::{self, Pool, Reply, SendError};
-use super::{Binding, ResolveError, Target, headers, tunnel};
+use super::{Binding, ResolveError, Target, headers, metrics, tunnel};
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -79,10 +79,13 @@ impl Forwarder {
         peer: IpAddr,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
-        match self.try_handle(peer, request).await {
+        let began = Instant::now();
+        let response = match self.try_handle(peer, request).await {
             Ok(response) => response,
             Err(answer) => (*answer).map(Either::Left),
-        }
+        };
+        metrics::answered(response.status(), began.elapsed());
+        response
     }
 
     async fn try_handle(

@@ -24,6 +24,7 @@ mod bindings;
 mod forward;
 mod headers;
 mod host;
+mod metrics;
 mod pool;
 mod probe;
 mod resolve;

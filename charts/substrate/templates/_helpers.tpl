@@ -32,6 +32,12 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
+{{- define "substrate.scraped" -}}
+{{- if .Values.metrics.annotations }}
+annotations: {prometheus.io/scrape: "true", prometheus.io/port: "8081", prometheus.io/path: /metrics}
+{{- end }}
+{{- end }}
+
 {{- define "substrate.spread" -}}
 topologySpreadConstraints:
 - maxSkew: 1

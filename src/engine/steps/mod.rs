@@ -7,7 +7,7 @@ mod worker;
 
 pub(in crate::engine) use node::sandbox_of;
 
-use super::{DriveError, Engine};
+use super::{DriveError, Engine, metrics};
 use crate::api::names::ResourceVersion;
 use crate::api::record::{ActorRecord, Assignment, Phase};
 use crate::api::{ActorTemplate, Epoch, Reason, Timestamp};
@@ -168,6 +168,8 @@ impl Operation {
             .store
             .commit(&next, self.engine.owner, durability)
             .await?;
+        let failure = self.progress.failure.as_ref().map(|(reason, _)| *reason);
+        metrics::transition(&outcome, failure, self.started.elapsed());
         tracing::info!(actor = %self.record.key, epoch = %self.record.header.epoch, phase = %self.record.header.phase,
             micros = self.record.status.last_duration_micros, "transition");
         // Also what no record ever pointed to: an attempt that broke off may have published something.

@@ -24,6 +24,7 @@ mod laps;
 mod layout;
 mod lease;
 mod logs;
+mod metrics;
 mod mounts;
 mod outcome;
 mod pods;

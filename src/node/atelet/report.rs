@@ -2,6 +2,7 @@
 //!
 //! An answer first ends what is not wanted here, then renews the lease: nothing thaws that has been given away.
 
+use super::metrics;
 use super::pools::Slots;
 use super::slot::Node;
 use crate::api::Incarnation;
@@ -85,11 +86,13 @@ impl Reporter {
     fn request(&self, changed: &mut watch::Receiver<()>) -> ReportRequest {
         // Whatever changes from here on is not in it for certain.
         changed.mark_unchanged();
+        let slots = self.slots.views();
+        metrics::tell(&slots, self.node.snapshots.bytes());
         ReportRequest {
             node: self.name.clone(),
             address: self.address.clone(),
             incarnation: self.node.fences.witness(Incarnation(0)).0,
-            slots: self.slots.views(),
+            slots,
             local_snapshots: self.node.snapshots.local_ids(),
             lapsed: self.node.lease.state() == Lease::Lapsed,
         }

@@ -89,6 +89,11 @@ impl Snapshots {
         ids
     }
 
+    /// Bytes of the copies here.
+    pub fn bytes(&self) -> u64 {
+        self.cache.bytes()
+    }
+
     /// Where the image of a checkpoint goes until it is published or kept.
     pub fn spool(&self, id: &str) -> PathBuf {
         self.spool_dir(id).join(IMAGE)
