@@ -366,6 +366,20 @@ impl Snapshots {
         if uri.is_empty() {
             return Ok(());
         }
+        match self.unpublish(uri, actor, goes).await {
+            // Nothing was ever put where nothing can be; whoever waits for its end would wait for good.
+            Err(SnapshotError::BadLocation { .. }) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Removes those of the actor's published snapshots that `goes` names.
+    async fn unpublish(
+        &self,
+        uri: &str,
+        actor: uuid::Uuid,
+        goes: impl Fn(&str) -> bool,
+    ) -> Result<(), SnapshotError> {
         let at = self.stores.open(uri).await?;
         // Ids begin with the actor's uid, and listings are ordered: only this actor's are read.
         let own = actor.simple().to_string();

@@ -177,6 +177,14 @@ fn a_snapshot_that_cannot_be_published_is_kept() {
         kept.uri.clear();
         let address = world.restore(&uid, &a, 3, &kept).await.unwrap();
         assert_eq!(count(&address).await.0, 2);
+        let request = DeleteSnapshotsRequest {
+            actor: Some(a),
+            uri: "gs://bucket/".into(),
+            before_epoch: 3,
+            keep: vec![],
+        };
+        let deleted = world.nodes.delete_snapshots(&world.address, request, LONG);
+        deleted.await.expect("nothing is where nothing can be");
     });
 }
 
