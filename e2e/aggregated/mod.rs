@@ -33,4 +33,5 @@ mod turns;
 mod twin;
 mod watches;
 
+pub use goclient::build;
 pub use harness::{Cluster, eventually, root};

@@ -160,7 +160,12 @@ impl World {
 
     /// Makes a template of an image that serves as the counter does.
     pub fn template(&self, name: &str, image: &str) {
-        self.apply(&json!({
+        self.apply(&Self::template_of(name, image));
+    }
+
+    /// The same, not yet made.
+    pub fn template_of(name: &str, image: &str) -> Value {
+        json!({
             "apiVersion": "ate.dev/v1alpha1", "kind": "ActorTemplate",
             "metadata": {"name": name, "namespace": NAMESPACE},
             "spec": {"containers": [{
@@ -168,7 +173,7 @@ impl World {
                 "ports": [{"name": "http", "containerPort": 8080}],
                 "readyz": {"httpGet": {"path": "/healthz", "port": 8080}},
             }]},
-        }));
+        })
     }
 
     pub fn apply(&self, object: &Value) {
@@ -195,8 +200,13 @@ impl World {
         self.kubectl(&["wait", what, &format!("--for={until}"), "--timeout=120s"]);
     }
 
+    /// A client command with the administrator's kubeconfig.
+    pub fn client(&self, program: &str) -> Command {
+        self.cluster.client(program)
+    }
+
     /// A file with what a Secret of ours has at a key.
-    fn pem(&self, secret: &str, key: &str) -> PathBuf {
+    pub fn pem(&self, secret: &str, key: &str) -> PathBuf {
         let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
         let pem = self.kubectl_system(&["get", "secret", secret, "-o", &template]);
         let file = self.cluster.path(&format!("{secret}-{key}"));
@@ -341,6 +351,12 @@ impl World {
         let fields = stat.rsplit_once(')')?.1.split_whitespace();
         let ticks = fields.skip(11).take(2).map(|n| n.parse().unwrap_or(0));
         Some((pss, ticks.sum()))
+    }
+
+    /// SHA-256 of the node's own runtime.
+    pub fn runtime(&self) -> String {
+        let said = self.cluster.on_node(&["ls", "/var/lib/ate/runtimes"]);
+        said.trim().to_owned()
     }
 
     /// Process id of the node agent, on its node.

@@ -53,7 +53,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// SHA-256 of a runtime that templates may name; may be given several times
-    #[arg(long = "allow-runtime", value_name = "SHA256")]
+    #[arg(long = "allow-runtime", value_name = "SHA256", default_values = KNOWN_RUNTIMES)]
     allowed_runtimes: Vec<String>,
     /// Bytes that copies of snapshots may take
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 30)]
@@ -69,6 +69,12 @@ pub(super) struct Args {
     #[command(flatten)]
     s3: S3Args,
 }
+
+/// Builds of runsc that existing manifests name: the nightly of 2026-05-19, for x86-64 and for 64-bit Arm.
+const KNOWN_RUNTIMES: [&str; 2] = [
+    "a397be1abc2420d26bce6c70e6e2ff96c73aaaab929756c56f5e2089ea842b63",
+    "1ba2366ae2efceba166046f51a4104f9261c9cb72c6db8f5b3fe2dc57dea86b9",
+];
 
 /// What slots are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -1,4 +1,5 @@
-//! Where snapshots are kept: `s3://bucket/prefix/`, `file:///dir/`.
+//! Where snapshots are kept: `s3://bucket/prefix/`, `file:///dir/`. `gs://bucket/prefix/`, which existing manifests write, is a bucket of the
+//! S3 server that an installation has of its own.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -131,7 +132,7 @@ impl Stores {
     /// processes left in it long ago.
     ///
     /// # Errors
-    /// `BadLocation`, which says how it should look.
+    /// `BadLocation`, which says how it should look, also of `gs://` where no S3 server is configured.
     pub async fn open(&self, uri: &str) -> Result<Location> {
         match parse(uri)? {
             Parsed::File { dir } => {
@@ -142,8 +143,18 @@ impl Stores {
                     prefix: String::new(),
                 })
             }
-            Parsed::S3 { bucket, prefix } => {
+            Parsed::S3 {
+                bucket,
+                prefix,
+                google,
+            } => {
                 let (open, s3) = &mut *self.open.lock().await;
+                if google && s3.endpoint.is_none() {
+                    return Err(bad(
+                        uri,
+                        "gs:// is a bucket of the installation's own S3 server, and it has none; write s3://BUCKET/PREFIX/",
+                    ));
+                }
                 if s3.renewed().await {
                     open.clear();
                 }
@@ -182,16 +193,22 @@ impl Stores {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed<'a> {
-    S3 { bucket: &'a str, prefix: String },
-    File { dir: &'a Path },
+    S3 {
+        bucket: &'a str,
+        prefix: String,
+        /// Whether it was `gs://`.
+        google: bool,
+    },
+    File {
+        dir: &'a Path,
+    },
 }
 
 fn parse(uri: &str) -> Result<Parsed<'_>> {
-    let bad = |reason: &str| SnapshotError::BadLocation {
-        location: uri.to_owned(),
-        reason: reason.to_owned(),
-    };
-    if let Some(rest) = uri.strip_prefix("s3://") {
+    let bad = |reason| bad(uri, reason);
+    let bucket = ["s3://", "gs://"].map(|scheme| uri.strip_prefix(scheme));
+    if let [Some(rest), _] | [_, Some(rest)] = bucket {
+        let google = bucket[1].is_some();
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
         if !(1..=63).contains(&bucket.len()) || !bucket.bytes().all(allowed) {
@@ -202,11 +219,19 @@ fn parse(uri: &str) -> Result<Parsed<'_>> {
         let prefix = prefix.trim_end_matches('/');
         if prefix.is_empty() {
             let prefix = String::new();
-            return Ok(Parsed::S3 { bucket, prefix });
+            return Ok(Parsed::S3 {
+                bucket,
+                prefix,
+                google,
+            });
         }
         check_key(prefix).map_err(|_| bad("its prefix has empty, '.' or '..' segments"))?;
         let prefix = format!("{prefix}/");
-        Ok(Parsed::S3 { bucket, prefix })
+        Ok(Parsed::S3 {
+            bucket,
+            prefix,
+            google,
+        })
     } else if let Some(dir) = uri.strip_prefix("file://") {
         let dir = Path::new(dir);
         let plain = |c: Component| matches!(c, Component::RootDir | Component::Normal(_));
@@ -215,7 +240,14 @@ fn parse(uri: &str) -> Result<Parsed<'_>> {
         }
         Ok(Parsed::File { dir })
     } else {
-        Err(bad("it must begin with s3:// or file:///"))
+        Err(bad("it must begin with s3://, gs:// or file:///"))
+    }
+}
+
+fn bad(uri: &str, reason: &str) -> SnapshotError {
+    SnapshotError::BadLocation {
+        location: uri.to_owned(),
+        reason: reason.to_owned(),
     }
 }
 
@@ -228,6 +260,7 @@ mod tests {
         let s3 = |bucket, prefix: &str| Parsed::S3 {
             bucket,
             prefix: prefix.to_owned(),
+            google: false,
         };
         let file = |dir: &'static str| Parsed::File {
             dir: Path::new(dir),
@@ -246,7 +279,7 @@ mod tests {
             "s3://b//c",
             "file://var/x",
             "file:///a/../b",
-            "gs://bucket/",
+            "gs://",
             "http://x/",
         ] {
             let refused = parse(bad);
@@ -255,6 +288,18 @@ mod tests {
                 "{bad}: {refused:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn google_s_buckets_are_those_of_an_s3_server_of_ones_own() {
+        let uri = "gs://bucket/a/b";
+        let none = Stores::default().open(uri).await.unwrap_err();
+        assert!(none.to_string().contains("it has none"), "{none}");
+        let own = Stores::new(S3Config {
+            endpoint: Some("https://s3.example".into()),
+            ..S3Config::default()
+        });
+        assert_eq!(own.open(uri).await.unwrap().name(), "s3://bucket/a/b/");
     }
 
     #[test]

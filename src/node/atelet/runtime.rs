@@ -24,6 +24,8 @@ const FETCH: Limits = Limits {
     silence: Duration::from_secs(30),
     total: Duration::from_secs(300),
 };
+/// Where objects of Google's buckets are that everybody may read: `gs://gvisor/...`, which existing manifests name.
+const GOOGLE: &str = "https://storage.googleapis.com";
 const EXECUTABLE: &str = "runsc";
 const BUFFER: usize = 1 << 20;
 
@@ -44,6 +46,7 @@ pub(super) struct Runtimes {
     /// By path: what identified the file's content when it was hashed, and the hash.
     hashed: Mutex<HashMap<PathBuf, (Stamp, String)>>,
     downloader: Downloader,
+    google: String,
     /// One fetch at a time.
     fetching: tokio::sync::Mutex<()>,
 }
@@ -68,6 +71,7 @@ impl Runtimes {
             keep,
             hashed: Mutex::default(),
             downloader: Downloader::new(FETCH),
+            google: GOOGLE.to_owned(),
             fetching: tokio::sync::Mutex::default(),
         }
     }
@@ -164,10 +168,15 @@ impl Runtimes {
         let fetched = match url.split_once("://") {
             Some(("file", from)) => self.copy(Path::new(from), &draft).await,
             Some(("https", _)) => self.downloader.fetch(url, &draft).await,
-            Some((scheme @ ("gs" | "s3"), _)) => Err(format!(
-                "runtimes from {scheme}:// come with a later version; use https:// or file://"
-            )),
-            _ => Err("it must begin with https:// or file:///".into()),
+            Some(("gs", object)) => {
+                let url = format!("{}/{object}", self.google);
+                self.downloader.fetch(&url, &draft).await
+            }
+            Some(("s3", _)) => Err(
+                "runtimes from s3:// come with a later version; use https://, gs:// or file://"
+                    .into(),
+            ),
+            _ => Err("it must begin with https://, gs:// or file:///".into()),
         };
         let sum = fetched.map_err(|why| unavailable(format!("spec.runsc: {url}: {why}")));
         let result = sum.and_then(|sum| {
@@ -306,7 +315,6 @@ mod tests {
         let strange = runtimes.resolve(Some(&named(url.clone(), &strange))).await;
         assert!(message(strange.unwrap_err()).contains("allow-list"));
         for (url, word) in [
-            ("gs://gvisor/runsc", "later version"),
             ("s3://b/runsc", "later version"),
             ("http://h/runsc", "https://"),
             ("file:///nowhere/runsc", "No such file"),
@@ -352,7 +360,7 @@ mod tests {
             plain.local_addr().unwrap()
         );
         let server = Https::start(&leaf.chain, &leaf.key, move |path, to| match path {
-            "/runsc" => respond(to, "200 OK", RUNSC, RUNSC.len()),
+            "/runsc" | "/bucket/runsc" => respond(to, "200 OK", RUNSC, RUNSC.len()),
             "/broken" => respond(to, "200 OK", &RUNSC[..4], RUNSC.len()),
             "/large" => respond(to, "200 OK", &[0; 4096], 4096),
             "/plain" => std::io::Write::write_all(to, to_plain.as_bytes()).unwrap(),
@@ -366,6 +374,7 @@ mod tests {
         let sum = hex::encode(Sha256::digest(RUNSC));
         let mut runtimes = Runtimes::new(&layout, BTreeSet::from([sum.clone()]), false, false);
         runtimes.downloader = Downloader::trusting(ca.certificate(), limits);
+        runtimes.google = server.url("");
         Served {
             runtimes,
             server,
@@ -401,6 +410,14 @@ mod tests {
         let again = served.get("/runsc", &served.sum).await.unwrap();
         assert_eq!(std::fs::read(&again.path).unwrap(), RUNSC);
         assert_eq!(served.server.requests(), 2);
+    }
+
+    #[tokio::test]
+    async fn one_in_a_bucket_of_googles_is_fetched_by_https() {
+        let served = served(FETCH);
+        let named = named("gs://bucket/runsc".into(), &served.sum);
+        let got = served.runtimes.resolve(Some(&named)).await.unwrap();
+        assert_eq!(std::fs::read(&got.path).unwrap(), RUNSC);
     }
 
     #[tokio::test]
