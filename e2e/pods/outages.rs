@@ -95,6 +95,12 @@ fn actors_go_on_when_the_store_is_killed() {
 }
 
 #[test]
+fn actors_go_on_when_the_s3_server_is_killed() {
+    let w = world();
+    assert_eq!(killed(&w, "versitygw --port"), [] as [&str; 0]);
+}
+
+#[test]
 fn requests_are_answered_again_when_the_routers_were_killed() {
     let w = world();
     killed(&w, "ate router");
@@ -201,6 +207,110 @@ fn an_image_that_cannot_be_had_is_said_and_holds_no_worker() {
     assert!(said.contains("127.0.0.1:1/none"), "{said}");
     w.settled();
     w.kubectl(&["delete", "actortemplate/missing"]);
+}
+
+#[test]
+fn a_bucket_that_does_not_exist_is_said_and_holds_no_worker() {
+    let w = world();
+    let mut template = World::template_of("astray", &counter());
+    template["spec"]["snapshotsConfig"] = json!({"location": "s3://nowhere/team"});
+    w.apply(&template);
+    let said = eventually("it is said", || {
+        let said = w.kubectl(&["describe", "actortemplate/astray"]);
+        said.contains("there is no such bucket").then_some(said)
+    });
+    assert!(said.contains("s3://nowhere/"), "{said}");
+    w.settled();
+    w.kubectl(&["delete", "actortemplate/astray"]);
+}
+
+/// Node agents with keys that the S3 server does not take, until this is dropped.
+struct Refused<'a>(&'a World);
+
+impl<'a> Refused<'a> {
+    fn new(w: &'a World) -> Self {
+        let refused = Refused(w);
+        refused.set("AWS_SECRET_ACCESS_KEY=another");
+        refused
+    }
+
+    /// Sets a variable of theirs, or takes it away, and waits until all have it so.
+    fn set(&self, variable: &str) {
+        self.0
+            .kubectl_system(&["set", "env", "daemonset/atelet", variable]);
+        let rollout = ["rollout", "status", "daemonset/atelet", "--timeout=120s"];
+        self.0.kubectl_system(&rollout);
+    }
+}
+
+impl Drop for Refused<'_> {
+    fn drop(&mut self) {
+        self.set("AWS_SECRET_ACCESS_KEY-");
+    }
+}
+
+#[test]
+fn keys_that_the_s3_server_refuses_are_said_and_lose_nothing() {
+    let w = world();
+    let actor = w.actor("keyless");
+    assert_eq!(actor.visit(), (1, 1));
+    let refused = Refused::new(&w);
+    let said = actor.try_sleep().unwrap_err();
+    assert!(said.contains("SignatureDoesNotMatch"), "{said}");
+    assert_eq!(actor.field(".status.phase"), "Paused");
+    assert_eq!(actor.visit(), (2, 2));
+    drop(refused);
+    actor.sleep();
+    assert_eq!(actor.visit(), (3, 3));
+    assert_eq!(actor.field(ROLLED_BACK), "");
+}
+
+/// A pool of one worker with little memory, and a template for it; both go with this.
+struct Narrow<'a>(&'a World);
+
+impl<'a> Narrow<'a> {
+    fn new(w: &'a World) -> Self {
+        let narrow = Narrow(w);
+        w.apply(&json!({
+            "apiVersion": "ate.dev/v1alpha1", "kind": "WorkerPool",
+            "metadata": {"name": "narrow", "namespace": NAMESPACE},
+            "spec": {"replicas": 1, "template": {"resources": {"limits": {"memory": "256Mi"}}}},
+        }));
+        let mut template = World::template_of("narrow", &counter());
+        template["spec"]["workerPoolRef"] = json!({"name": "narrow", "namespace": NAMESPACE});
+        w.apply(&template);
+        w.wait("actortemplate/narrow", "condition=Ready");
+        narrow
+    }
+}
+
+impl Drop for Narrow<'_> {
+    fn drop(&mut self) {
+        self.0
+            .kubectl(&["delete", "actortemplate/narrow", "workerpool/narrow"]);
+    }
+}
+
+#[test]
+fn an_actor_that_takes_more_memory_than_its_pod_has_goes_back_to_its_snapshot() {
+    let w = world();
+    let narrow = Narrow::new(&w);
+    let actor = w.actor_of("narrow", "greedy");
+    assert_eq!(actor.visit(), (1, 1));
+    actor.sleep();
+    assert_eq!(actor.visit(), (2, 2));
+    // It is killed over it.
+    let failed = actor.get("/mem?mb=512").unwrap_err();
+    eventually("it is noticed", || {
+        (actor.field(ROLLED_BACK) == "True").then_some(())
+    });
+    let again = until(SOON, "it is back", || actor.try_visit().ok());
+    assert!(
+        again.0 >= 2 && again.0 == again.1,
+        "{again:?} after {failed}"
+    );
+    drop(actor);
+    drop(narrow);
 }
 
 #[test]
