@@ -335,3 +335,20 @@ fn the_dockerfile_has_the_runsc_of_setup() {
         assert!(dockerfile.contains(&format!("{there}{value}\n")), "{value}");
     }
 }
+
+#[test]
+fn the_cluster_by_kind_is_one_that_the_tests_take() {
+    let read = |path| std::fs::read_to_string(root(path)).unwrap();
+    let yaml = |path| serde_yaml_ng::from_str::<Value>(&read(path)).unwrap();
+    let (kind, chart) = (
+        yaml("e2e/kind/kind.yaml"),
+        yaml("charts/substrate/Chart.yaml"),
+    );
+    assert_eq!(kind["apiVersion"], "kind.x-k8s.io/v1alpha4");
+    assert_eq!(kind["nodes"].as_array().unwrap().len(), 1);
+    let (script, up) = (root("e2e/kind/up.sh"), read("e2e/kind/up.sh"));
+    run(Command::new("bash").arg("-n").arg(script)).unwrap();
+    let (name, version) = (kind["name"].as_str(), chart["appVersion"].as_str());
+    assert!(up.contains(&format!("name={} ", name.unwrap())));
+    assert!(up.contains(&format!("image=ate:{} ", version.unwrap())));
+}

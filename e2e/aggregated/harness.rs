@@ -3,6 +3,7 @@
 
 pub use super::namespace::{Kubectl, Namespace, actor};
 use super::namespace::{pipe, run};
+use super::shell;
 use super::turns::Turn;
 use crate::parts::look::{self, KUBECTL, outcome, text};
 use std::io::{BufRead, BufReader, Write};
@@ -46,7 +47,8 @@ struct Replica {
 pub struct Cluster {
     id: String,
     dir: PathBuf,
-    guard: Mutex<Child>,
+    /// None of one that somebody else started.
+    guard: Option<Mutex<Child>>,
     authority: Authority,
     store: u16,
     store_process: Mutex<Option<Child>>,
@@ -155,6 +157,22 @@ impl Cluster {
         Cluster::bare(&["node"])
     }
 
+    /// A cluster that somebody else started, with a node where a pod of `image` runs what is to run there.
+    pub fn given(kubeconfig: &Path, image: &str) -> Cluster {
+        let dir = format!("given-{}", std::process::id());
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::copy(kubeconfig, dir.join("kubeconfig")).unwrap();
+        let cluster = Cluster::new("given".to_owned(), dir, "127.0.0.1", None);
+        shell::start(&cluster, image);
+        cluster
+    }
+
+    /// Whether it was started for us alone: its nodes and its control plane are ours as well.
+    pub fn is_own(&self) -> bool {
+        self.guard.is_some()
+    }
+
     fn bare(form: &[&str]) -> Cluster {
         let mut guard = Command::new("setsid")
             .arg(root("e2e/aggregated/guard.sh"))
@@ -171,11 +189,15 @@ impl Cluster {
             "no cluster (e2e/setup.sh control-plane; see above)"
         );
         let dir = PathBuf::from(format!("/var/tmp/agent-substrate-cluster{id}"));
-        let pki = dir.join("ours");
         let host = format!("10.199.{id}.1");
+        Cluster::new(id, dir, &host, Some(Mutex::new(guard)))
+    }
+
+    fn new(id: String, dir: PathBuf, host: &str, guard: Option<Mutex<Child>>) -> Cluster {
+        let pki = dir.join("ours");
         let ports = (0..REPLICAS).map(|_| Replica {
-            rest: free_port(&host),
-            grpc: free_port(&host),
+            rest: free_port(host),
+            grpc: free_port(host),
             flags: vec![],
             child: None,
         });
@@ -183,7 +205,7 @@ impl Cluster {
             authority: Authority::load_or_create(&pki).unwrap(),
             store: free_port("127.0.0.1"),
             store_process: Mutex::default(),
-            guard: Mutex::new(guard),
+            guard,
             replicas: Mutex::new(ports.collect()),
             id,
             dir,
@@ -321,7 +343,7 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut guard = lock(&self.guard);
+        let mut guard = lock(self.guard.as_ref().unwrap());
         writeln!(guard.stdin.as_mut().unwrap(), "{}", child.id()).unwrap();
         child
     }
@@ -498,7 +520,10 @@ impl Cluster {
     /// Runs a command on the first node.
     #[track_caller]
     pub fn on_node(&self, args: &[&str]) -> String {
-        let said = self.try_on(1, args);
+        let said = match self.is_own() {
+            true => self.try_on(1, args),
+            false => run(shell::on_node(self), args),
+        };
         said.unwrap_or_else(|e| panic!("{e}"))
     }
 

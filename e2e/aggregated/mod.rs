@@ -27,6 +27,7 @@ mod namespace;
 mod node;
 mod own;
 mod protocol;
+pub mod shell;
 mod store_faults;
 mod teams;
 mod turns;

@@ -22,7 +22,8 @@ fn a_node_agent_speaks_for_its_own_node_only() {
             grpcurl.args(["-H", &header]);
         }
         let report = r#"{"node": "another", "address": "192.0.2.1:8443"}"#;
-        grpcurl.args(["-d", report, &w.grpc(), "atenode.Nodes/Report"]);
+        let door = w.grpc();
+        grpcurl.args(["-d", report, &door, "atenode.Nodes/Report"]);
         outcome("report", &grpcurl.output().unwrap()).unwrap_err()
     };
     for (secret, token, said) in [

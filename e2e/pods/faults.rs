@@ -2,8 +2,6 @@
 
 use super::world::{World, world};
 use crate::aggregated::eventually;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -50,7 +48,7 @@ fn a_container_that_is_killed_is_noticed_and_its_worker_made_anew() {
     let worker = format!("worker/{pod}");
     let uid = w.field(&worker, ".metadata.uid");
     let begun = Instant::now();
-    kill(Pid::from_raw(w.executor(&pod)), Signal::SIGKILL).unwrap();
+    w.signal("-KILL", &[w.executor(&pod)]);
     let rolled = ".status.conditions[?(@.type==\"RolledBack\")].status";
     eventually("it is rolled back", || {
         (actor.field(rolled) == "True").then_some(())

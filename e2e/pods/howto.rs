@@ -1,11 +1,11 @@
 //! What guides of existing users tell to do, step by step, with how long each step took. `make e2e` shows the table.
 
-use super::world::{NAMESPACE as TEAM, World, host, world};
+use super::world::{NAMESPACE as TEAM, World, world};
 use crate::aggregated::{build, eventually};
 use crate::parts::look::{outcome, until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Where the guide's objects are.
@@ -79,16 +79,7 @@ impl<'a> Walk<'a> {
     /// A request through the router's Service from another pod.
     #[track_caller]
     fn ask(&self, actor: &str) -> String {
-        let host = format!("Host: {}", host(actor, NAMESPACE));
-        let run = ["run", "asker", "--image=localhost/busybox:1"];
-        let run = [
-            &run[..],
-            &["--restart=Never", "--rm", "--attach", "--quiet"],
-        ]
-        .concat();
-        let curl = ["--", "curl", "-sS", "-m", "60", "-H", &host];
-        let url = "http://atenet-router.ate-system.svc/";
-        self.kubectl(&[&run[..], &curl, &[url]].concat())
+        self.w.ask_from_pod(actor, NAMESPACE)
     }
 
     /// A call of `ateapi.Control` with a token, found by reflection.
@@ -97,7 +88,8 @@ impl<'a> Walk<'a> {
         let header = format!("authorization: Bearer {token}");
         let mut grpcurl = self.w.grpcurl_as_client();
         grpcurl.args(["-H", &header, "-d", &request.to_string()]);
-        grpcurl.args([&self.w.grpc(), &format!("ateapi.Control/{method}")]);
+        let door = self.w.grpc();
+        grpcurl.args([&*door, &format!("ateapi.Control/{method}")]);
         let said = outcome(method, &grpcurl.output().unwrap());
         serde_json::from_str(&said.unwrap_or_else(|e| panic!("{e}"))).unwrap()
     }
@@ -131,7 +123,14 @@ fn template(image: &str, [amd64, arm64]: [&str; 2]) -> Value {
                 "amd64": build("x86_64", amd64), "arm64": build("aarch64", arm64), "authentication": {"gcp": {}},
             },
             "containers": [{
-                "name": "kagent", "image": image, "command": ["/server"], "env": [{"name": "PORT", "value": "80"}],
+                "name": "kagent", "image": image, "command": ["/server"],
+                "env": [
+                    {"name": "PORT", "value": "80"},
+                    {"name": "KAGENT_CONFIG_JSON", "valueFrom": {"secretKeyRef": {"name": "hello", "key": "config.json"}}},
+                    {"name": "KAGENT_SRT_SETTINGS_JSON", "valueFrom": {"secretKeyRef": {
+                        "name": "hello", "key": "srt-settings.json", "optional": true,
+                    }}},
+                ],
             }],
             "workerPoolRef": {"name": "kagent-default", "namespace": NAMESPACE},
             "snapshotsConfig": {"location": format!("gs://ate-snapshots/{NAMESPACE}/hello")},
@@ -171,6 +170,10 @@ fn actor(name: &str) -> Value {
 fn template_ready(walk: &mut Walk<'_>) {
     let w = walk.w;
     let image = w.kubectl_in(TEAM, &["get", "actortemplate/counter", "-o", IMAGE]);
+    w.apply(&json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hello", "namespace": NAMESPACE},
+        "stringData": {"config.json": "{}"},
+    }));
     w.apply(&template(&image, NIGHTLY));
     let ready = eventually("it is ready, or it is said why not", || {
         let said = walk.kubectl(&["describe", "actortemplate/hello"]);
@@ -323,9 +326,10 @@ impl Drop for Away<'_> {
 fn a_client_that_was_there_before_our_api_connects_later() {
     let w = world();
     let away = Away::new(&w);
-    let mut client = Command::new(build("grpcclient", "e2e/grpcclient"));
-    client.args([&w.grpc(), "api.ate-system.svc"]);
-    client.arg(w.pem("ate-apiserver-tls", "ca.crt"));
+    let program = build("grpcclient", "e2e/grpcclient");
+    let api = format!("{}:443", w.service("api"));
+    let ca = w.pem("ate-apiserver-tls", "ca.crt");
+    let mut client = w.beside(&program, &[&api, "api.ate-system.svc"], &[&ca]);
     let mut client = Asking(client.stdout(Stdio::piped()).spawn().unwrap());
     let mut said = BufReader::new(client.0.stdout.take().unwrap()).lines();
     let refused = said.next().unwrap().unwrap();

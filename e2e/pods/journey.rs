@@ -1,9 +1,8 @@
 //! Waking and sleeping.
 
-use super::world::{WORKERS, world};
+use super::world::{NAMESPACE, WORKERS, world};
 use crate::aggregated::eventually;
 use crate::parts::look::outcome;
-use std::path::Path;
 
 #[test]
 fn an_actor_sleeps_in_one_pod_and_wakes_in_another_with_memory_and_files() {
@@ -65,7 +64,7 @@ fn the_charts_own_test_passes() {
 #[test]
 fn the_store_is_for_those_of_us_that_need_it() {
     let w = world();
-    let store = format!("{}:6379", w.service("ate-store"));
+    let store = w.door("ate-store", 6379);
     let ping = |secret: Option<&str>| {
         let mut openssl = w.openssl(&store, "ate-store.ate-system.svc", secret);
         outcome("openssl", &openssl.output().unwrap())
@@ -144,13 +143,11 @@ fn a_worker_pod_sees_its_own_only_and_cannot_write_what_is_shared() {
         ("run/ate", &["ateoms", "own"]),
         ("run/ate/ateoms", &[&uid]),
     ] {
-        let entries = std::fs::read_dir(Path::new(&process).join("root").join(dir)).unwrap();
-        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.collect();
-        names.sort();
+        let listed = w.on_node(&["ls", &format!("{process}/root/{dir}")]);
+        let names: Vec<_> = listed.lines().collect();
         assert_eq!(names, seen, "{dir}");
     }
-    let mounts = std::fs::read_to_string(format!("{process}/mountinfo")).unwrap();
+    let mounts = w.on_node(&["cat", &format!("{process}/mountinfo")]);
     for (name, access) in [
         ("rootfs-app", "ro"),
         ("runtime", "ro"),
@@ -172,25 +169,8 @@ fn a_worker_pod_sees_its_own_only_and_cannot_write_what_is_shared() {
 #[test]
 fn another_pod_reaches_an_actor_by_the_routers_name() {
     let w = world();
-    let actor = w.actor("called");
-    let host = format!("Host: {}", actor.host());
-    let said = w.kubectl(&[
-        "run",
-        "asker",
-        "--image=localhost/busybox:1",
-        "--restart=Never",
-        "--rm",
-        "--attach",
-        "--quiet",
-        "--",
-        "curl",
-        "-sS",
-        "-m",
-        "60",
-        "-H",
-        &host,
-        "http://atenet-router.ate-system.svc/",
-    ]);
+    let _actor = w.actor("called");
+    let said = w.ask_from_pod("called", NAMESPACE);
     assert!(said.contains(r#""memory":1"#), "{said}");
 }
 

@@ -1,6 +1,7 @@
 //! Everything in the pods of a real node, installed by Helm. [`world`] has it; one test at a time uses it.
 
 mod agents;
+mod door;
 mod faults;
 mod howto;
 mod journey;

@@ -118,6 +118,9 @@ impl Drop for Frozen<'_> {
 #[test]
 fn actors_go_on_and_wake_while_kubernetes_is_silent() {
     let w = world();
+    if w.left_out("it freezes kube-apiserver and etcd") {
+        return;
+    }
     let (awake, asleep) = (w.actor("awake"), w.actor("asleep"));
     assert_eq!((awake.visit(), asleep.visit()), ((1, 1), (1, 1)));
     asleep.sleep();

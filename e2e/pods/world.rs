@@ -1,6 +1,8 @@
-//! A cluster with a node, all of ours installed in it by Helm, a pool of two workers and a template that is ready.
+//! A cluster with a node, all of ours installed in it by Helm, a pool of two workers and a template that is ready. The cluster is
+//! started for us, or it is that of a kubeconfig (`E2E_KUBECONFIG`).
 
-use crate::aggregated::{Cluster, eventually, root};
+use super::door::Door;
+use crate::aggregated::{Cluster, eventually, root, shell};
 use crate::dev::harness::image;
 use crate::parts::look::{outcome, text};
 use serde_json::{Value, json};
@@ -25,6 +27,12 @@ pub const NAMESPACE: &str = "team";
 pub const WORKERS: usize = 2;
 /// Where the counter's image is on the node, and so in the node agent's pod.
 const LAYOUT: &str = "/var/lib/ate/test-image";
+/// The kubeconfig of a cluster that is there, with one node.
+const GIVEN: &str = "E2E_KUBECONFIG";
+/// Our image there; otherwise that of [`IMAGES`] is made of this build.
+const IMAGE: &str = "E2E_IMAGE";
+/// An image with sh, curl, nsenter and tar there, which our own clusters have.
+const TOOLS: (&str, &str) = ("E2E_TOOLS", "localhost/busybox:1");
 /// How long a request through the router may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -68,10 +76,16 @@ pub fn world() -> Mine {
 
 impl World {
     fn start() -> World {
-        let cluster = Cluster::with_node();
-        for (name, user, programs) in IMAGES {
-            load_image(&cluster, name, user, programs);
-        }
+        let cluster = match std::env::var_os(GIVEN) {
+            Some(kubeconfig) => Cluster::given(Path::new(&kubeconfig), &tools()),
+            None => {
+                let cluster = Cluster::with_node();
+                for (name, user, programs) in IMAGES {
+                    load_image(&cluster, name, user, programs);
+                }
+                cluster
+            }
+        };
         let mut world = World {
             router: String::new(),
             installed: Duration::ZERO,
@@ -87,18 +101,26 @@ impl World {
 
     /// By Helm, as anybody would. There are no volumes for the store and the S3 server here.
     fn install(&self) {
+        let image = std::env::var(IMAGE).unwrap_or(IMAGES[0].0.to_owned());
+        let (repository, tag) = image.rsplit_once(':').expect("E2E_IMAGE is NAME:TAG");
+        let (repository, tag) = (
+            format!("--set=image.repository={repository}"),
+            format!("--set-string=image.tag={tag}"),
+        );
         for (release, values) in [
             ("substrate-crds", &[][..]),
             (
                 "substrate",
                 &[
+                    &repository,
+                    &tag,
                     "--set=store.bundled.persistence.enabled=false",
                     "--set=objects.bundled.persistence.enabled=false",
                 ],
             ),
         ] {
             let chart = root("charts").join(release);
-            let install = ["install", release, chart.to_str().unwrap()];
+            let install = ["upgrade", "--install", release, chart.to_str().unwrap()];
             let said = self.helm(&[&install[..], &["--create-namespace"], values].concat());
             said.unwrap_or_else(|e| panic!("{e}"));
         }
@@ -126,8 +148,9 @@ impl World {
 
     /// A pool and a template, ready.
     fn populate(&self) {
-        let c = &self.cluster;
-        c.kubectl(&["create", "namespace", NAMESPACE]);
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        self.apply(&namespace);
         self.lay_out("root");
         self.pool();
         self.template("counter", &counter());
@@ -138,15 +161,19 @@ impl World {
     pub(super) fn lay_out(&self, disk: &str) {
         let image = image();
         let (packed, _) = image.rsplit_once('@').unwrap();
+        let packed = Path::new(&packed["oci-layout:".len()..]);
+        if !self.cluster.is_own() {
+            let parent = Path::new(LAYOUT).parent().unwrap().to_str().unwrap();
+            self.cluster.on_node(&["rm", "-rf", LAYOUT]);
+            self.cluster.on_node(&["mkdir", "-p", parent]);
+            return shell::copy(&self.cluster, packed, &format!("/proc/1/root{LAYOUT}"));
+        }
         let to = self.cluster.path(disk).join(&LAYOUT[1..]);
         if to.exists() {
             return;
         }
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let copied = Command::new("cp")
-            .arg("-a")
-            .args([Path::new(&packed["oci-layout:".len()..]), &to])
-            .status();
+        let copied = Command::new("cp").arg("-a").args([packed, &to]).status();
         assert!(copied.unwrap().success());
     }
 
@@ -258,9 +285,50 @@ impl World {
         command
     }
 
-    /// The API server's door for our processes.
-    pub fn grpc(&self) -> String {
-        format!("{}:443", self.service("api"))
+    /// The API server's door for our processes and for clients.
+    pub fn grpc(&self) -> Door {
+        self.door("api", 443)
+    }
+
+    /// The way to a Service of ours from this machine.
+    pub fn door(&self, service: &str, port: u16) -> Door {
+        match self.cluster.is_own() {
+            true => Door::plain(format!("{}:{port}", self.service(service))),
+            false => Door::forwarded(&self.cluster, service, port),
+        }
+    }
+
+    /// Says that a test needs a cluster of our own, where there is none.
+    pub fn left_out(&self, why: &str) -> bool {
+        let left_out = !self.cluster.is_own();
+        if left_out {
+            println!("left out, as the cluster is not ours: {why}");
+        }
+        left_out
+    }
+
+    /// A program of this machine that reaches addresses of Services, with files of this machine as arguments after `arguments`.
+    pub fn beside(&self, program: &Path, arguments: &[&str], files: &[&Path]) -> Command {
+        let bring = |file: &Path| {
+            if self.cluster.is_own() {
+                return file.display().to_string();
+            }
+            let to = format!("/tmp/{}", file.file_name().unwrap().display());
+            shell::copy(&self.cluster, file, &to);
+            to
+        };
+        let mut command = self.command(&bring(program));
+        command.args(arguments);
+        command.args(files.iter().map(|file| bring(file)));
+        command
+    }
+
+    /// A program where addresses of Services are reached.
+    fn command(&self, program: &str) -> Command {
+        match self.cluster.is_own() {
+            true => Command::new(program),
+            false => shell::inside(&self.cluster, program),
+        }
     }
 
     /// kubectl in our own namespace, where it may fail.
@@ -288,6 +356,23 @@ impl World {
     /// What the API answers at a path.
     pub fn raw(&self, path: &str) -> String {
         self.cluster.kubectl(&["get", "--raw", path])
+    }
+
+    /// What a request to an actor through the router's Service is answered in a pod of a namespace. What is attached to a pod may miss
+    /// what it says first, so its log is read.
+    #[track_caller]
+    pub fn ask_from_pod(&self, actor: &str, namespace: &str) -> String {
+        let host = format!("Host: {}", host(actor, namespace));
+        let image = format!("--image={}", tools());
+        let run = ["run", "asker", &image, "--restart=Never", "--"];
+        let curl = ["curl", "-sS", "-m", "60", "-H", &host];
+        let url = "http://atenet-router.ate-system.svc/";
+        self.kubectl_in(namespace, &[&run[..], &curl, &[url]].concat());
+        let ended = "--for=jsonpath={.status.phase}=Succeeded";
+        self.kubectl_in(namespace, &["wait", "pod/asker", ended, "--timeout=90s"]);
+        let said = self.kubectl_in(namespace, &["logs", "pod/asker"]);
+        self.kubectl_in(namespace, &["delete", "pod/asker"]);
+        said
     }
 
     /// Makes an actor that goes with the test.
@@ -325,17 +410,13 @@ impl World {
         });
     }
 
-    /// Process id of a pod's executor.
-    pub fn executor(&self, pod: &str) -> i32 {
+    /// Process id, on the node, of a pod's executor.
+    pub fn executor(&self, pod: &str) -> String {
         let uid = self.field(&format!("pod/{pod}"), ".metadata.uid");
-        let pids = std::fs::read_dir("/proc").unwrap().flatten();
-        let mut pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-        let ours = |pid: &i32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let args: Vec<_> = line.split(|b| *b == 0).collect();
-            args.get(1) == Some(&&b"ateom"[..]) && args.contains(&uid.as_bytes())
-        };
-        pids.find(ours).unwrap()
+        let said = self.cluster.on_node(&["ps", "-eo", "pid=,args="]);
+        let ours = |line: &&str| line.contains("ate ateom ") && line.contains(&uid);
+        let line = said.lines().find(ours).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
     }
 
     /// A process of ours on the node: KiB of memory that it has for itself (PSS), and ticks of processor time so far.
@@ -362,6 +443,12 @@ impl World {
     /// Process id of the node agent, on its node.
     pub fn agent(&self) -> Option<String> {
         self.processes("ate atelet --slots=pods").pop()
+    }
+
+    /// Runs a command on the node.
+    #[track_caller]
+    pub fn on_node(&self, args: &[&str]) -> String {
+        self.cluster.on_node(args)
     }
 
     /// Process ids, on the node, of those whose command line has this.
@@ -489,7 +576,8 @@ impl Actor<'_> {
     /// GET through the router; any other answer than 200 is an error.
     pub fn get(&self, path: &str) -> Result<String, String> {
         let host = format!("Host: {}", self.host());
-        let output = Command::new("curl")
+        let mut curl = self.world.command("curl");
+        let output = curl
             .args(["-sS", "--fail-with-body", "-m"])
             .arg(ANSWER.as_secs().to_string())
             .args(["-H", &host, &format!("http://{}{path}", self.world.router)])
@@ -554,8 +642,14 @@ pub fn counter() -> String {
 }
 
 /// Name of an actor for requests.
-pub fn host(actor: &str, namespace: &str) -> String {
+fn host(actor: &str, namespace: &str) -> String {
     format!("{actor}.{namespace}.actors.resources.substrate.ate.dev")
+}
+
+/// The image of pods that ask others.
+fn tools() -> String {
+    let (variable, own) = TOOLS;
+    std::env::var(variable).unwrap_or(own.to_owned())
 }
 
 /// Makes an image and gives it to the node; one that comes later finds it, too.
