@@ -49,6 +49,15 @@ e2e: ## Install by Helm on a local cluster with a node, or that of E2E_KUBECONFI
 	@[ -n "$${E2E_KUBECONFIG:-}" ] || e2e/setup.sh cluster
 	RUST_TEST_THREADS=256 E2E_TABLE=1 cargo test --features failpoints --test e2e -- pods:: --nocapture
 
+# How long.
+SOAK_MINUTES ?= 30
+
+.PHONY: soak
+soak: ## As e2e with Kubernetes away for longer, faults in random order (SOAK_SEED) for SOAK_MINUTES, and 10 minutes of rest
+	@e2e/setup.sh test
+	@e2e/setup.sh cluster
+	SOAK_MINUTES=$(SOAK_MINUTES) RUST_TEST_THREADS=256 E2E_TABLE=1 cargo test --features failpoints --test e2e -- pods:: --nocapture
+
 .PHONY: bench
 bench: ## Measure against the targets; writes target/bench.json
 	@e2e/setup.sh test

@@ -10,4 +10,5 @@ mod nodes;
 mod outages;
 mod second;
 mod secrets;
+mod soak;
 mod world;

@@ -1,5 +1,6 @@
 //! What is not there for a while, and what was never there.
 
+use super::soak::minutes;
 use super::world::{Actor, NAMESPACE, WORKERS, World, counter, world};
 use crate::aggregated::eventually;
 use crate::parts::look::{LOOK, until};
@@ -8,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How soon everything works again.
-const SOON: Duration = Duration::from_secs(60);
-/// How long Kubernetes is away: longer than its answers are remembered for.
-const AWAY: Duration = Duration::from_secs(15);
-const ROLLED_BACK: &str = ".status.conditions[?(@.type==\"RolledBack\")].status";
+pub const SOON: Duration = Duration::from_secs(60);
+/// How long Kubernetes is away: longer than its answers are remembered for; and in `make soak`.
+const AWAY: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(60)];
+pub const ROLLED_BACK: &str = ".status.conditions[?(@.type==\"RolledBack\")].status";
 
 /// Ends the traffic when dropped.
-struct Ending<'a>(&'a AtomicBool);
+pub struct Ending<'a>(pub &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
@@ -41,6 +42,23 @@ fn traffic(actor: &Actor<'_>, over: &AtomicBool) -> Vec<String> {
     failed
 }
 
+/// Kills all processes of a kind; which those were.
+pub fn kill(w: &World, command: &str) -> Vec<String> {
+    let before = w.processes(command);
+    assert!(!before.is_empty(), "{command}");
+    w.signal("-KILL", &before);
+    before
+}
+
+/// Waits until there are as many others.
+pub fn others(w: &World, command: &str, before: &[String]) {
+    until(SOON, "others work", || {
+        let now = w.processes(command);
+        let others = now.iter().all(|pid| !before.contains(pid));
+        (others && now.len() == before.len()).then_some(())
+    });
+}
+
 /// Kills all processes of a kind while one actor is busy and one asleep, which wakes and sleeps again; requests of the busy one that
 /// were not answered.
 fn killed(w: &World, command: &str) -> Vec<String> {
@@ -52,17 +70,11 @@ fn killed(w: &World, command: &str) -> Vec<String> {
         let traffic = scope.spawn(|| traffic(&busy, &over));
         // Also when something below fails.
         let ending = Ending(&over);
-        let before = w.processes(command);
-        assert!(!before.is_empty(), "{command}");
-        w.signal("-KILL", &before);
+        let before = kill(w, command);
         let (memory, file) = until(SOON, "it wakes", || sleeper.try_visit().ok());
         // A GET whose answer did not arrive is sent again.
         assert!(memory > 1 && memory == file, "{memory} {file}");
-        until(SOON, "others work", || {
-            let now = w.processes(command);
-            let others = now.iter().all(|pid| !before.contains(pid));
-            (others && now.len() == before.len()).then_some(())
-        });
+        others(w, command, &before);
         until(SOON, "it sleeps", || sleeper.try_sleep().ok());
         until(SOON, "requests are answered", || busy.try_visit().ok());
         drop(ending);
@@ -106,8 +118,26 @@ fn requests_are_answered_again_when_the_routers_were_killed() {
     killed(&w, "ate router");
 }
 
-/// Processes of the node that stand still until this is dropped.
-struct Frozen<'a>(&'a World, Vec<String>);
+/// How long Kubernetes is away in this run.
+pub fn away() -> Duration {
+    AWAY[usize::from(minutes().is_some())]
+}
+
+/// Kubernetes' processes, which stand still until this is dropped.
+pub struct Frozen<'a>(&'a World, Vec<String>);
+
+impl<'a> Frozen<'a> {
+    pub fn new(w: &'a World) -> Self {
+        let pids: Vec<_> = ["kube-apiserver --etcd-servers", "etcd --name"]
+            .iter()
+            .flat_map(|command| w.processes(command))
+            .collect();
+        assert_eq!(pids.len(), 2, "{pids:?}");
+        let frozen = Frozen(w, pids);
+        w.signal("-STOP", &frozen.1);
+        frozen
+    }
+}
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
@@ -125,16 +155,10 @@ fn actors_go_on_and_wake_while_kubernetes_is_silent() {
     assert_eq!((awake.visit(), asleep.visit()), ((1, 1), (1, 1)));
     asleep.sleep();
     let worker = awake.worker();
-    let pids: Vec<_> = ["kube-apiserver --etcd-servers", "etcd --name"]
-        .iter()
-        .flat_map(|command| w.processes(command))
-        .collect();
-    assert_eq!(pids.len(), 2, "{pids:?}");
-    let frozen = Frozen(&w, pids);
     let begun = Instant::now();
-    w.signal("-STOP", &frozen.1);
+    let frozen = Frozen::new(&w);
     let mut before = 1;
-    while begun.elapsed() < AWAY {
+    while begun.elapsed() < away() {
         let (memory, file) = awake.visit();
         assert!(memory > before && memory == file, "{memory} {file}");
         before = memory;
