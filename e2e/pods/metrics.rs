@@ -9,7 +9,7 @@ fn scrape(w: &World) -> Option<String> {
         "get",
         "pods",
         "-l",
-        "app notin (ate-store, ate-objects)",
+        "app in (ate-apiserver, ate-controller, atenet-router, atelet)",
         "-o",
         "jsonpath={.items[*].metadata.name}",
     ]);
