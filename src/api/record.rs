@@ -387,7 +387,7 @@ pub enum WorkerPhase {
     Draining,
     /// Could not prove itself clean.
     Dirty,
-    /// Its node's lease lapsed.
+    /// Its node is not heard of; takes no claim.
     Lost,
 }
 

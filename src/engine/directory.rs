@@ -6,6 +6,15 @@ use crate::lifecycle::settle::SKEW;
 use crate::store::{Store, StoreError};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// A node that has not renewed its lease for this part of it is silent.
+const SILENT_PART: u32 = 2;
+
+/// Whether a node is silent: it may run what it ran, but gets nothing new. `lease`: how long one holds.
+pub(super) fn is_silent(node: &NodeRecord, lease: Duration, now: Timestamp) -> bool {
+    node.lease + lease / SILENT_PART < now + lease
+}
 
 /// Nodes by name. Nodes are few; all are kept.
 #[derive(Default)]

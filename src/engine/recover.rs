@@ -1,7 +1,9 @@
 //! What every replica does all the time: finish operations whose owner died, begin deletions that were only marked,
 //! settle claims, notice lost nodes.
 
+use super::directory::is_silent;
 use super::{Call, DriveError, Engine};
+use crate::api::record::{NodeRecord, WorkerPhase};
 use crate::api::{ActorKey, Timestamp};
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::settle::SKEW;
@@ -64,12 +66,13 @@ impl Engine {
             self.forget_incarnation();
             self.incarnation().await?;
             let (nodes, now) = self.directory.refresh(&*self.store).await?;
-            let lost: Vec<&str> = nodes
-                .iter()
-                .filter(|n| n.lease + SKEW < now)
-                .map(|n| n.name.as_str())
-                .collect();
-            self.settle_workers(&lost, now).await?;
+            let named = |wanted: &dyn Fn(&NodeRecord) -> bool| -> Vec<&str> {
+                let found = nodes.iter().filter(|n| wanted(n));
+                found.map(|n| n.name.as_str()).collect()
+            };
+            let lost = named(&|n| n.lease + SKEW < now);
+            let silent = named(&|n| is_silent(n, self.options.node_lease, now));
+            self.settle_workers(&lost, &silent, now).await?;
         }
         Ok(())
     }
@@ -142,12 +145,19 @@ impl Engine {
     async fn settle_workers(
         self: &Arc<Self>,
         lost: &[&str],
+        silent: &[&str],
         now: Timestamp,
     ) -> Result<(), DriveError> {
-        for worker in self.store.list_workers(None).await?.items {
-            let gone = lost.contains(&worker.node.as_str());
+        for mut worker in self.store.list_workers(None).await?.items {
+            let on = |nodes: &[&str]| nodes.contains(&worker.node.as_str());
+            let free = worker.phase == WorkerPhase::Free;
             match &worker.claim {
-                None if gone => self.store.remove_worker(&worker.pool, &worker.key).await?,
+                None if on(lost) => self.store.remove_worker(&worker.pool, &worker.key).await?,
+                // Who claimed it would wait for the node until its lease has lapsed. Its next report makes it free again.
+                None if on(silent) && free => {
+                    worker.phase = WorkerPhase::Lost;
+                    self.store.report_worker(&worker).await?;
+                }
                 None => {}
                 Some(_) => self.settle(&worker, now).await?,
             }

@@ -1,5 +1,6 @@
 //! What nodes say of their slots, taken into the store; and what follows when a sandbox is gone.
 
+use super::directory::is_silent;
 use super::steps::sandbox_of;
 use super::workload::identity;
 use super::{Call, DriveError, Engine};
@@ -55,6 +56,7 @@ impl Engine {
         let (nodes, now) = self.directory.refresh(&*self.store).await?;
         let known = nodes.iter().find(|n| n.name == report.node);
         let lapsed = report.lapsed || known.is_some_and(|n| n.lease <= now);
+        let silent = known.is_some_and(|n| is_silent(n, lease, now));
         let node = self
             .store
             .renew_node(&report.node, &report.address, lease)
@@ -62,7 +64,7 @@ impl Engine {
         self.directory.learn(node);
         // Only after the renewal: who counted the node among the lost has begun before, which the records show.
         let mut stop_slots = vec![];
-        if lapsed || self.reports.changed(&report.node, &report.slots) {
+        if lapsed || silent || self.reports.changed(&report.node, &report.slots) {
             stop_slots = self.take_in(report, lapsed).await?;
             self.reports.remember(&report.node, &report.slots);
         }

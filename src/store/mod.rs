@@ -357,7 +357,7 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- workers
 
-    /// A node reports a worker: added when new; identity, address and `Draining`/`Dirty`/`Free` taken over, an existing claim kept.
+    /// A node reports a worker: added when new; identity, address and phase taken over, an existing claim kept.
     async fn report_worker(&self, worker: &WorkerRecord) -> Result<WorkerRecord, StoreError>;
     /// Takes a free worker of the pool in O(1). `None` if there is none. A pool has at most one worker per actor: a
     /// claim that the same actor holds already at the same epoch is returned again; one that it holds at an older

@@ -1,8 +1,8 @@
 //! What one replica leaves unfinished, and another finishes.
 
 use super::kit::{Kit, PATIENCE, call, until};
-use super::schedule::OPERATION_LEASE;
-use crate::api::record::{ActorRecord, Claim, Phase};
+use super::schedule::{NODE_LEASE, OPERATION_LEASE};
+use crate::api::record::{ActorRecord, Claim, Phase, WorkerPhase};
 use crate::api::{ActorKey, Epoch, Timestamp};
 use crate::engine::Engine;
 use crate::store::{ClaimRequest, Store};
@@ -157,4 +157,31 @@ async fn who_is_told_to_stop_leaves_the_rest_to_others() {
         .unwrap()
         .unwrap();
     assert!(claims().await > MANY / 2, "most is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_gets_nothing_new_until_it_is_heard_of_again() {
+    let kit = Kit::new(1);
+    kit.report().await;
+    let start = Instant::now();
+    let recovery = tokio::spawn(kit.engine.clone().recover(CancellationToken::new()));
+    let phase = async || kit.store.list_workers(None).await.unwrap().items[0].phase;
+    let lost = async {
+        while phase().await != WorkerPhase::Lost {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, lost).await.unwrap();
+    assert!(start.elapsed() < NODE_LEASE, "long before it is given up");
+    let key = kit.actor("ns", "a").await;
+    let (engine, of) = (kit.engine.clone(), key.clone());
+    let wake = tokio::spawn(async move { engine.resume(&of, call()).await });
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(phase().await, WorkerPhase::Lost);
+    assert!(!wake.is_finished());
+    // As it said last, which is otherwise not taken in again so soon.
+    kit.report().await;
+    let awake = wake.await.unwrap().unwrap();
+    assert_eq!(awake.header.phase, Phase::Running);
+    recovery.abort();
 }

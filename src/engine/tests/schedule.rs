@@ -29,7 +29,7 @@ const MOST_ORDERS: u64 = 1_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub const OPERATION_LEASE: Duration = Duration::from_secs(3);
-const NODE_LEASE: Duration = Duration::from_secs(6);
+pub const NODE_LEASE: Duration = Duration::from_secs(6);
 const ACTORS: [&str; 3] = ["a", "b", "c"];
 
 /// How a schedule broke an invariant.
