@@ -5,7 +5,7 @@ use crate::api::pool::{CLASS_LABEL, POOL_LABEL, PoolTemplate};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{
     Affinity, Container, EnvVar, EnvVarSource, HostPathVolumeSource, ObjectFieldSelector, PodSpec,
-    PodTemplateSpec, SecurityContext, Volume, VolumeMount,
+    PodTemplateSpec, SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -22,6 +22,13 @@ pub(super) const DIGEST: &str = "ate.dev/desired";
 const UNAVAILABLE: &str = "25%";
 /// How long a worker may take to suspend its actor when it is asked to go.
 const GRACE_SECONDS: i64 = 60;
+/// Taints of a node that Kubernetes does not hear of, and how long a worker stays there. Kubernetes' own 300 s are for what may come back as it
+/// was: by then actors went on elsewhere, and the pool has to have its workers again.
+const SILENT: [&str; 2] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+];
+const SILENT_SECONDS: i64 = 60;
 /// Host directories that have one directory per worker, by its pod's uid; and where a pod finds its own. `mountPath` cannot name the
 /// uid, so the executor binds its own to where the host has it: orders of the node agent then name the same files to both.
 const RUN: [&str; 2] = ["/run/ate/ateoms", "/run/ate/own"];
@@ -138,10 +145,29 @@ fn pod(template: PoolTemplate, image: String) -> PodSpec {
         node_selector: template.node_selector,
         priority_class_name: template.priority_class_name,
         termination_grace_period_seconds: Some(GRACE_SECONDS),
-        tolerations: template.tolerations,
+        tolerations: Some(tolerations(template.tolerations.unwrap_or_default())),
         volumes: Some(vec![volume("run", RUN), volume("data", DATA)]),
         ..PodSpec::default()
     }
+}
+
+/// What a pool says of silent nodes holds, as for any pod (Kubernetes' admission plugin DefaultTolerationSeconds).
+fn tolerations(mut said: Vec<Toleration>) -> Vec<Toleration> {
+    let any = |of: &Option<String>| of.as_deref().is_none_or(str::is_empty);
+    for taint in SILENT {
+        let of_taint = |t: &Toleration| any(&t.key) || t.key.as_deref() == Some(taint);
+        let evicts = |t: &Toleration| any(&t.effect) || t.effect.as_deref() == Some("NoExecute");
+        if !said.iter().any(|t| of_taint(t) && evicts(t)) {
+            said.push(Toleration {
+                effect: Some("NoExecute".to_owned()),
+                key: Some(taint.to_owned()),
+                operator: Some("Exists".to_owned()),
+                toleration_seconds: Some(SILENT_SECONDS),
+                ..Toleration::default()
+            });
+        }
+    }
+    said
 }
 
 /// An environment variable that says something of the pod.
@@ -275,6 +301,31 @@ mod tests {
             );
             assert!(container["args"].as_array().unwrap().contains(&json!(bind)));
         }
+    }
+
+    #[test]
+    fn workers_leave_a_silent_node_soon_unless_their_pool_says_otherwise() {
+        let seconds = |said: serde_json::Value| {
+            let made = deployment(&pool(json!({"tolerations": said})), "i");
+            let pod = made.spec.unwrap().template.spec.unwrap();
+            let all = pod.tolerations.unwrap().into_iter();
+            let bounds = all.map(|t| (t.key.unwrap_or_default(), t.toleration_seconds));
+            bounds.collect::<Vec<_>>()
+        };
+        let [not_ready, unreachable] = SILENT.map(str::to_owned);
+        let soon = |taint: &String| (taint.clone(), Some(SILENT_SECONDS));
+        let ours = [soon(&not_ready), soon(&unreachable)];
+        assert_eq!(seconds(json!([])), ours);
+        let other = json!([{"key": "gpu", "operator": "Exists", "effect": "NoExecute"}]);
+        let other = seconds(other);
+        assert_eq!((other[0].0.as_str(), &other[1..]), ("gpu", &ours[..]));
+        let own = json!({"key": unreachable, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5});
+        let own = seconds(json!([own]));
+        assert_eq!(own, [(unreachable, Some(5)), soon(&not_ready)]);
+        let all = seconds(json!([{"operator": "Exists"}]));
+        assert_eq!(all, [(String::new(), None)]);
+        let others = seconds(json!([{"operator": "Exists", "effect": "NoSchedule"}]));
+        assert_eq!(others[1..], ours);
     }
 
     #[test]
