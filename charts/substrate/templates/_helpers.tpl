@@ -45,6 +45,8 @@ topologySpreadConstraints:
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
     matchLabels: {app: {{ . }}}
+  # Else a rollout counts those that are about to go, and may put all on one node.
+  matchLabelKeys: [pod-template-hash]
 {{- end }}
 
 {{- define "substrate.tlsArgs" -}}
