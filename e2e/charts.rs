@@ -13,6 +13,8 @@ pub type Objects = BTreeMap<String, Value>;
 
 /// Values that turn on what is off.
 pub const MORE: &[&str] = &[
+    "leases.node=60",
+    "leases.operation=10",
     "apiserver.actorsPerNamespace=5",
     "apiserver.hideActorWatch=true",
     "apiserver.grpcAnonymousUser=ate:grpc-anonymous",
@@ -194,6 +196,7 @@ fn values_that_the_chart_does_not_know_are_refused() {
         ("substrate", &["tls.caBundle=aGVsbG8="], "tls"),
         ("substrate", &["snapshots.location=/data"], "location"),
         ("substrate", &["allowed.runtimes[0]=latest"], "runtimes"),
+        ("substrate", &["leases.node=1"], "node"),
         ("substrate", &["store.bundled.enabled=false"], "store.url"),
         (
             "substrate",

@@ -64,6 +64,9 @@ topologySpreadConstraints:
 {{- else if .Values.store.cluster }}
 - --store-cluster
 {{- end }}
+{{- with .Values.leases.operation }}
+- --operation-lease={{ int64 . }}
+{{- end }}
 {{- end }}
 
 {{- define "substrate.objectsSecret" -}}
