@@ -543,6 +543,17 @@ impl Cluster {
         self.script("down.sh", &[&node.to_string()])
     }
 
+    /// Takes the cable out of a node, or puts it in again; what runs there goes on.
+    pub fn connect_node(&self, node: u8, connected: bool) -> Result<String, String> {
+        let switch = format!("e2e{}-switch", self.id);
+        let port = format!("node{node}");
+        let state = if connected { "up" } else { "down" };
+        let output = Command::new("ip")
+            .args(["-n", &switch, "link", "set", &port, state])
+            .output();
+        outcome("ip", &output.unwrap())
+    }
+
     /// One of e2e/cluster.
     fn script(&self, name: &str, args: &[&str]) -> Result<String, String> {
         let output = Command::new(root("e2e/cluster").join(name))

@@ -36,3 +36,4 @@ mod watches;
 
 pub use goclient::build;
 pub use harness::{Cluster, eventually, root};
+pub use node::port_of;

@@ -4,6 +4,7 @@ use super::harness::{Cluster, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::path::Path;
 use std::process::Child;
 use substrate::identity::{LeafRequest, Usage, files};
 
@@ -52,16 +53,22 @@ impl Node {
     pub fn address(&self, namespace: &str, actor: &str) -> String {
         let what = format!("actor/{actor}");
         let ip = self.cluster.field(namespace, &what, ".status.worker.ip");
-        let slots = std::fs::read_dir(self.cluster.path("node/slots")).unwrap();
-        let mut all = slots.filter_map(|slot| {
-            let desired = std::fs::read(slot.ok()?.path().join("desired.json")).ok()?;
-            let desired: Value = serde_json::from_slice(&desired).ok()?;
-            let assignment = &desired["assignment"];
-            let mine = assignment["actor"]["name"] == actor;
-            mine.then(|| assignment["host_port"].to_string())
-        });
-        format!("{ip}:{}", all.next().unwrap())
+        let port = port_of(&self.cluster.path("node/slots"), actor);
+        format!("{ip}:{port}")
     }
+}
+
+/// The port of an actor that runs on the node that keeps its slots here.
+pub fn port_of(slots: &Path, actor: &str) -> String {
+    let slots = std::fs::read_dir(slots).unwrap();
+    let mut all = slots.filter_map(|slot| {
+        let desired = std::fs::read(slot.ok()?.path().join("desired.json")).ok()?;
+        let desired: Value = serde_json::from_slice(&desired).ok()?;
+        let assignment = &desired["assignment"];
+        let mine = assignment["actor"]["name"] == actor;
+        mine.then(|| assignment["host_port"].to_string())
+    });
+    all.next().unwrap()
 }
 
 impl Drop for Node {

@@ -1,7 +1,7 @@
 //! A second node, for as long as a test has it. All that is not of a node of its own stays on the first.
 
 use super::world::{NAMESPACE, World};
-use crate::aggregated::eventually;
+use crate::aggregated::{eventually, port_of};
 
 /// What the scripts of the cluster call it.
 const NUMBER: u8 = 2;
@@ -33,23 +33,54 @@ impl<'a> Second<'a> {
         format!("e2e{}-node", self.0.cluster.id())
     }
 
-    /// Moves all workers to a node.
-    pub fn gather(&self, node: &str) {
-        let other = match node == self.first() {
-            true => self.name(),
-            false => self.first(),
-        };
-        self.0.kubectl(&["cordon", &other]);
-        self.0
-            .kubectl(&["delete", "pods", "-l", "ate.dev/worker-pool"]);
-        self.0.settled();
-        self.0.kubectl(&["uncordon", &other]);
-        let nodes = self.0.field("workers", ".items[*].status.node");
-        assert!(nodes.split(' ').all(|n| n == node), "{nodes}");
+    /// Moves all workers to it.
+    pub fn gather(&self) {
+        let both = [self.name(), self.name()];
+        self.without_first(&["-l", "ate.dev/worker-pool"], &both);
+    }
+
+    /// Puts a free worker on each node, where both are on the first.
+    pub fn spread(&self) {
+        let (free, _) = self.0.free().pop().unwrap();
+        self.without_first(&[&free], &[self.first(), self.name()]);
+    }
+
+    /// Deletes pods of workers; the second node gets the new ones, and `then` workers are there.
+    fn without_first(&self, pods: &[&str], then: &[String]) {
+        let (w, first) = (self.0, self.first());
+        w.kubectl(&["cordon", &first]);
+        w.kubectl(&[&["delete", "pods"], pods].concat());
+        eventually("the workers are on those nodes", || {
+            let nodes = w.field("workers", ".items[*].status.node");
+            let mut nodes: Vec<_> = nodes.split(' ').collect();
+            nodes.sort_unstable();
+            (nodes == then).then_some(())
+        });
+        w.settled();
+        w.kubectl(&["uncordon", &first]);
+    }
+
+    /// Takes its cable out.
+    pub fn cut(&self) -> Cut<'_> {
+        done(self.0.cluster.connect_node(NUMBER, false));
+        Cut(self)
+    }
+
+    /// Address of an actor that runs on it.
+    pub fn address(&self, ip: &str, actor: &str) -> String {
+        let slots = self.0.cluster.path(DISK).join("var/lib/ate/slots");
+        format!("{ip}:{}", port_of(&slots, actor))
+    }
+
+    /// Whether a request that begins on it is answered.
+    pub fn answers(&self, address: &str) -> bool {
+        let url = format!("http://{address}/");
+        let curl = ["curl", "-sS", "--fail", "-m", "1", &url];
+        self.0.cluster.try_on(NUMBER, &curl).is_ok()
     }
 
     /// Something of the pods that are on it.
-    fn pods(&self, namespace: &str, label: &str, path: &str) -> String {
+    pub fn pods(&self, namespace: &str, label: &str, path: &str) -> String {
         let on = format!("--field-selector=spec.nodeName={}", self.name());
         let path = format!("jsonpath={{{path}}}");
         let get = ["-n", namespace, "get", "pods", "-l", label, &on];
@@ -58,6 +89,15 @@ impl<'a> Second<'a> {
             .cluster
             .try_kubectl(&[&get[..], &["-o", &path]].concat());
         said.unwrap_or_default()
+    }
+}
+
+/// A node that hears and is heard by nobody; all that runs on it goes on. Its cable is put in again with this.
+pub struct Cut<'a>(&'a Second<'a>);
+
+impl Drop for Cut<'_> {
+    fn drop(&mut self) {
+        done(self.0.0.cluster.connect_node(NUMBER, true));
     }
 }
 
