@@ -17,6 +17,8 @@ use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 
 /// A call without an answer for this long fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the server is asked to wait for a change of the log.
+const NEWS_WAIT: Duration = Duration::from_secs(1);
 /// A call fails after so long, whatever was tried meanwhile: who asked waits for an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts to reach a store that was not there at the start.
@@ -188,6 +190,8 @@ struct Connections {
     link: Link,
     /// For large answers.
     large: Link,
+    /// Held up while changes are waited for. A cluster has no server that knows of all.
+    waiting: Option<Link>,
     durable: Option<Durable>,
 }
 
@@ -296,10 +300,19 @@ impl Client {
         self.boot(&link).await.map_err(link::to_store_error)?;
         let large = Link::connect(options, RESPONSE_TIMEOUT).await;
         let large = large.map_err(link::to_store_error)?;
+        let waiting = match options.cluster {
+            true => None,
+            false => Some(
+                Link::connect(options, RESPONSE_TIMEOUT)
+                    .await
+                    .map_err(link::to_store_error)?,
+            ),
+        };
         let durable = Durable::connect(options, &self.keys).await?;
         let connections = Connections {
             link,
             large,
+            waiting,
             durable,
         };
         // One task opens.
@@ -344,6 +357,34 @@ impl Client {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
         let sent = async { self.connections()?.link.send(command).await };
         sent.await.map_err(link::to_store_error)
+    }
+
+    /// Waits until the log of a shard has a stamp of its `first` or above, or until some time has passed. `false`: it cannot be
+    /// waited for. One caller at a time.
+    pub async fn news(&self, first: impl Fn(u16) -> u64) -> bool {
+        let Ok(Connections {
+            waiting: Some(link),
+            ..
+        }) = self.connections()
+        else {
+            return false;
+        };
+        let mut command = ::redis::cmd("XREAD");
+        command
+            .arg("COUNT")
+            .arg(1)
+            .arg("BLOCK")
+            .arg(NEWS_WAIT.as_millis().to_string())
+            .arg("STREAMS");
+        let shards = 0..self.keys.shards();
+        for shard in shards.clone() {
+            command.arg(self.keys.of(shard, "log"));
+        }
+        for shard in shards {
+            // Whatever is above this.
+            command.arg(format!("{}-0", first(shard).saturating_sub(1)));
+        }
+        link.send(&command).await.is_ok()
     }
 
     /// Calls a script. A reply that tells of lost writes is repaired first, then the call is made again.
@@ -483,6 +524,7 @@ impl Client {
             link,
             large,
             durable,
+            ..
         } = self.connections()?;
         let link = if call.large { large } else { link };
         match (durable, call.durability) {

@@ -1,8 +1,9 @@
 //! One reader of a log per process, and its fan-out in memory.
 //!
-//! The reader runs while somebody waits for changes, polls faster while there are any, and keeps the newest; those who
-//! wait read from memory, those who are further behind from the log. So the cost at the server does not grow with those
-//! who wait, and is nothing while nobody does.
+//! The reader runs while somebody waits for changes, polls while there are any, and keeps the newest; while there are none it
+//! is told of the next where the server can tell, and polls more slowly elsewhere. Those who wait read from memory, those who
+//! are further behind from the log. So the cost at the server does not grow with those who wait, and is nothing while nobody
+//! does.
 
 use crate::api::names::ResourceVersion;
 use crate::store::{Changes, StoreError};
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 /// Between two looks at the log while changes come; also how soon a write of this process is looked for.
 const FASTEST: Duration = Duration::from_millis(10);
-/// Between two looks while none come.
+/// Between two looks while none come, where the server cannot tell of the next.
 const SLOWEST: Duration = Duration::from_millis(40);
 /// Changes kept in memory, and what they may take.
 const KEPT: usize = 16_384;
@@ -58,6 +59,10 @@ pub trait Source: Send + Sync + 'static {
     fn seen(&self) -> u64;
     /// Told of every write of this process.
     fn wrote(&self) -> &Notify;
+    /// Returns `true` as soon as there may be something after a version, or after a while; `false` where that cannot be waited for.
+    async fn news(&self, _after: ResourceVersion) -> bool {
+        false
+    }
 }
 
 struct State<T> {
@@ -268,11 +273,11 @@ async fn reader<S: Source>(source: Weak<S>, shared: Weak<Shared<S::Change>>) {
         };
         let wrote = source.wrote().notified();
         pause = (pause * 2).min(SLOWEST);
+        let mut quiet = None;
         match step(&*source, &shared, at).await {
+            Ok(upto) if at == Some(upto) => quiet = at,
             Ok(upto) => {
-                if at != Some(upto) {
-                    pause = FASTEST;
-                }
+                pause = FASTEST;
                 at = Some(upto);
             }
             Err(StoreError::Expired(_)) => at = None,
@@ -283,6 +288,11 @@ async fn reader<S: Source>(source: Weak<S>, shared: Weak<Shared<S::Change>>) {
         }
         drop(shared);
         tokio::time::sleep(FASTEST).await;
+        if let Some(at) = quiet
+            && source.news(at).await
+        {
+            continue;
+        }
         // The deadline is the usual case.
         let _ = tokio::time::timeout(pause - FASTEST, wrote).await;
     }

@@ -130,6 +130,10 @@ impl Source for Records {
     fn wrote(&self) -> &Notify {
         &self.0.wrote
     }
+
+    async fn news(&self, after: ResourceVersion) -> bool {
+        self.0.news(|shard| first_tick(after, shard)).await
+    }
 }
 
 /// What was read of all shards.

@@ -3,7 +3,7 @@
 use crate::api::names::ResourceVersion;
 use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
-use crate::store::redis::StoreTls;
+use crate::store::redis::{DEFAULT_SHARDS, StoreTls};
 use crate::store::testing::{TestServer, free_port};
 use crate::store::{Kind, ListRequest, RedisStore, Store, StoreError, StoreOptions};
 use crate::telemetry::chain;
@@ -30,6 +30,30 @@ async fn durable_writes_wait_for_the_disk_together() {
     futures::future::join_all(creates).await;
     let waits = calls(&server, "waitaof") - before - 1;
     assert!((1..100).contains(&waits), "{waits}");
+}
+
+#[tokio::test]
+async fn a_log_without_changes_is_hardly_asked_for() {
+    let server = TestServer::single();
+    let options = server.options();
+    let store = RedisStore::connect(options.clone()).await.unwrap();
+    let other = RedisStore::connect(options).await.unwrap();
+    created(&store, "team", "a").await;
+    let at = store.list_workers(None).await.unwrap().version;
+    let wait = Duration::from_secs(5);
+    let before = calls(&server, "evalsha");
+    let nothing = store.changes(Kind::Actor, at, 10, wait).await.unwrap();
+    assert!(nothing.items.is_empty());
+    let looks = (calls(&server, "evalsha") - before) / u64::from(DEFAULT_SHARDS);
+    // Every 40 ms would be 125 times. The first few are of the reader that begins.
+    assert!(looks < 15, "{looks}");
+    // What another process writes is seen without delay all the same.
+    let (waits, wrote) = tokio::join!(
+        store.changes(Kind::Actor, nothing.upto, 10, PATIENCE),
+        created(&other, "team", "b"),
+    );
+    assert_eq!(waits.unwrap().items.len(), 1);
+    assert_eq!(wrote.key.name, "b");
 }
 
 #[tokio::test]
