@@ -61,10 +61,11 @@ soak: ## As e2e with Kubernetes away for longer, faults in random order (SOAK_SE
 .PHONY: bench
 bench: ## Measure against the targets; writes target/bench.json
 	@e2e/setup.sh test
-	@e2e/setup.sh control-plane
+	@e2e/setup.sh cluster
 	cargo build --release --bins --features bench
 	@e2e/bench/run.sh $(TARGET)/release
 	@e2e/bench/api.sh $(TARGET)/release
+	@e2e/bench/pods.sh $(TARGET)/release
 
 .PHONY: manifests
 manifests: ## Generate crds/ from the Rust types

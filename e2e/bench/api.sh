@@ -16,47 +16,27 @@ set -euo pipefail
 readonly parts=${BENCH_PARTS:-get streams watch wake controller million}
 readonly actors=${BENCH_ACTORS:-1000000} few=10000 cached=${BENCH_CACHED:-100000} seconds=${BENCH_SECONDS:-60}
 readonly growth=1.2 settle_seconds=45 settle_most=150
-e2e=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-
-die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
 [ $# = 1 ] || { sed -n '3,/^$/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ "$(id -u)" = 0 ] || die "run as root: the control plane needs network namespaces"
 bin=$(cd "$1" 2>/dev/null && pwd) || die "no directory $1: cargo build --release --bins --features bench"
 [ -x "$bin/ate-bench" ] || die "no $bin/ate-bench: cargo build --release --bins --features bench"
 load=$bin/ate-bench
-found=$(mktemp)
 
-# --- processes: the guard removes cluster and processes when this script ends, however it ends ------------------------
+# --- processes -----------------------------------------------------------------------------------------------------------
 
 clean_up() {
-  local status=$? guard=${guard_pid:-}
+  local status=$?
   trap - EXIT
   set +e
   if [ "$status" != 0 ] && [ -n "${dir:-}" ]; then tail -n 20 "$dir"/log/ate.log "$dir"/log/setup.log >&2; fi
-  rm -f "$found"
-  exec 8>&-
-  [ -z "$guard" ] || timeout 60 tail --pid="$guard" -f /dev/null
+  cluster_end
   exit "$status"
 }
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-
-begin() {
-  local words
-  words=$(mktemp -d)
-  mkfifo "$words/in" "$words/out"
-  setsid "$e2e/aggregated/guard.sh" <"$words/in" >"$words/out" &
-  guard_pid=$!
-  disown "$guard_pid"
-  exec 8>"$words/in" 7<"$words/out"
-  read -r id <&7 || die "no cluster: e2e/setup.sh control-plane"
-  rm -rf "$words"
-  dir=/var/tmp/agent-substrate-cluster$id host=10.199.$id.1
-  export KUBECONFIG=$dir/kubeconfig KUBECACHEDIR=$dir/kubecache
-  kube=(--url "https://10.199.$id.2:6443" --ca "$dir/pki/ca.crt" --cert "$dir/pki/admin.crt" --key "$dir/pki/admin.key")
-}
 
 # start NAME COMMAND...: in the background, until the guard or `stop` ends it; its id is in $started.
 start() {
@@ -69,15 +49,6 @@ start() {
 stop() {
   kill "$1"
   timeout 30 tail --pid="$1" -f /dev/null || die "process $1 does not end"
-}
-
-# until_ok WHAT COMMAND...: within 100 s.
-until_ok() {
-  local deadline=$((SECONDS + 100))
-  until "${@:2}" >/dev/null 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || die "$1 is not there within 100 s: ${*:2}"
-    sleep 0.1
-  done
 }
 
 free_port() {
@@ -138,23 +109,8 @@ route() {
 
 # --- the parts -----------------------------------------------------------------------------------------------------------
 
-# part NAME: whether it is measured; says so where it is, for some take minutes.
-part() {
-  [[ " $parts " == *" $1 "* ]] || return 1
-  printf '%s (after %d s)\n' "$1" "$SECONDS"
-}
-note() { tee -a "$found" | "$e2e/bench/api_report.py" show; }
-
 # resident PID: MiB
 resident() { awk '/^VmRSS:/ { printf "%.1f\n", $2 / 1024 }' "/proc/$1/status"; }
-
-# print NAME VALUE UNIT [BOUND]: a number, at most BOUND.
-print() {
-  /usr/bin/python3 -c 'import json, sys
-name, value, unit, *bound = sys.argv[1:]
-met = float(value) <= float(bound[0]) if bound else None
-print(json.dumps({"name": name, "value": float(value), "unit": unit, "target": f"<= {bound[0]}" if bound else None, "ok": met}))' "$@" | note
-}
 
 # settled PID: waits until its memory stays, at least for as long as it takes to look for new kinds; prints it in MiB.
 settled() {
@@ -227,7 +183,9 @@ million() {
   stop "$ate"
 }
 
-begin
+cluster_begin
+dir=$cluster host=10.199.$id.1
+kube=(--url "https://10.199.$id.2:6443" --ca "$dir/pki/ca.crt" --cert "$dir/pki/admin.crt" --key "$dir/pki/admin.key")
 hide=$("$bin/ate" apiserver --help | grep -o -e --hide-actor-watch || true)
 {
   install
@@ -252,4 +210,4 @@ if part wake; then
 fi
 if part controller; then controller; fi
 if part million; then million; fi
-"$e2e/bench/api_report.py" keep "$bin/../bench.json" <"$found"
+keep "$bin/../bench.json"

@@ -7,6 +7,7 @@
 #   E2E_DIR   its folder, default /var/tmp/agent-substrate-cluster$E2E_ID
 #   E2E_CACHE what build.sh made, default /usr/local/lib/agent-substrate/cluster
 #   E2E_CONTROL_PLANE_ONLY=1   no containerd, kubelet, kube-proxy, CoreDNS
+#   E2E_AUDIT a group of users: whatever they write is in log/audit.log, a line of JSON each
 # up.sh NODE: starts a node (number or name) that `down.sh NODE` stopped, or one more. Images in
 # images/*.tar of the cluster's folder it has from the start.
 set -eu
@@ -34,6 +35,8 @@ if [ "${1:-}" = init ]; then # ------------------- first process of a node
   export PATH=$bin:$PATH
   run() { n=$1; shift; "$@" >>"$log/$n.log" 2>&1 & echo "$n $!" >>"$dir/pids$s"; }
   if [ "$k" = 1 ]; then
+    audit=()
+    [ ! -e "$conf/audit.yaml" ] || audit=(--audit-policy-file "$conf/audit.yaml" --audit-log-path "$log/audit.log")
     run etcd etcd --name e2e --data-dir "$dir/etcd" --unsafe-no-fsync --log-level warn
     run kube-apiserver kube-apiserver \
       --etcd-servers http://127.0.0.1:2379 --storage-media-type application/vnd.kubernetes.protobuf \
@@ -49,7 +52,7 @@ if [ "${1:-}" = init ]; then # ------------------- first process of a node
       --proxy-client-cert-file "$pki/front-proxy-client.crt" --proxy-client-key-file "$pki/front-proxy-client.key" \
       --enable-aggregator-routing="${E2E_AGGREGATOR_ROUTING:-true}" \
       --kubelet-client-certificate "$pki/admin.crt" --kubelet-client-key "$pki/admin.key" \
-      --kubelet-preferred-address-types InternalIP
+      --kubelet-preferred-address-types InternalIP "${audit[@]}"
   fi
   if [ -z "$only" ]; then
     run containerd containerd --config "$conf/containerd.toml"
@@ -222,6 +225,14 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     conf_dir = "/etc/cni/net.d"
 EOY
 : >"$conf/resolv.conf"
+[ -z "${E2E_AUDIT:-}" ] || cat >"$conf/audit.yaml" <<EOY
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["$E2E_AUDIT"], verbs: [create, update, patch, delete, deletecollection]}
+- level: None
+EOY
 cp "$conf/admin.conf" "$KUBECONFIG"
 
 # The switch between host and nodes: a bridge in a namespace of its own, out of reach

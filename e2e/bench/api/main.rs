@@ -1,5 +1,5 @@
 //! Load for the API's numbers in `make bench`. api.sh starts the processes and calls the commands here, one per measurement;
-//! each prints its numbers as JSON lines, which api_report.py shows and keeps. Built with the feature `bench` only.
+//! each prints its numbers as JSON lines, which numbers.py shows and keeps. Built with the feature `bench` only.
 
 mod client;
 mod get;

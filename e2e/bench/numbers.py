@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Shows the numbers that ate-bench prints, and keeps them in bench.json.
+"""Shows numbers, a line of JSON each, and keeps them in bench.json.
 
-  api_report.py show            each line of JSON from standard input as a row
-  api_report.py keep FILE       all of them into a report, beside what is there of other names
+  numbers.py show            each line of JSON from standard input as a row
+  numbers.py keep FILE       all of them into a report, beside what is there of other names
 
 Python's standard library only.
 """
