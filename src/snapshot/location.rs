@@ -253,7 +253,10 @@ fn bad(uri: &str, reason: &str) -> SnapshotError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::config;
+    use super::super::versitygw::Versitygw;
     use super::*;
+    use crate::identity::{Authority, LeafRequest, Usage};
 
     #[test]
     fn locations() {
@@ -300,6 +303,53 @@ mod tests {
             ..S3Config::default()
         });
         assert_eq!(own.open(uri).await.unwrap().name(), "s3://bucket/a/b/");
+    }
+
+    #[tokio::test]
+    async fn another_ca_in_the_file_counts_from_the_next_time_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(path("buckets/sleepers")).unwrap();
+        let ca = |name: &str| Authority::load_or_create(&path(name)).unwrap();
+        let (old, new) = (ca("old"), ca("new"));
+        let (chain, key, trusted) = (path("s3.crt"), path("s3.key"), path("ca.crt"));
+        let serve = |by: &Authority| {
+            let request = LeafRequest::new("s3", Usage::Server).sans(["localhost"]);
+            let leaf = by.leaf(&request).unwrap();
+            std::fs::write(&chain, leaf.chain).unwrap();
+            std::fs::write(&key, leaf.key).unwrap();
+        };
+        let trust = |pem: &str| std::fs::write(&trusted, pem).unwrap();
+        serve(&old);
+        trust(old.certificate());
+        let mut server = Versitygw::start(&path("buckets"), Some((chain.clone(), key.clone())));
+        let stores = Stores::new(S3Config {
+            ca: std::fs::read(&trusted).ok(),
+            ca_file: Some(trusted.clone()),
+            ..config(&server)
+        });
+        let reached = async || {
+            let at = stores.open("s3://sleepers").await.unwrap();
+            at.store.list("", None).await.map(drop)
+        };
+        reached().await.unwrap();
+
+        serve(&new);
+        server.restart();
+        let said = reached().await.unwrap_err();
+        assert!(matches!(said, SnapshotError::Unavailable { .. }), "{said}");
+        // What cannot be used changes nothing.
+        trust("half a certif");
+        assert!(reached().await.is_err());
+        let both = format!("{}{}", old.certificate(), new.certificate());
+        trust(&both);
+        reached().await.unwrap();
+        // And the server may still be the one before.
+        serve(&old);
+        server.restart();
+        reached().await.unwrap();
+        trust(new.certificate());
+        assert!(reached().await.is_err(), "trusted no more");
     }
 
     #[test]
