@@ -162,6 +162,16 @@ fn an_actor_sleeps_in_s3_and_wakes_from_there_alone() {
     dev.actor("new", "counter");
     dev.plugin(&["suspend", "a"]);
     assert_eq!(dev.served("new"), (1, 1), "the golden snapshot too");
+
+    // Under the running agent, too.
+    dev.plugin(&["suspend", "new"]);
+    for copy in std::fs::read_dir(dev.path("lib/node/snapshots")).unwrap() {
+        let copy = copy.unwrap().path();
+        if copy.is_dir() {
+            std::fs::remove_dir_all(copy).unwrap();
+        }
+    }
+    assert_eq!(dev.served("a"), (4, 4));
 }
 
 #[test]

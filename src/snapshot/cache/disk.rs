@@ -96,21 +96,33 @@ impl Disk {
         }
     }
 
-    /// Hashes the files of `id` and compares.
-    pub(super) fn verify(&self, id: &str) -> Result<()> {
+    /// Holds the files of `id` against its sums. Those that somebody took away are damage.
+    pub(super) fn verify(&self, id: &str, depth: Depth) -> Result<()> {
         let path = self.sums(id);
         let damaged = |reason: String| SnapshotError::Damaged {
             id: id.to_owned(),
             what: "the list of files".to_owned(),
             reason,
         };
+        let dir = self.dir(id);
+        for there in [&path, &dir] {
+            match fs::metadata(there) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    return Err(damaged(format!("{} is gone", there.display())));
+                }
+                _ => {}
+            }
+        }
         let length = fs::metadata(&path).map_err(io("read", &path))?.len();
         if length > MAX_MANIFEST_BYTES as u64 {
             return Err(damaged(format!("{length} bytes")));
         }
         let json = fs::read(&path).map_err(io("read", &path))?;
         let sums = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
-        compare(id, &self.dir(id), sums, Depth::Hashes)?;
+        compare(id, &dir, sums, depth)?;
+        if depth == Depth::Lengths {
+            return Ok(());
+        }
         // Remembers the use over a restart; a failure costs nothing but the order of eviction.
         if let Ok(file) = fs::File::options().append(true).open(&path) {
             drop(file.set_modified(SystemTime::now()));

@@ -2,7 +2,8 @@
 //!
 //! On disk, below one directory: `ID/` holds the image's files, `ID.json` their lengths and hashes, written before the
 //! directory moves in. An entry is there exactly when both are; whatever else a crash left is removed when the cache is
-//! opened. Everything is verified on its way in and again at its first use after the cache was opened.
+//! opened. Everything is verified on its way in and again at its first use after the cache was opened; at each use it is still there,
+//! file by file.
 
 mod disk;
 #[cfg(test)]
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::manifest::FileSum;
 use super::{Result, SnapshotError, blocking, check_id};
-use disk::Disk;
+use disk::{Depth, Disk};
 
 /// A directory of uncompressed snapshots. Clones share it; one process at a time may have it open.
 #[derive(Clone, Debug)]
@@ -151,34 +152,20 @@ impl LocalCache {
     /// The copy of snapshot `id`, verified, if there is one.
     ///
     /// # Errors
-    /// `Damaged`, naming the file, when a byte changed since it was adopted: the copy is removed then. `Io`.
+    /// `Damaged`, naming the file, when a byte changed since it was adopted, or it is gone: the copy is removed then. `Io`.
     pub async fn get(&self, id: &str) -> Result<Option<Pin>> {
         let Some(pin) = self.pin(id) else {
             return Ok(None);
         };
         if self.is_verified(id) {
-            return Ok(Some(pin));
+            return check(pin, Depth::Lengths).await;
         }
         let _one = self.inner.verifying.lock().await;
-        if self.is_verified(id) {
-            return Ok(Some(pin));
-        }
-        blocking(move || match pin.inner.disk.verify(&pin.id) {
-            Ok(()) => {
-                if let Some(entry) = pin.inner.state().entries.get_mut(&pin.id) {
-                    entry.verified = true;
-                }
-                Ok(Some(pin))
-            }
-            Err(e) => {
-                if matches!(e, SnapshotError::Damaged { .. }) {
-                    tracing::error!(id = pin.id, error = %e, "local copy of a snapshot removed");
-                    pin.inner.remove(&pin.id)?;
-                }
-                Err(e)
-            }
-        })
-        .await
+        let depth = match self.is_verified(id) {
+            true => Depth::Lengths,
+            false => Depth::Hashes,
+        };
+        check(pin, depth).await
     }
 
     /// Keeps the copy of snapshot `id` from being evicted while the pin is held; `None` if there is no copy. Counts as a use, and
@@ -217,6 +204,26 @@ impl LocalCache {
         let state = self.inner.state();
         state.entries.get(id).is_some_and(|e| e.verified)
     }
+}
+
+/// Holds what is on disk against its sums. What does not fit is removed.
+async fn check(pin: Pin, depth: Depth) -> Result<Option<Pin>> {
+    blocking(move || match pin.inner.disk.verify(&pin.id, depth) {
+        Ok(()) => {
+            if let Some(entry) = pin.inner.state().entries.get_mut(&pin.id) {
+                entry.verified = true;
+            }
+            Ok(Some(pin))
+        }
+        Err(e) => {
+            if matches!(e, SnapshotError::Damaged { .. }) {
+                tracing::error!(id = pin.id, error = %e, "local copy of a snapshot removed");
+                pin.inner.remove(&pin.id)?;
+            }
+            Err(e)
+        }
+    })
+    .await
 }
 
 impl Inner {

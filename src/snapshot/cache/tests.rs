@@ -116,6 +116,30 @@ async fn every_damage_is_seen_after_a_restart() {
     }
 }
 
+#[tokio::test]
+async fn what_somebody_takes_away_is_missed_at_its_next_use() {
+    let f = Fixture::new();
+    let cache = f.open().await;
+    for (id, gone) in [("a", "a"), ("b", "b/pages.img"), ("c", "c.json")] {
+        f.adopt(&cache, id).await;
+        assert!(cache.get(id).await.unwrap().is_some());
+        let gone = f.root().join(gone);
+        if gone.is_dir() {
+            std::fs::remove_dir_all(&gone).unwrap();
+        } else {
+            std::fs::remove_file(&gone).unwrap();
+        }
+        let missed = cache.get(id).await.unwrap_err();
+        assert!(matches!(missed, SnapshotError::Damaged { .. }), "{missed}");
+        assert!(cache.get(id).await.unwrap().is_none());
+        f.adopt(&cache, id).await;
+        assert!(
+            cache.get(id).await.unwrap().is_some(),
+            "there is room for another"
+        );
+    }
+}
+
 fn flip(path: &Path, at: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[at] ^= 0x10;
