@@ -15,7 +15,7 @@ use component::{Component, Supervised};
 use layout::Layout;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +111,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let _lock = checks::lock(&layout)?;
     checks::addresses(&options)?;
     checks::subnet(&options).await?;
-    pki::write_all(&layout, &options)?;
+    pki::write_all(&layout, &options, SystemTime::now())?;
     let mut supervised = Vec::new();
     for component in components(&layout, &options)? {
         let name = component.name;
@@ -125,7 +125,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         }
     }
     greet(&layout, &options, began.elapsed());
-    stop.cancelled().await;
+    stop.run_until_cancelled(pki::keep(&layout, &options)).await;
     println!("stopping: suspending what runs");
     sleep::suspend_all(&layout, &options).await;
     stop_all(supervised).await;
@@ -235,6 +235,23 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
 }
 
 impl Options {
+    #[cfg(test)]
+    fn for_tests(dir: &std::path::Path) -> Options {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Options {
+            dir: dir.join("lib"),
+            run_dir: dir.join("run"),
+            router: local(8080),
+            api: local(8443),
+            subnet: "10.231.0.0/16".parse().expect("a subnet"),
+            node_lease: 90,
+            operation_lease: 30,
+            allowed_runtimes: vec![],
+            s3_endpoint: None,
+            s3_ca: None,
+        }
+    }
+
     /// How the names of the slots' links begin.
     fn network_name(&self) -> String {
         format!("ate{}", self.api.port())

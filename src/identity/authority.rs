@@ -198,30 +198,40 @@ impl Authority {
     /// The leaf in `dir/NAME.crt` and `dir/NAME.key`; issued anew when it is absent, of another CA, says something else,
     /// or has less than a third of its life left.
     pub fn leaf_in(&self, dir: &Path, request: &LeafRequest) -> Result<Leaf, IdentityError> {
+        self.leaf_in_at(dir, request, SystemTime::now())
+    }
+
+    /// The same as it is at `now`.
+    pub fn leaf_in_at(
+        &self,
+        dir: &Path,
+        request: &LeafRequest,
+        now: SystemTime,
+    ) -> Result<Leaf, IdentityError> {
         let file = request.name.replace(['/', ':'], "-");
         let (chain_file, key_file) = (
             dir.join(format!("{file}.crt")),
             dir.join(format!("{file}.key")),
         );
         if let (Some(chain), Some(key)) = (files::read(&chain_file)?, files::read(&key_file)?)
-            && self.still_good(&chain, &key, request)
+            && self.still_good(&chain, &key, request, now)
         {
             return Ok(Leaf { chain, key });
         }
-        let leaf = self.leaf(request)?;
+        let leaf = self.leaf_at(request, now)?;
         files::write(&key_file, files::SECRET_MODE, leaf.key.as_bytes())?;
         files::write(&chain_file, files::PUBLIC_MODE, leaf.chain.as_bytes())?;
         Ok(leaf)
     }
 
-    fn still_good(&self, chain: &str, key: &str, request: &LeafRequest) -> bool {
+    fn still_good(&self, chain: &str, key: &str, request: &LeafRequest, now: SystemTime) -> bool {
         let (Ok(leaf), Ok(ca)) = (
             Certificate::first(chain),
             Certificate::first(&self.certificate),
         ) else {
             return false;
         };
-        let left = leaf.life().end.duration_since(SystemTime::now());
+        let left = leaf.life().end.duration_since(now);
         leaf.is_signed_by(&ca)
             && leaf.has_key(key)
             && leaf.says(request)

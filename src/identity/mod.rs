@@ -13,7 +13,7 @@ pub mod kubeconfig;
 pub mod peer;
 pub mod tls;
 
-pub use authority::{Authority, Leaf, LeafRequest, Usage};
+pub use authority::{Authority, LEAF_VALIDITY, Leaf, LeafRequest, Usage};
 pub use certificate::Certificate;
 pub use kubeconfig::kubeconfig;
 pub use peer::Peer;
