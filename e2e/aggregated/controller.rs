@@ -148,8 +148,7 @@ impl Workers {
         let request = ClaimRequest {
             pool: self.pool.clone(),
             claim,
-            prefer_node: None,
-            require_node: false,
+            nodes: None,
         };
         let claimed = self.runtime.block_on(self.store.claim(&request)).unwrap();
         claimed.unwrap().key.name

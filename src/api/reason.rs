@@ -43,6 +43,8 @@ pub enum Reason {
     OperatingModeSuspended,
     /// The template is another namespace's and does not let actors of this one in.
     NamespaceNotAllowed,
+    /// The snapshot needs a build of the runtime that no worker of a matching pool has.
+    RuntimeMismatch,
 }
 
 impl Reason {
@@ -66,7 +68,8 @@ impl Reason {
             | Reason::RuntimeUnavailable
             | Reason::SandboxExited
             | Reason::OperatingModeSuspended
-            | Reason::NamespaceNotAllowed => false,
+            | Reason::NamespaceNotAllowed
+            | Reason::RuntimeMismatch => false,
         }
     }
 
@@ -91,7 +94,8 @@ impl Reason {
             | Reason::NodeLost
             | Reason::NodeUnreachable
             | Reason::DeadlineExceeded
-            | Reason::OperatingModeSuspended => false,
+            | Reason::OperatingModeSuspended
+            | Reason::RuntimeMismatch => false,
         }
     }
 }
@@ -148,7 +152,8 @@ mod tests {
             NodeUnreachable => DeadlineExceeded,
             DeadlineExceeded => OperatingModeSuspended,
             OperatingModeSuspended => NamespaceNotAllowed,
-            NamespaceNotAllowed => return None,
+            NamespaceNotAllowed => RuntimeMismatch,
+            RuntimeMismatch => return None,
         })
     }
 
@@ -160,7 +165,7 @@ mod tests {
             assert_eq!(reason.to_string().parse(), Ok(reason));
             seen += 1;
         }
-        assert_eq!(seen, Reason::NamespaceNotAllowed as usize + 1);
+        assert_eq!(seen, Reason::RuntimeMismatch as usize + 1);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The records that the store keeps. A record is three parts that different writers own: the *header* is moved by
 //! operations (begin, commit), the *spec* by users, the *status* by the operation that holds the lease.
 
-use super::names::{ActorKey, Epoch, PoolKey, ResourceVersion, SnapshotId, TemplateKey, WorkerKey};
+use super::names::{
+    ActorKey, Build, Epoch, PoolKey, ResourceVersion, SnapshotId, TemplateKey, WorkerKey,
+};
 use super::reason::Reason;
 use super::selector::Selector;
 use super::time::Timestamp;
@@ -181,6 +183,8 @@ pub struct SnapshotRecord {
     pub bytes: u64,
     /// When it was complete.
     pub time: Timestamp,
+    /// The runtime that made it, and that alone restores it; `None`: its node did not say.
+    pub runtime: Option<Build>,
 }
 
 /// A snapshot on one node only.
@@ -434,4 +438,6 @@ pub struct NodeRecord {
     pub address: String,
     /// Until when its sandboxes may run, by the store's clock.
     pub lease: Timestamp,
+    /// The runtime of templates that name none; `None`: it has none, or did not say.
+    pub runtime: Option<Build>,
 }

@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 
 /// Label of the actors of which golden snapshots are taken: `true`.
 pub const GOLDEN_LABEL: &str = "ate.dev/golden";
+/// Label of those of them that are to run in one build of the runtime: the build.
+pub const RUNTIME_LABEL: &str = "ate.dev/runtime";
 
 /// What an actor is made of. Immutable: a changed image means a new template.
 #[derive(
@@ -551,7 +553,10 @@ pub struct ActorTemplateStatus {
 pub struct GoldenSnapshot {
     /// Its id.
     pub id: String,
-    /// Build of the runtime that made it.
+    /// Prefix under which it lies.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uri: String,
+    /// Build of the runtime that made it: how its executable's SHA-256 begins.
     pub runtime: String,
     /// Architecture of the machine that made it.
     pub arch: String,

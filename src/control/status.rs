@@ -29,6 +29,7 @@ fn code_of(reason: Reason) -> Code {
         | Reason::RestoreFailed
         | Reason::SnapshotUnreadable
         | Reason::RuntimeUnavailable
+        | Reason::RuntimeMismatch
         | Reason::OperatingModeSuspended => Code::FailedPrecondition,
         Reason::NamespaceNotAllowed => Code::PermissionDenied,
         Reason::CheckpointFailed

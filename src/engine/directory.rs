@@ -1,10 +1,13 @@
 //! Where nodes are reached, and whether their leases hold: a cache of the store's node records.
 
 use crate::api::Timestamp;
+use crate::api::names::Build;
 use crate::api::record::NodeRecord;
+use crate::lifecycle::runtimes;
 use crate::lifecycle::settle::SKEW;
 use crate::store::{Store, StoreError};
-use std::collections::HashMap;
+use rand::seq::SliceRandom;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +59,33 @@ impl Directory {
     fn known(&self, node: &str) -> Option<String> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(node).map(|n| n.address.clone())
+    }
+
+    /// The build of the runtime that a node has, where that is known.
+    pub(super) fn runtime(&self, node: &str) -> Option<Build> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(node).and_then(|n| n.runtime)
+    }
+
+    /// The nodes whose workers may do, in the order in which they are to be asked; `None`: all of them, whose leases did not end
+    /// before `since`. The store is asked only when not all that are known do.
+    pub(super) async fn with_runtime(
+        &self,
+        store: &dyn Store,
+        wanted: &BTreeSet<Build>,
+        since: Timestamp,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        let known: Vec<_> = {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.values().cloned().collect()
+        };
+        if runtimes::nodes(&known, wanted, since).is_none() {
+            return Ok(None);
+        }
+        let (mut nodes, _) = self.refresh(store).await?;
+        // So that not all ask the same one first.
+        nodes.shuffle(&mut rand::rng());
+        Ok(runtimes::nodes(&nodes, wanted, since))
     }
 
     /// Some node whose lease holds; `prefer` if that is one.

@@ -59,7 +59,12 @@ impl Engine {
         let silent = known.is_some_and(|n| is_silent(n, lease, now));
         let node = self
             .store
-            .renew_node(&report.node, &report.address, lease)
+            .renew_node(
+                &report.node,
+                &report.address,
+                report.runtime.parse().ok(),
+                lease,
+            )
             .await?;
         self.directory.learn(node);
         // Only after the renewal: who counted the node among the lost has begun before, which the records show.

@@ -1,13 +1,14 @@
 //! Decisions about everything that moves: pure functions, no I/O, no clock, no async.
 //!
 //! [`actor`] decides the next step of an actor, [`edges`] which operation may begin in which phase, [`template`] the
-//! next step of a golden snapshot, [`placement`] which pools and which snapshot a resume uses, [`slot`] what a slot
-//! does about its assignment, [`settle`] what a worker's claim is worth against the actor's record. `engine`, `node`
+//! next step of a golden snapshot, [`placement`] which pools and which snapshot a resume uses, [`runtimes`] which builds of the
+//! runtime, [`slot`] what a slot does about its assignment, [`settle`] what a worker's claim is worth against the actor's record. `engine`, `node`
 //! and `controller` carry out what is decided here; times and ids are arguments.
 
 pub mod actor;
 pub mod edges;
 pub mod placement;
+pub mod runtimes;
 pub mod settle;
 pub mod slot;
 pub mod template;

@@ -1,6 +1,7 @@
 //! Which pools may run an actor, and which snapshot a resume starts from.
 
-use crate::api::names::{PoolKey, SnapshotId, TemplateKey};
+use super::runtimes;
+use crate::api::names::{Build, PoolKey, SnapshotId, TemplateKey};
 use crate::api::record::{ActorRecord, WorkerPhase, WorkerRecord};
 use crate::api::selector::{Selector, SelectorError};
 use crate::api::template::{ActorTemplateSpec, GoldenPolicy, TemplatePhase};
@@ -51,8 +52,8 @@ pub fn admit(
     ))
 }
 
-/// What the next resume of `actor` starts from, or why its template, as it is now, forbids one. No template: there is
-/// none of that name.
+/// What the next resume of `actor` starts from where any worker is free, or why its template, as it is now, forbids one. No
+/// template: there is none of that name.
 pub fn start(
     actor: &ActorRecord,
     template: Option<&ActorTemplate>,
@@ -65,16 +66,21 @@ pub fn start(
         ));
     };
     admit(key, &template.spec, &actor.key.namespace)?;
-    source(actor, template)
+    source(actor, template, None)
 }
 
 /// Whether an actor without a snapshot of its own can start from `template`.
 pub fn has_start(template: &ActorTemplate) -> bool {
-    golden(template).is_ok()
+    golden(template, None).is_ok()
 }
 
-/// What the next resume of `actor` starts from: the newest state, never an older one in silence.
-pub fn source(actor: &ActorRecord, template: &ActorTemplate) -> Result<Source, (Reason, String)> {
+/// What the next resume of `actor` starts from: the newest state, never an older one in silence. `on`: the build that the
+/// worker's node has, where that is known.
+pub fn source(
+    actor: &ActorRecord,
+    template: &ActorTemplate,
+    on: Option<Build>,
+) -> Result<Source, (Reason, String)> {
     if actor.header.boot {
         return Ok(Source::Boot);
     }
@@ -89,21 +95,22 @@ pub fn source(actor: &ActorRecord, template: &ActorTemplate) -> Result<Source, (
             id: actor.snapshot_id(durable),
         });
     }
-    golden(template)
+    golden(template, on)
 }
 
-fn golden(template: &ActorTemplate) -> Result<Source, (Reason, String)> {
-    let status = template.status.clone().unwrap_or_default();
-    let golden = status
-        .golden_snapshots
-        .last()
-        .zip(status.golden_snapshot.as_ref());
-    match (template.spec.golden.policy, golden, status.phase) {
+fn golden(template: &ActorTemplate, on: Option<Build>) -> Result<Source, (Reason, String)> {
+    let phase = template.status.as_ref().map(|s| s.phase);
+    let golden = runtimes::golden(template, on);
+    match (
+        template.spec.golden.policy,
+        golden,
+        phase.unwrap_or_default(),
+    ) {
         (GoldenPolicy::Disabled, _, _) => Ok(Source::Boot),
-        (_, Some((snapshot, uri)), _) => match snapshot.id.parse() {
+        (_, Some(golden), _) => match golden.id.parse() {
             Ok(id) => Ok(Source::Golden {
                 id,
-                uri: uri.clone(),
+                uri: golden.uri.clone(),
             }),
             Err(e) => Err((
                 Reason::SnapshotUnreadable,
@@ -246,11 +253,12 @@ mod tests {
             ..ActorRecord::default()
         };
         let mut t = template();
+        let source = |a: &ActorRecord, t: &ActorTemplate| source(a, t, None);
         assert_eq!(source(&actor, &t).unwrap_err().0, Reason::TemplateNotReady);
         t.status = Some(ActorTemplateStatus {
-            golden_snapshot: Some("file:///s/g".into()),
             golden_snapshots: vec![GoldenSnapshot {
                 id: SnapshotId::default().to_string(),
+                uri: "file:///s/g".into(),
                 ..Default::default()
             }],
             ..Default::default()
@@ -260,6 +268,7 @@ mod tests {
             epoch: Epoch(3),
             bytes: 1,
             time: Timestamp(1),
+            runtime: None,
         };
         actor.status.durable = Some(snapshot.clone());
         assert!(

@@ -1,12 +1,15 @@
-//! The golden snapshot of a template: `"" -> ResumeGoldenActor -> WaitGoldenActor -> Ready | Failed`.
+//! The golden snapshots of a template, one for each build of the runtime that workers have: [`aim`] says which is worked on, and
+//! [`plan`] the next step of one that is taken, `"" -> ResumeGoldenActor -> WaitGoldenActor -> Ready | Failed`.
 //!
 //! A golden actor is booted from the template, settles, is suspended, and its durable snapshot becomes the one that
 //! every new actor starts from. A failure is tried again with back-off.
 
-use super::Observed;
+use super::{Observed, runtimes};
+use crate::api::names::Build;
 use crate::api::record::{ActorRecord, Phase};
-use crate::api::template::{GoldenPolicy, TemplatePhase};
+use crate::api::template::{GoldenPolicy, GoldenSnapshot};
 use crate::api::{ActorTemplateSpec, Timestamp};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long an actor without readyz settles before its golden snapshot is taken.
@@ -16,11 +19,55 @@ pub const BACKOFF_FIRST: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts.
 pub const BACKOFF_MOST: Duration = Duration::from_secs(120);
 
-/// Where the golden snapshot is on its way: what the status keeps.
+/// The builds of the runtime that workers have; `None` is one that nobody knows.
+pub type Builds = BTreeSet<Option<Build>>;
+
+/// Which golden snapshot is worked on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Aim {
+    /// One is to be taken, by this build; `None`: by that of whichever worker is free first.
+    Take(Option<Build>),
+    /// No worker has the build of this one any more, and each that there is has another: it goes when no actor is of that build.
+    Drop(GoldenSnapshot),
+    /// All are there.
+    Rest,
+}
+
+/// What is to be done about the golden snapshots, given the builds of the workers that may run the template's actors.
+pub fn aim(spec: &ActorTemplateSpec, golden: &[GoldenSnapshot], workers: &Builds) -> Aim {
+    if spec.golden.policy == GoldenPolicy::Disabled {
+        return Aim::Rest;
+    }
+    if golden.is_empty() {
+        return Aim::Take(None);
+    }
+    if spec.runsc.is_some() || workers.is_empty() {
+        return Aim::Rest;
+    }
+    let has = |build: &Build| golden.iter().any(|g| runtimes::made_by(g) == Some(*build));
+    if let Some(missing) = workers.iter().flatten().find(|build| !has(build)) {
+        return Aim::Take(Some(*missing));
+    }
+    let unused = |g: &&GoldenSnapshot| !workers.contains(&runtimes::made_by(g));
+    match golden.iter().find(unused) {
+        Some(unused) if !workers.contains(&None) => Aim::Drop(unused.clone()),
+        _ => Aim::Rest,
+    }
+}
+
+/// Whether there is a golden snapshot from which an actor can start on one of the workers. Without workers any will do.
+pub fn serves(spec: &ActorTemplateSpec, golden: &[GoldenSnapshot], workers: &Builds) -> bool {
+    let starts = |g: &GoldenSnapshot| {
+        let by = runtimes::made_by(g);
+        by.is_none() || workers.contains(&by) || workers.contains(&None)
+    };
+    let any = spec.runsc.is_some() || workers.is_empty();
+    golden.iter().any(|g| any || starts(g))
+}
+
+/// Where a golden snapshot is on its way: what the status keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The phase.
-    pub phase: TemplatePhase,
     /// When the snapshot is taken.
     pub take_at: Option<Timestamp>,
     /// Failed attempts in a row.
@@ -43,84 +90,59 @@ pub enum Step {
     },
     /// Suspend it.
     SuspendActor,
-    /// Write the status: its durable snapshot is the golden one.
+    /// Remove it: it is of another build than it shall be, and counts as failed.
+    RemoveActor,
+    /// Write the status: its durable snapshot is a golden one.
     Ready,
-    /// Write the status: no golden snapshot is wanted.
-    ReadyWithout,
     /// Nothing before then.
     Wait {
         /// When to look again.
         until: Timestamp,
     },
-    /// Nothing more to do.
-    Done,
 }
 
-/// The next step, given what is known of the golden actor.
+/// The next step of the golden snapshot that `build` is to make, given what is known of its actor.
 pub fn plan(
     spec: &ActorTemplateSpec,
+    build: Option<Build>,
     progress: &Progress,
     golden: &Observed<ActorRecord>,
     now: Timestamp,
 ) -> Step {
-    if spec.golden.policy == GoldenPolicy::Disabled {
-        return if progress.phase == TemplatePhase::Ready {
-            Step::Done
-        } else {
-            Step::ReadyWithout
-        };
+    let soon = Step::Wait {
+        until: now + LOOK_AGAIN,
+    };
+    let actor = match golden {
+        Observed::Unknown => return soon,
+        Observed::Known(actor) => Some(actor),
+        Observed::Absent => None,
+    };
+    let made = actor
+        .filter(|a| matches!(a.header.phase, Phase::Suspended | Phase::Paused))
+        .and_then(|a| a.status.durable.as_ref());
+    if let Some(durable) = made {
+        let fits = build.is_none() || durable.runtime.is_none() || durable.runtime == build;
+        return if fits { Step::Ready } else { Step::RemoveActor };
     }
-    match progress.phase {
-        TemplatePhase::Ready => Step::Done,
-        TemplatePhase::Failed => match progress.retry_at.filter(|at| now < *at) {
-            Some(until) => Step::Wait { until },
-            None => begin(golden, now),
-        },
-        TemplatePhase::New | TemplatePhase::ResumeGoldenActor => match golden {
-            Observed::Known(actor) if actor.header.phase == Phase::Running => Step::Settle {
-                until: now + settle(spec),
-            },
-            _ => begin(golden, now),
-        },
-        TemplatePhase::WaitGoldenActor => waiting(progress, golden, now),
+    if let Some(until) = progress.retry_at.filter(|at| now < *at) {
+        return Step::Wait { until };
     }
-}
-
-fn begin(golden: &Observed<ActorRecord>, now: Timestamp) -> Step {
-    match golden {
-        Observed::Absent => Step::CreateActor,
-        Observed::Unknown => Step::Wait {
-            until: now + LOOK_AGAIN,
+    let Some(actor) = actor else {
+        return Step::CreateActor;
+    };
+    match (actor.header.phase, progress.take_at) {
+        (Phase::Running, None) => Step::Settle {
+            until: now + settle(spec),
         },
-        Observed::Known(_) => Step::ResumeActor,
+        (Phase::Running, Some(until)) if now < until => Step::Wait { until },
+        (Phase::Running, Some(_)) => Step::SuspendActor,
+        (Phase::Suspended | Phase::Paused | Phase::Resuming, _) => Step::ResumeActor,
+        (Phase::Suspending | Phase::Pausing, _) => soon,
     }
 }
 
 /// How often something is looked at that cannot be waited for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-fn waiting(progress: &Progress, golden: &Observed<ActorRecord>, now: Timestamp) -> Step {
-    let actor = match golden {
-        Observed::Unknown => {
-            return Step::Wait {
-                until: now + LOOK_AGAIN,
-            };
-        }
-        Observed::Absent => return Step::CreateActor,
-        Observed::Known(actor) => actor,
-    };
-    match actor.header.phase {
-        Phase::Running => match progress.take_at.filter(|at| now < *at) {
-            Some(until) => Step::Wait { until },
-            None => Step::SuspendActor,
-        },
-        Phase::Suspended | Phase::Paused if actor.status.durable.is_some() => Step::Ready,
-        Phase::Suspended | Phase::Paused => Step::ResumeActor,
-        Phase::Resuming | Phase::Suspending | Phase::Pausing => Step::Wait {
-            until: now + LOOK_AGAIN,
-        },
-    }
-}
 
 /// How long the golden actor settles: 20 s where there is no readyz, else not at all.
 pub fn settle(spec: &ActorTemplateSpec) -> Duration {
@@ -144,7 +166,6 @@ pub fn failed(progress: &Progress, now: Timestamp) -> Progress {
         .saturating_mul(1 << attempts.saturating_sub(1).min(16))
         .min(BACKOFF_MOST);
     Progress {
-        phase: TemplatePhase::Failed,
         take_at: None,
         attempts,
         retry_at: Some(now + pause),
@@ -155,7 +176,8 @@ pub fn failed(progress: &Progress, now: Timestamp) -> Progress {
 mod tests {
     use super::*;
     use crate::api::record::SnapshotRecord;
-    use crate::api::template::{Container, Golden, Readyz};
+    use crate::api::template::{Container, Golden, Readyz, Runsc};
+    use proptest::prelude::*;
 
     fn actor(phase: Phase) -> Observed<ActorRecord> {
         let mut a = ActorRecord::default();
@@ -163,62 +185,193 @@ mod tests {
         Observed::Known(a)
     }
 
-    fn at(phase: TemplatePhase) -> Progress {
-        Progress {
-            phase,
-            ..Progress::default()
+    fn build(digit: char) -> Build {
+        digit.to_string().repeat(12).parse().unwrap()
+    }
+
+    fn builds(digits: &str) -> Builds {
+        let build = |d| (d != '?').then(|| build(d));
+        digits.chars().map(build).collect()
+    }
+
+    fn golden(by: Option<Build>) -> GoldenSnapshot {
+        GoldenSnapshot {
+            runtime: by.map(|by| by.to_string()).unwrap_or_default(),
+            ..GoldenSnapshot::default()
         }
+    }
+
+    fn goldens(digits: &str) -> Vec<GoldenSnapshot> {
+        let build = |d| (d != '?').then(|| build(d));
+        digits.chars().map(|d| golden(build(d))).collect()
+    }
+
+    fn made(by: Option<Build>) -> Observed<ActorRecord> {
+        let mut done = ActorRecord::default();
+        done.status.durable = Some(SnapshotRecord {
+            epoch: Default::default(),
+            bytes: 0,
+            time: Timestamp(1),
+            runtime: by,
+        });
+        Observed::Known(done)
     }
 
     #[test]
     fn the_happy_path() {
         let spec = ActorTemplateSpec::default();
         let now = Timestamp(1_000);
-        assert_eq!(
-            plan(&spec, &at(TemplatePhase::New), &Observed::Absent, now),
-            Step::CreateActor
-        );
-        let resuming = at(TemplatePhase::ResumeGoldenActor);
-        assert_eq!(
-            plan(&spec, &resuming, &actor(Phase::Suspended), now),
-            Step::ResumeActor
-        );
-        let until = now + SETTLE_WITHOUT_READYZ;
-        assert_eq!(
-            plan(&spec, &resuming, &actor(Phase::Running), now),
-            Step::Settle { until }
-        );
-        let waiting = Progress {
-            take_at: Some(until),
-            ..at(TemplatePhase::WaitGoldenActor)
+        let mut progress = Progress::default();
+        let next = |progress: &Progress, golden: &Observed<ActorRecord>, now| {
+            plan(&spec, None, progress, golden, now)
         };
-        assert_eq!(
-            plan(&spec, &waiting, &actor(Phase::Running), now),
-            Step::Wait { until }
-        );
-        assert_eq!(
-            plan(&spec, &waiting, &actor(Phase::Running), until),
-            Step::SuspendActor
-        );
-        let mut done = ActorRecord::default();
-        done.status.durable = Some(SnapshotRecord {
-            epoch: Default::default(),
-            bytes: 0,
-            time: now,
-        });
-        assert_eq!(
-            plan(&spec, &waiting, &Observed::Known(done.clone()), until),
-            Step::Ready
-        );
-        assert_eq!(
-            plan(
-                &spec,
-                &at(TemplatePhase::Ready),
-                &Observed::Known(done),
-                until
-            ),
-            Step::Done
-        );
+        assert_eq!(next(&progress, &Observed::Absent, now), Step::CreateActor);
+        for phase in [Phase::Suspended, Phase::Resuming] {
+            assert_eq!(next(&progress, &actor(phase), now), Step::ResumeActor);
+        }
+        let until = now + SETTLE_WITHOUT_READYZ;
+        let running = actor(Phase::Running);
+        assert_eq!(next(&progress, &running, now), Step::Settle { until });
+        progress.take_at = Some(until);
+        assert_eq!(next(&progress, &running, now), Step::Wait { until });
+        assert_eq!(next(&progress, &running, until), Step::SuspendActor);
+        let soon = Step::Wait {
+            until: until + LOOK_AGAIN,
+        };
+        assert_eq!(next(&progress, &actor(Phase::Suspending), until), soon);
+        assert_eq!(next(&progress, &Observed::Unknown, until), soon);
+        assert_eq!(next(&progress, &made(Some(build('a'))), until), Step::Ready);
+    }
+
+    #[test]
+    fn a_golden_actor_of_another_build_than_wanted_is_removed() {
+        let spec = ActorTemplateSpec::default();
+        let next = |wanted, by| {
+            let progress = Progress::default();
+            plan(&spec, wanted, &progress, &made(by), Timestamp(1))
+        };
+        let (a, b) = (Some(build('a')), Some(build('b')));
+        assert_eq!(next(a, a), Step::Ready);
+        assert_eq!(next(a, None), Step::Ready);
+        assert_eq!(next(None, b), Step::Ready);
+        assert_eq!(next(a, b), Step::RemoveActor);
+    }
+
+    #[test]
+    fn there_is_one_for_each_build_of_the_workers() {
+        let mut spec = ActorTemplateSpec::default();
+        let to = |spec: &ActorTemplateSpec, has: &str, workers: &str| {
+            aim(spec, &goldens(has), &builds(workers))
+        };
+        let take = |digit| Aim::Take(Some(build(digit)));
+        let drop = |digit| Aim::Drop(golden(Some(build(digit))));
+        for (has, workers, expected) in [
+            ("", "", Aim::Take(None)),
+            ("", "ab", Aim::Take(None)),
+            ("a", "", Aim::Rest),
+            ("a", "a", Aim::Rest),
+            ("a", "?", Aim::Rest),
+            ("a", "ab", take('b')),
+            ("a", "b", take('b')),
+            ("ab", "ab", Aim::Rest),
+            ("ab", "b", drop('a')),
+            ("ab", "a", drop('b')),
+            ("ab", "?b", Aim::Rest),
+            ("?", "a", take('a')),
+            ("?a", "a", Aim::Drop(golden(None))),
+        ] {
+            assert_eq!(to(&spec, has, workers), expected, "{has} {workers}");
+        }
+        spec.runsc = Some(Runsc::default());
+        assert_eq!(to(&spec, "a", "bc"), Aim::Rest, "it names its runtime");
+        spec.golden.policy = GoldenPolicy::Disabled;
+        assert_eq!(to(&spec, "", "a"), Aim::Rest);
+    }
+
+    #[test]
+    fn a_template_serves_while_one_of_its_workers_can_start_an_actor() {
+        let spec = ActorTemplateSpec::default();
+        for (has, workers, expected) in [
+            ("", "", false),
+            ("", "a", false),
+            ("a", "", true),
+            ("a", "ab", true),
+            ("a", "b", false),
+            ("a", "?b", true),
+            ("?", "b", true),
+        ] {
+            let served = serves(&spec, &goldens(has), &builds(workers));
+            assert_eq!(served, expected, "{has} {workers}");
+        }
+    }
+
+    proptest! {
+        /// However workers come and go, and whatever fails: each build of theirs gets its golden snapshot, the others' go, and
+        /// none goes that a worker could use.
+        #[test]
+        fn workers_that_come_and_go_find_theirs(
+            rollouts in proptest::collection::vec(("[abc]{0,3}", 0..12usize), 1..6),
+            fails in proptest::collection::vec(any::<bool>(), 40),
+        ) {
+            let spec = ActorTemplateSpec::default();
+            let (mut has, mut now) = (vec![], Timestamp(1));
+            let (mut progress, mut seen) = (Progress::default(), Observed::Absent);
+            let mut fails = fails.into_iter();
+            let last = rollouts.len() - 1;
+            for (n, (workers, steps)) in rollouts.into_iter().enumerate() {
+                let workers = builds(&workers);
+                let mut left = if n == last { 400 } else { steps };
+                loop {
+                    let aimed = aim(&spec, &has, &workers);
+                    prop_assert!(left > 0 || n < last, "it goes in circles: {has:?} {workers:?}");
+                    if left == 0 || aimed == Aim::Rest {
+                        break;
+                    }
+                    left -= 1;
+                    let build = match aimed {
+                        Aim::Rest => break,
+                        Aim::Take(build) => build,
+                        Aim::Drop(unused) => {
+                            let by = runtimes::made_by(&unused);
+                            prop_assert!(!workers.contains(&by));
+                            prop_assert!(serves(&spec, &has, &workers));
+                            has.retain(|g| *g != unused);
+                            continue;
+                        }
+                    };
+                    match plan(&spec, build, &progress, &seen, now) {
+                        Step::CreateActor => seen = actor(Phase::Suspended),
+                        Step::ResumeActor | Step::SuspendActor if fails.next() == Some(true) => {
+                            progress = failed(&progress, now);
+                        }
+                        Step::ResumeActor => {
+                            progress.take_at = None;
+                            seen = actor(Phase::Running);
+                        }
+                        Step::Settle { until } => progress.take_at = Some(until),
+                        Step::Wait { until } => now = until,
+                        // It ran where there was room, which may be elsewhere than it was to.
+                        Step::SuspendActor => seen = made(*workers.first().unwrap_or(&None)),
+                        Step::RemoveActor => {
+                            progress = failed(&progress, now);
+                            // The next one is where it shall be.
+                            seen = made(build);
+                        }
+                        Step::Ready => {
+                            let by = seen.known().and_then(|a| a.status.durable.as_ref()?.runtime);
+                            has.push(golden(by.or(build)));
+                            (progress, seen) = (Progress::default(), Observed::Absent);
+                        }
+                    }
+                }
+                let by: Vec<_> = has.iter().map(runtimes::made_by).collect();
+                let once: BTreeSet<_> = by.iter().collect();
+                prop_assert_eq!(once.len(), by.len(), "twice: {:?}", by);
+                if n == last && !workers.is_empty() {
+                    prop_assert_eq!(by.into_iter().collect::<Builds>(), workers);
+                }
+            }
+        }
     }
 
     #[test]
@@ -246,12 +399,12 @@ mod tests {
             let until = progress.retry_at.unwrap();
             pauses.push(until.since(now).as_secs());
             assert_eq!(
-                plan(&spec, &progress, &Observed::Absent, now),
+                plan(&spec, None, &progress, &Observed::Absent, now),
                 Step::Wait { until }
             );
             now = until;
             assert_eq!(
-                plan(&spec, &progress, &Observed::Absent, now),
+                plan(&spec, None, &progress, &Observed::Absent, now),
                 Step::CreateActor
             );
         }

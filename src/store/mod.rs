@@ -16,7 +16,7 @@ pub mod testing;
 
 pub use redis::{ClientCertificate, RedisStore, StoreOptions, StoreTls};
 
-use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{
     ActorRecord, Claim, Desired, MetaRecord, NodeRecord, Phase, SpecRecord, WorkerRecord,
 };
@@ -170,10 +170,8 @@ pub struct ClaimRequest {
     pub pool: PoolKey,
     /// Who claims, since which epoch, until when. A deadline that has passed by the store's clock is refused with `Fenced`.
     pub claim: Claim,
-    /// A worker on this node is taken if one is free.
-    pub prefer_node: Option<String>,
-    /// Only on that node.
-    pub require_node: bool,
+    /// Only on one of these nodes, which are looked at in this order; `None`: on any.
+    pub nodes: Option<Vec<String>>,
 }
 
 /// How much of an acknowledgement waits for the disk.
@@ -359,7 +357,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// A node reports a worker: added when new; identity, address and phase taken over, an existing claim kept.
     async fn report_worker(&self, worker: &WorkerRecord) -> Result<WorkerRecord, StoreError>;
-    /// Takes a free worker of the pool in O(1). `None` if there is none. A pool has at most one worker per actor: a
+    /// Takes a free worker of the pool, in O(1) where any node will do. `None` if there is none. A pool has at most one worker per actor: a
     /// claim that the same actor holds already at the same epoch is returned again; one that it holds at an older
     /// epoch must be settled first (`Conflict`), at a newer one it is `Fenced`.
     async fn claim(&self, request: &ClaimRequest) -> Result<Option<WorkerRecord>, StoreError>;
@@ -389,11 +387,12 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- nodes and the store itself
 
-    /// Renews a node's lease; returns its end, by the store's clock.
+    /// Renews a node's lease, and takes over where it is reached and its runtime; the lease's end is by the store's clock.
     async fn renew_node(
         &self,
         node: &str,
         address: &str,
+        runtime: Option<Build>,
         lease: Duration,
     ) -> Result<NodeRecord, StoreError>;
     /// All nodes, those whose lease lapsed included, and the store's clock.

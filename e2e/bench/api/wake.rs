@@ -91,8 +91,7 @@ async fn wake(store: &RedisStore, name: &str, owner: u64) -> anyhow::Result<()> 
             epoch: record.header.epoch,
             deadline: Timestamp::now() + LEASE,
         },
-        prefer_node: None,
-        require_node: false,
+        nodes: None,
     };
     let worker = store.claim(&request).await?.context("no free worker")?;
     record.header.phase = Phase::Running;

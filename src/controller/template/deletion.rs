@@ -5,7 +5,7 @@ use crate::api::condition::{condition, set};
 use crate::api::{ActorKey, ActorTemplate, TemplateKey};
 use crate::controller::{Error, MANAGER};
 use crate::engine::Call;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
@@ -34,10 +34,16 @@ pub(super) fn waits(template: &ActorTemplate) -> bool {
 struct Users {
     count: usize,
     first: Vec<String>,
+    /// Those that are nobody's: they go with the template.
+    golden: Vec<ActorKey>,
 }
 
 impl Users {
-    fn add(&mut self, actor: &ActorKey, template: &TemplateKey) {
+    fn add(&mut self, actor: &ActorKey, template: &TemplateKey, golden: bool) {
+        if golden {
+            self.golden.push(actor.clone());
+            return;
+        }
         self.count += 1;
         if self.first.len() < NAMED {
             let near = actor.namespace == template.namespace;
@@ -89,12 +95,14 @@ impl Golden<'_> {
             let pause = LOOK_AGAIN.max(began.elapsed() * REST);
             return Ok(Action::requeue(pause));
         }
-        let call = Call::within(REMOVE_LIMIT);
-        if let Err(e) = self.context.engine.delete(&self.actor_key(), call).await {
-            tracing::warn!(template = %self.key, error = %e, "golden actor is not removed yet");
-            let message = format!("the golden actor is not removed yet: {e}");
-            self.say("GoldenRemains", &message).await?;
-            return Ok(Action::requeue(RETRY));
+        for golden in &users.golden {
+            let call = Call::within(REMOVE_LIMIT);
+            if let Err(e) = self.context.engine.delete(golden, call).await {
+                tracing::warn!(template = %self.key, %golden, error = %e, "golden actor is not removed yet");
+                let message = format!("the golden actor is not removed yet: {e}");
+                self.say("GoldenRemains", &message).await?;
+                return Ok(Action::requeue(RETRY));
+            }
         }
         let mut rest = self.finalizers();
         rest.retain(|f| f != FINALIZER);
@@ -102,16 +110,24 @@ impl Golden<'_> {
         self.put_finalizers(rest).await
     }
 
-    /// Actors of the template, where they may be: in its namespace and in those that it lets in.
+    /// Where actors of the template may be: in its namespace and in those that it lets in.
+    pub(super) fn namespaces(&self) -> BTreeSet<&str> {
+        let allowed = self.template.spec.allowed_namespaces.iter();
+        let own = std::iter::once(&self.key.namespace);
+        own.chain(allowed).map(String::as_str).collect()
+    }
+
+    /// Actors of the template.
     async fn users(&self) -> Result<Users, StoreError> {
-        let spec = &self.template.spec;
-        let mut namespaces: BTreeSet<&str> =
-            spec.allowed_namespaces.iter().map(String::as_str).collect();
-        namespaces.insert(&self.key.namespace);
-        let (store, golden) = (&**self.context.engine.store(), self.actor_key());
+        let store = &**self.context.engine.store();
         let mut users = Users::default();
-        for namespace in namespaces {
-            count(store, namespace, &self.key, &golden, &mut users).await?;
+        for namespace in self.namespaces() {
+            each_actor(store, Some(namespace), |actor| {
+                if actor.spec.template == self.key {
+                    users.add(&actor.key, &self.key, self.is_golden(&actor.key));
+                }
+            })
+            .await?;
         }
         Ok(users)
     }
@@ -159,21 +175,6 @@ impl Golden<'_> {
     }
 }
 
-async fn count(
-    store: &dyn Store,
-    namespace: &str,
-    template: &TemplateKey,
-    golden: &ActorKey,
-    users: &mut Users,
-) -> Result<(), StoreError> {
-    each_actor(store, Some(namespace), |actor| {
-        if actor.spec.template == *template && actor.key != *golden {
-            users.add(&actor.key, template);
-        }
-    })
-    .await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,14 +184,17 @@ mod tests {
         let template = TemplateKey::new("team", "t");
         let mut users = Users::default();
         assert_eq!(users.message(), None);
-        users.add(&ActorKey::new("team", "a0"), &template);
+        users.add(&ActorKey::new("team", "a0"), &template, false);
         assert_eq!(
             users.message().unwrap(),
             "1 actor uses the template: a0; it goes with that"
         );
-        users.add(&ActorKey::new("other", "b"), &template);
+        users.add(&ActorKey::new("other", "b"), &template, false);
         for n in 2..7 {
-            users.add(&ActorKey::new("team", format!("a{n}")), &template);
+            users.add(&ActorKey::new("team", format!("a{n}")), &template, false);
+        }
+        for n in 0..3 {
+            users.add(&ActorKey::new("team", format!("g{n}")), &template, true);
         }
         assert_eq!(
             users.message().unwrap(),

@@ -1,18 +1,24 @@
-//! ActorTemplate: takes the golden snapshot; its [`deletion`] removes it; [`counts`] says how many actors it has.
+//! ActorTemplate: takes a golden snapshot for each build of the runtime that its [`workers`] have; [`removal`] takes back those
+//! that nobody needs, [`deletion`] all of them; [`counts`] says how many actors it has.
 
 mod counts;
 mod deletion;
+mod removal;
+mod workers;
 
 use super::{Context, Error, MANAGER};
 use crate::api::condition::{Status, condition, set};
+use crate::api::names::Build;
 use crate::api::record::{ActorRecord, MetaRecord, SpecRecord, StatusRecord};
-use crate::api::template::{GOLDEN_LABEL, GoldenSnapshot, TemplatePhase};
+use crate::api::template::{
+    GOLDEN_LABEL, GoldenPolicy, GoldenSnapshot, RUNTIME_LABEL, TemplatePhase,
+};
 use crate::api::{
     ActorKey, ActorTemplate, ActorTemplateStatus, Reason, TemplateKey, Timestamp, validate,
 };
 use crate::engine::{Call, DriveError};
 use crate::lifecycle::Observed;
-use crate::lifecycle::template::{Progress, Step, failed, plan};
+use crate::lifecycle::template::{Aim, Builds, Progress, Step, aim, failed, plan, serves};
 use crate::store::{Store, StoreError};
 use futures::StreamExt;
 use kube::Resource;
@@ -20,8 +26,11 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
 use serde_json::json;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -37,17 +46,30 @@ const SUSPEND_LIMIT: Duration = Duration::from_secs(180);
 const SOON: Duration = Duration::from_millis(50);
 /// Actors read at once.
 const PAGE: usize = 1000;
+/// What a template with a golden snapshot says.
+const READY: &str = "every new actor starts from the golden snapshot";
 /// What the message of a condition may hold, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
 pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let api: Api<ActorTemplate> = Api::all(context.client.clone());
+    let (sender, seen) = watch::channel(workers::Seen::default());
     let counting = counts::run(context.clone(), stop.clone());
+    let looking = workers::run(context.clone(), sender, stop.clone());
+    let changes = WatchStream::from_changes(seen.clone()).map(drop);
+    let scene = Arc::new(Scene { context, seen });
     let reconciling = Controller::new(api, watcher::Config::default())
+        .reconcile_all_on(changes)
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile, on_error, context)
+        .run(reconcile, on_error, scene)
         .for_each(|_| std::future::ready(()));
-    tokio::join!(reconciling, counting);
+    tokio::join!(reconciling, counting, looking);
+}
+
+/// What a reconciliation of a template needs.
+struct Scene {
+    context: Arc<Context>,
+    seen: watch::Receiver<workers::Seen>,
 }
 
 /// Shows all actors, of a namespace where one is named, page by page.
@@ -67,7 +89,7 @@ async fn each_actor(
     }
 }
 
-fn on_error(template: Arc<ActorTemplate>, error: &Error, _: Arc<Context>) -> Action {
+fn on_error(template: Arc<ActorTemplate>, error: &Error, _: Arc<Scene>) -> Action {
     tracing::warn!(template = template.metadata.name, error = %error, source = ?std::error::Error::source(error), "template");
     Action::requeue(RETRY)
 }
@@ -78,9 +100,12 @@ struct Golden<'a> {
     key: TemplateKey,
     context: &'a Context,
     now: Timestamp,
+    /// The builds of the workers that may run its actors.
+    workers: Builds,
+    aim: Aim,
 }
 
-async fn reconcile(template: Arc<ActorTemplate>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile(template: Arc<ActorTemplate>, scene: Arc<Scene>) -> Result<Action, Error> {
     let name = template
         .metadata
         .name
@@ -92,11 +117,17 @@ async fn reconcile(template: Arc<ActorTemplate>, context: Arc<Context>) -> Resul
         .as_deref()
         .ok_or(Error::Nameless("namespace"))?;
     let key = TemplateKey::new(namespace, name);
+    let context = &*scene.context;
+    let pools = context.engine.catalog().pools();
+    let workers = workers::of(&template, &pools, &scene.seen.borrow());
+    let has = template.status.as_ref().map(|s| &*s.golden_snapshots);
     let golden = Golden {
         template: &template,
         key,
-        context: &context,
+        context,
         now: Timestamp::now(),
+        aim: aim(&template.spec, has.unwrap_or_default(), &workers),
+        workers,
     };
     if template.metadata.deletion_timestamp.is_some() {
         return golden.leave().await;
@@ -129,23 +160,54 @@ impl Golden<'_> {
     fn progress(&self) -> Progress {
         let status = self.status();
         Progress {
-            phase: status.phase,
             take_at: status.take_golden_snapshot_at.as_ref().map(Timestamp::from),
             attempts: u32::try_from(status.attempts).unwrap_or(0),
             retry_at: status.retry_at.as_ref().map(Timestamp::from),
         }
     }
 
-    /// The golden actor, by the name in the status or the one that it will have.
-    fn actor_key(&self) -> ActorKey {
+    /// The build of the golden snapshot that is worked on, where it is to be a certain one.
+    fn build(&self) -> Option<Build> {
+        match self.aim {
+            Aim::Take(build) => build,
+            Aim::Drop(_) | Aim::Rest => None,
+        }
+    }
+
+    /// The name of a golden actor begins so, less what shortens it.
+    fn stem(&self, most: usize) -> String {
         let uid = self.template.metadata.uid.clone().unwrap_or_default();
         let suffix: String = uid
             .chars()
             .filter(char::is_ascii_alphanumeric)
             .take(8)
             .collect();
-        let stem: String = self.key.name.chars().take(46).collect();
-        ActorKey::new(&self.key.namespace, format!("{stem}-golden-{suffix}"))
+        let stem: String = self.key.name.chars().take(most).collect();
+        format!("{stem}-golden-{suffix}")
+    }
+
+    /// The golden actor of a build, or of whatever worker was free first.
+    fn actor_of(&self, build: Option<Build>) -> ActorKey {
+        let name = match build {
+            None => self.stem(46),
+            Some(build) => format!("{}-{build}", self.stem(33)),
+        };
+        ActorKey::new(&self.key.namespace, name)
+    }
+
+    /// Whether an actor is a golden one of this template.
+    fn is_golden(&self, actor: &ActorKey) -> bool {
+        let of_build = |name: &str| {
+            name.strip_prefix(&self.stem(33))
+                .is_some_and(|rest| rest.starts_with('-'))
+        };
+        *actor == self.actor_of(None)
+            || (actor.namespace == self.key.namespace && of_build(&actor.name))
+    }
+
+    /// The golden actor that is worked on.
+    fn actor_key(&self) -> ActorKey {
+        self.actor_of(self.build())
     }
 
     async fn observed(&self) -> Observed<ActorRecord> {
@@ -163,17 +225,40 @@ impl Golden<'_> {
     }
 
     async fn step(&self) -> Result<Action, Error> {
+        match &self.aim {
+            Aim::Rest => self.rest().await,
+            Aim::Drop(unused) => self.remove(unused).await,
+            Aim::Take(build) => self.take(*build).await,
+        }
+    }
+
+    /// All golden snapshots are there, or none is wanted.
+    async fn rest(&self) -> Result<Action, Error> {
+        let (reason, message) = match self.template.spec.golden.policy {
+            GoldenPolicy::Disabled => ("NoGoldenWanted", "actors boot from the image"),
+            GoldenPolicy::Required | GoldenPolicy::Optional => ("GoldenReady", READY),
+        };
+        let mut status = self.status();
+        status.phase = TemplatePhase::Ready;
+        (status.take_golden_snapshot_at, status.retry_at) = (None, None);
+        status.attempts = 0;
+        self.conditions(&mut status, reason, message, false);
+        self.write(status).await?;
+        Ok(Action::await_change())
+    }
+
+    async fn take(&self, build: Option<Build>) -> Result<Action, Error> {
         let (progress, actor) = (self.progress(), self.observed().await);
-        let step = plan(&self.template.spec, &progress, &actor, self.now);
-        tracing::debug!(template = %self.key, ?step, "step");
+        let step = plan(&self.template.spec, build, &progress, &actor, self.now);
+        tracing::debug!(template = %self.key, ?build, ?step, "step");
         match step {
-            Step::Done => Ok(Action::await_change()),
             Step::Wait { until } => Ok(Action::requeue(
                 until.since(self.now).max(Duration::from_millis(50)),
             )),
             Step::CreateActor => self.create().await,
             Step::ResumeActor => self.resume().await,
             Step::SuspendActor => self.suspend().await,
+            Step::RemoveActor => self.start_over().await,
             Step::Settle { until } => {
                 let mut status = self.at(
                     TemplatePhase::WaitGoldenActor,
@@ -185,35 +270,33 @@ impl Golden<'_> {
                 Ok(Action::requeue(Duration::from_millis(10)))
             }
             Step::Ready => self.ready(&actor).await,
-            Step::ReadyWithout => {
-                let mut status = self.at(
-                    TemplatePhase::Ready,
-                    "NoGoldenWanted",
-                    "actors boot from the image",
-                );
-                self.conditions(
-                    &mut status,
-                    "NoGoldenWanted",
-                    "actors boot from the image",
-                    false,
-                );
-                self.write(status).await?;
-                Ok(Action::await_change())
-            }
         }
     }
 
-    /// The status in a phase, not ready yet.
+    /// The status while a golden snapshot is in a phase: the template's own, unless it serves without that.
     fn at(&self, phase: TemplatePhase, reason: &str, message: &str) -> ActorTemplateStatus {
         let mut status = self.status();
-        status.phase = phase;
+        self.enter(&mut status, phase);
         status.golden_actor_id = Some(format!(
             "{}.{}",
             self.actor_key().name,
             self.actor_key().namespace
         ));
-        self.conditions(&mut status, reason, message, false);
+        self.conditions(&mut status, reason, &self.about(message), false);
         status
+    }
+
+    fn enter(&self, status: &mut ActorTemplateStatus, phase: TemplatePhase) {
+        let serves = serves(&self.template.spec, &status.golden_snapshots, &self.workers);
+        status.phase = if serves { TemplatePhase::Ready } else { phase };
+    }
+
+    /// Of which golden snapshot, where there are several.
+    fn about(&self, message: &str) -> String {
+        match self.build() {
+            None => message.to_owned(),
+            Some(build) => format!("for workers with runtime {build}: {message}"),
+        }
     }
 
     async fn create(&self) -> Result<Action, Error> {
@@ -230,7 +313,10 @@ impl Golden<'_> {
                 ..StatusRecord::default()
             },
             meta: MetaRecord {
-                labels: [(GOLDEN_LABEL.to_owned(), "true".to_owned())].into(),
+                labels: iter::once((GOLDEN_LABEL, "true".to_owned()))
+                    .chain(self.build().map(|b| (RUNTIME_LABEL, b.to_string())))
+                    .map(|(label, value)| (label.to_owned(), value))
+                    .collect(),
                 ..MetaRecord::default()
             },
             ..ActorRecord::default()
@@ -261,8 +347,10 @@ impl Golden<'_> {
         match resumed {
             Ok(_) => {
                 let message = "the golden actor runs";
-                self.write(self.at(TemplatePhase::ResumeGoldenActor, "GoldenStarting", message))
-                    .await?;
+                let mut status =
+                    self.at(TemplatePhase::ResumeGoldenActor, "GoldenStarting", message);
+                status.take_golden_snapshot_at = None;
+                self.write(status).await?;
                 Ok(Action::requeue(Duration::from_millis(10)))
             }
             Err(e) => self.failed(&e).await,
@@ -297,26 +385,47 @@ impl Golden<'_> {
         else {
             return Ok(Action::requeue(RETRY));
         };
-        let message = "every new actor starts from the golden snapshot";
-        let mut status = self.at(TemplatePhase::Ready, "GoldenReady", message);
-        status.golden_snapshot = Some(self.context.engine.snapshots_of(actor));
-        status.golden_snapshots = vec![GoldenSnapshot {
+        let mut status = self.at(TemplatePhase::Ready, "GoldenReady", READY);
+        let uri = self.context.engine.snapshots_of(actor);
+        let runtime = durable.runtime.or(self.build());
+        let taken = GoldenSnapshot {
             id: actor.snapshot_id(&durable).to_string(),
-            runtime: String::new(),
+            uri: uri.clone(),
+            runtime: runtime.map(|r| r.to_string()).unwrap_or_default(),
             arch: std::env::consts::ARCH
                 .replace("x86_64", "amd64")
                 .replace("aarch64", "arm64"),
             bytes: i64::try_from(durable.bytes).unwrap_or(i64::MAX),
             time: Some(durable.time.to_time()),
             ..GoldenSnapshot::default()
-        }];
+        };
+        status.golden_snapshot = Some(uri);
+        status.golden_snapshots.push(taken);
         status.take_golden_snapshot_at = None;
         status.attempts = 0;
         status.retry_at = None;
-        self.conditions(&mut status, "GoldenReady", message, false);
+        self.enter(&mut status, TemplatePhase::ResumeGoldenActor);
+        self.conditions(&mut status, "GoldenReady", READY, false);
         self.write(status).await?;
-        tracing::info!(template = %self.key, bytes = durable.bytes, "golden snapshot is ready");
+        tracing::info!(template = %self.key, ?runtime, bytes = durable.bytes, "golden snapshot is ready");
+        // What was written is seen as any other change, and says whether another one is wanted.
         Ok(Action::await_change())
+    }
+
+    /// The worker had another build by then.
+    async fn start_over(&self) -> Result<Action, Error> {
+        let call = Call::within(SUSPEND_LIMIT);
+        let removed = self.context.engine.delete(&self.actor_key(), call).await;
+        if let Err(error) = removed {
+            tracing::warn!(template = %self.key, %error, "golden actor is not removed yet");
+            return Ok(Action::requeue(RETRY));
+        }
+        let message = "the worker of the golden actor has another runtime by now".to_owned();
+        self.failed(&DriveError::Failed {
+            reason: Reason::RuntimeMismatch,
+            message,
+        })
+        .await
     }
 
     async fn failed(&self, error: &DriveError) -> Result<Action, Error> {
@@ -339,11 +448,17 @@ impl Golden<'_> {
         }
         let progress = failed(&self.progress(), Timestamp::now());
         let mut status = self.status();
-        status.phase = progress.phase;
+        self.enter(&mut status, TemplatePhase::Failed);
+        status.take_golden_snapshot_at = None;
         status.attempts = i32::try_from(progress.attempts).unwrap_or(i32::MAX);
         status.retry_at = progress.retry_at.map(Timestamp::to_time);
         let message: String = error.to_string().chars().take(MAX_MESSAGE).collect();
-        self.conditions(&mut status, &reason.to_string(), &message, false);
+        self.conditions(
+            &mut status,
+            &reason.to_string(),
+            &self.about(&message),
+            false,
+        );
         self.write(status).await?;
         tracing::warn!(template = %self.key, %reason, message, "golden snapshot failed");
         let pause = progress
@@ -367,16 +482,22 @@ impl Golden<'_> {
             | TemplatePhase::ResumeGoldenActor
             | TemplatePhase::WaitGoldenActor => Status::Unknown,
         };
-        let golden = Status::from(!status.golden_snapshots.is_empty());
-        let mut put = |kind, value| {
+        // While another one is taken, those that are there serve.
+        let golden = Status::from(reason == "GoldenReady");
+        let serves = ready == Status::True && golden == Status::False && self.build().is_some();
+        let (ready_reason, ready_message) = match serves {
+            true => ("GoldenReady", READY),
+            false => (reason, message),
+        };
+        let mut put = |kind, value, reason: &str, message: &str| {
             set(
                 &mut status.conditions,
                 condition(kind, value, reason, message, generation, self.now),
             )
         };
-        put("Ready", ready);
-        put("GoldenReady", golden);
-        put("Stalled", Status::from(stalled));
+        put("Ready", ready, ready_reason, ready_message);
+        put("GoldenReady", golden, reason, message);
+        put("Stalled", Status::from(stalled), reason, message);
     }
 
     async fn write(&self, status: ActorTemplateStatus) -> Result<(), Error> {

@@ -64,6 +64,8 @@ pub(super) struct Operation {
     seen_workers: Option<ResourceVersion>,
     /// A free worker was seen in complete pools after the claim had found none.
     overtaken: bool,
+    /// A claimed worker had another runtime than was known: every node counts now, whatever its lease.
+    misled: bool,
     /// Orders whose outcome was not known.
     attempts: u32,
     /// Where local snapshots of the actor may lie that are superseded.
@@ -96,6 +98,7 @@ impl Operation {
             worker_until: None,
             seen_workers: None,
             overtaken: false,
+            misled: false,
             attempts: 0,
             timings: vec![],
             local_nodes,

@@ -11,6 +11,7 @@ use crate::engine::workload::{identity, workload};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::Sandbox;
 use crate::lifecycle::placement::{self, Source};
+use crate::lifecycle::runtimes;
 use crate::proto::atenode as wire;
 use crate::rpc::nodes::NodeError;
 use crate::store::StoreError;
@@ -108,7 +109,7 @@ impl Operation {
         let source = self
             .template
             .as_ref()
-            .map(|t| placement::source(&self.record, t));
+            .map(|t| placement::source(&self.record, t, None));
         let boots = matches!(source, Some(Ok(Source::Boot)));
         if self.started.elapsed() > busy_limit(self.record.header.phase, boots) {
             self.fail(
@@ -124,11 +125,16 @@ impl Operation {
 
     pub(super) async fn start(&mut self) -> Result<(), DriveError> {
         let assignment = self.held()?;
-        let (template, source) = match self.template.clone() {
-            Some(template) => (template.clone(), placement::source(&self.record, &template)),
-            None => return Err(DriveError::InProgress),
-        };
-        let order = match source {
+        let template = self.template.clone().ok_or(DriveError::InProgress)?;
+        let address = self.address_of(&assignment.node).await;
+        let on = self.engine.directory.runtime(&assignment.node);
+        let wanted = runtimes::wanted(&self.record, &template);
+        if wanted.is_some_and(|wanted| !runtimes::fits(on, &wanted)) {
+            tracing::info!(worker = %assignment.worker, runtime = ?on, "claimed a worker of another runtime; trying another");
+            self.misled = true;
+            return self.release().await;
+        }
+        let order = match placement::source(&self.record, &template, on) {
             Ok(source) => {
                 let secrets = (source == Source::Boot).then_some(&*self.engine.secrets);
                 let made = workload(&template, arch(), secrets).await;
@@ -143,7 +149,7 @@ impl Operation {
                 return Ok(());
             }
         };
-        let answer = match self.address_of(&assignment.node).await {
+        let answer = match address {
             Ok(address) => {
                 let fence = self.fence().await?;
                 self.order_start(&address, &assignment, source, workload, fence)

@@ -30,7 +30,7 @@ impl Operation {
             Err(e) => Err(e),
         };
         match answer {
-            Ok(response) => self.saved(response.bytes, true),
+            Ok(response) => self.saved(response.bytes, &response.runtime, true),
             Err(e) => {
                 self.failed_by_node(e);
                 self.progress.saved = Observed::Unknown;
@@ -39,11 +39,12 @@ impl Operation {
         Ok(())
     }
 
-    pub(super) fn saved(&mut self, bytes: u64, ended: bool) {
+    pub(super) fn saved(&mut self, bytes: u64, runtime: &str, ended: bool) {
         let snapshot = SnapshotRecord {
             epoch: self.record.header.operation,
             bytes,
             time: self.now(),
+            runtime: runtime.parse().ok(),
         };
         self.progress.saved = Observed::Known(snapshot);
         if ended {
@@ -153,7 +154,7 @@ impl Operation {
             .describe_snapshot(&address, request, SHORT_LIMIT)
             .await
         {
-            Ok(found) if found.exists => self.saved(found.bytes, false),
+            Ok(found) if found.exists => self.saved(found.bytes, &found.runtime, false),
             Ok(_) if local => self.progress.saved = Observed::Absent,
             Ok(_) => self.find_kept(&node, true).await?,
             Err(e) => {
@@ -185,7 +186,7 @@ impl Operation {
         };
         match answer {
             Ok(found) if found.exists => {
-                self.saved(found.bytes, false);
+                self.saved(found.bytes, &found.runtime, false);
                 self.progress.kept = true;
             }
             Ok(_) if unpublished => self.progress.saved = Observed::Absent,

@@ -1,13 +1,15 @@
 //! Steps about workers: claim, release, abandon.
 
 use super::{ASK_AGAIN, CATALOG_LIMIT, Operation, WORKER_LIMIT};
-use crate::api::names::ResourceVersion;
+use crate::api::names::{Build, ResourceVersion};
 use crate::api::record::{Assignment, Claim, WorkerPhase, WorkerRecord};
-use crate::api::{PoolKey, Reason};
+use crate::api::{PoolKey, Reason, Timestamp};
 use crate::engine::DriveError;
 use crate::lifecycle::Observed;
 use crate::lifecycle::placement::{self, Source};
+use crate::lifecycle::runtimes;
 use crate::store::{Change, ClaimRequest, Image, Kind, StoreError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -79,17 +81,19 @@ impl Operation {
             );
             return Ok(());
         }
-        let holder = match &source {
-            Source::Local { node, .. } => Some(node.clone()),
+        let holder = match source {
+            Source::Local { node, .. } => Some(node),
             Source::Durable { .. } | Source::Golden { .. } | Source::Boot => None,
         };
-        match self.claim_of(&pools, holder.clone()).await {
+        let wanted = runtimes::wanted(&self.record, &template);
+        let nodes = self.nodes_with(wanted.as_ref(), holder.as_deref()).await?;
+        match self.claim_of(&pools, nodes).await {
             Ok(Some(worker)) => {
                 self.assign(&worker);
                 self.progress.sandbox = Observed::Absent;
             }
             Ok(None) if holder.is_some() => self.publish().await?,
-            Ok(None) => self.await_worker(&pools).await?,
+            Ok(None) => self.await_worker(&pools, wanted.as_ref()).await?,
             // An earlier operation has not released its worker yet.
             Err(StoreError::Conflict(_)) => self.progress.claim = Observed::Unknown,
             Err(e) => return Err(e.into()),
@@ -97,15 +101,47 @@ impl Operation {
         Ok(())
     }
 
+    /// The nodes that have a build of `wanted`, of `holder` alone where there is one. `None`: any node.
+    async fn nodes_with(
+        &self,
+        wanted: Option<&BTreeSet<Build>>,
+        holder: Option<&str>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        let Some(wanted) = wanted else {
+            return Ok(holder.map(|node| vec![node.to_owned()]));
+        };
+        let (directory, store) = (&self.engine.directory, &*self.engine.store);
+        let since = match self.misled {
+            true => Timestamp::default(),
+            false => self.now(),
+        };
+        let nodes = directory.with_runtime(store, wanted, since).await?;
+        let Some(holder) = holder else {
+            return Ok(nodes);
+        };
+        let fits = nodes.is_none_or(|nodes| nodes.iter().any(|n| n == holder));
+        Ok(Some(fits.then(|| holder.to_owned()).into_iter().collect()))
+    }
+
+    /// Whether a worker's node has a build of `wanted`, as far as is known.
+    fn suits(&self, worker: &WorkerRecord, wanted: Option<&BTreeSet<Build>>) -> bool {
+        let on = self.engine.directory.runtime(&worker.node);
+        wanted.is_none_or(|wanted| runtimes::fits(on, wanted))
+    }
+
     /// No worker is free. Where some are on their way, after a start or a loss, the claim is tried again when one has
     /// come; pools that are complete refuse at once.
-    async fn await_worker(&mut self, pools: &[PoolKey]) -> Result<(), DriveError> {
+    async fn await_worker(
+        &mut self,
+        pools: &[PoolKey],
+        wanted: Option<&BTreeSet<Build>>,
+    ) -> Result<(), DriveError> {
         let until = *self
             .worker_until
             .get_or_insert_with(|| Instant::now() + WORKER_LIMIT);
         let left = until.saturating_duration_since(Instant::now());
         let goes_on = match self.seen_workers.take() {
-            None => match self.look_at(pools).await? {
+            None => match self.look_at(pools, wanted).await? {
                 // What has come before this list was read is found by the claim that follows.
                 Look::Short(version) => {
                     self.seen_workers = Some(version);
@@ -115,16 +151,45 @@ impl Operation {
                 Look::Free => !std::mem::replace(&mut self.overtaken, true),
                 Look::Full => false,
             },
-            Some(seen) => self.worker_came(pools, seen, left).await?,
+            Some(seen) => self.worker_came(pools, wanted, seen, left).await?,
         };
         if !goes_on {
-            self.fail(Reason::NoFreeWorkers, "no free workers available");
+            let (reason, message) = self.why_none(pools, wanted).await?;
+            self.fail(reason, message);
         }
         Ok(())
     }
 
+    /// Why no worker can be had: those that would do are taken, or there are none.
+    async fn why_none(
+        &self,
+        pools: &[PoolKey],
+        wanted: Option<&BTreeSet<Build>>,
+    ) -> Result<(Reason, String), DriveError> {
+        let full = (
+            Reason::NoFreeWorkers,
+            "no free workers available".to_owned(),
+        );
+        // A golden actor of one build: who takes it knows which workers there are.
+        let Some(wanted) = wanted.filter(|_| !self.record.header.boot) else {
+            return Ok(full);
+        };
+        let workers = self.engine.store.list_workers(None).await?.items;
+        let of_pools = || workers.iter().filter(|w| pools.contains(&w.pool));
+        if of_pools().all(|w| !self.suits(w, Some(wanted))) && of_pools().next().is_some() {
+            let directory = &self.engine.directory;
+            let there = of_pools().filter_map(|w| directory.runtime(&w.node));
+            return Ok(runtimes::mismatch(&self.record, wanted, &there.collect()));
+        }
+        Ok(full)
+    }
+
     /// Looks at the workers of the pools after a claim that found none.
-    async fn look_at(&self, pools: &[PoolKey]) -> Result<Look, DriveError> {
+    async fn look_at(
+        &self,
+        pools: &[PoolKey],
+        wanted: Option<&BTreeSet<Build>>,
+    ) -> Result<Look, DriveError> {
         let only = match pools {
             [pool] => Some(pool),
             _ => None,
@@ -134,7 +199,11 @@ impl Operation {
         let short = |pool: &Arc<_>| placement::is_short(pool, pools, &workers.items);
         Ok(if all.iter().any(short) {
             Look::Short(workers.version)
-        } else if workers.items.iter().any(|w| is_free(w, pools)) {
+        } else if workers
+            .items
+            .iter()
+            .any(|w| is_free(w, pools) && self.suits(w, wanted))
+        {
             Look::Free
         } else {
             Look::Full
@@ -145,6 +214,7 @@ impl Operation {
     async fn worker_came(
         &self,
         pools: &[PoolKey],
+        wanted: Option<&BTreeSet<Build>>,
         mut seen: ResourceVersion,
         left: Duration,
     ) -> Result<bool, DriveError> {
@@ -160,7 +230,7 @@ impl Operation {
                 Err(e) => return Err(e.into()),
             };
             let freed = |change: &Arc<Change>| match &change.after {
-                Some(Image::Worker(w)) => is_free(w, pools),
+                Some(Image::Worker(w)) => is_free(w, pools) && self.suits(w, wanted),
                 Some(Image::Actor(_)) | None => false,
             };
             if changes.items.iter().any(freed) {
@@ -188,12 +258,15 @@ impl Operation {
         }
     }
 
-    /// A free worker of the first pool that has one; only on `node` if given.
-    pub(super) async fn claim_of(
+    /// A free worker of the first pool that has one; only on `nodes` if given.
+    async fn claim_of(
         &self,
         pools: &[PoolKey],
-        node: Option<String>,
+        nodes: Option<Vec<String>>,
     ) -> Result<Option<WorkerRecord>, StoreError> {
+        if nodes.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
         let deadline = self.now() + self.engine.options.operation_lease;
         for pool in pools {
             let request = ClaimRequest {
@@ -203,8 +276,7 @@ impl Operation {
                     epoch: self.epoch(),
                     deadline,
                 },
-                require_node: node.is_some(),
-                prefer_node: node.clone(),
+                nodes: nodes.clone(),
             };
             if let Some(worker) = self.engine.store.claim(&request).await? {
                 return Ok(Some(worker));

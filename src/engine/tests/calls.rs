@@ -200,10 +200,11 @@ impl NodeClient for Calls {
                 snapshot.clone(),
             )
         };
-        let bytes = self.carry(what, address, limit, act).await?;
+        let runtime = self.carry(what, address, limit, act).await?;
         Ok(CheckpointResponse {
-            bytes,
+            bytes: 1,
             steps: vec![],
+            runtime: runtime.map(|r| r.to_string()).unwrap_or_default(),
         })
     }
 
@@ -261,13 +262,15 @@ impl NodeClient for Calls {
         let snapshot = r.snapshot.expect("a snapshot");
         let (world, what) = (self.world.clone(), format!("describe {}", snapshot.id));
         let act = move |node| {
-            let exists = node::describe(&world, node, &snapshot);
-            async move { Ok(exists) }
+            let found = node::describe(&world, node, &snapshot);
+            async move { Ok(found) }
         };
-        let exists = self.carry(what, address, limit, act).await?;
+        let found = self.carry(what, address, limit, act).await?;
+        let runtime = found.and_then(|saved| saved.runtime);
         Ok(DescribeSnapshotResponse {
-            exists,
+            exists: found.is_some(),
             bytes: 1,
+            runtime: runtime.map(|r| r.to_string()).unwrap_or_default(),
             ..Default::default()
         })
     }

@@ -5,7 +5,7 @@ use super::schedule::options;
 use super::store::{Life, Mortal};
 use super::world::{Guards, World};
 use crate::api::record::{ActorRecord, SpecRecord, StatusRecord};
-use crate::api::template::{ActorTemplateSpec, GoldenPolicy};
+use crate::api::template::{ActorTemplateSpec, ActorTemplateStatus, GoldenPolicy, GoldenSnapshot};
 use crate::api::{ActorKey, ActorTemplate, TemplateKey, WorkerPool, WorkerPoolSpec};
 use crate::engine::{Call, Engine, Options};
 use crate::kube::secrets::Data;
@@ -27,6 +27,8 @@ const FIRST: &str = "r";
 pub struct One {
     pub replicas: i32,
     pub allowed: Vec<String>,
+    /// Where there are some, actors start from them.
+    pub goldens: Vec<GoldenSnapshot>,
 }
 
 impl Catalog for One {
@@ -36,7 +38,13 @@ impl Catalog for One {
     fn template(&self, _: &TemplateKey) -> Option<Arc<ActorTemplate>> {
         let mut template = ActorTemplate::new("t", ActorTemplateSpec::default());
         template.metadata.namespace = Some("ns".into());
-        template.spec.golden.policy = GoldenPolicy::Disabled;
+        if self.goldens.is_empty() {
+            template.spec.golden.policy = GoldenPolicy::Disabled;
+        }
+        template.status = Some(ActorTemplateStatus {
+            golden_snapshots: self.goldens.clone(),
+            ..ActorTemplateStatus::default()
+        });
         template.spec.allowed_namespaces = self.allowed.clone();
         Some(Arc::new(template))
     }
@@ -72,10 +80,14 @@ pub struct Kit {
 
 impl Kit {
     pub fn new(replicas: i32) -> Kit {
+        Self::with(One::of(replicas))
+    }
+
+    pub fn with(catalog: One) -> Kit {
         let world = World::new(1, Guards::All);
         world.lock().calm = true;
         let store = Arc::new(MemoryStore::by(world.clock()));
-        let (life, engine) = replica(FIRST, &world, &store, One::of(replicas));
+        let (life, engine) = replica(FIRST, &world, &store, catalog);
         Kit {
             world,
             store,
@@ -115,14 +127,21 @@ impl Kit {
 
     /// The first node says what its one slot is.
     pub async fn report(&self) {
+        self.report_of(0).await;
+    }
+
+    /// A node says what its one slot is.
+    pub async fn report_of(&self, node: usize) {
         let report = {
             let mut state = self.world.lock();
             let until = state.now() + Duration::from_secs(60);
-            state.renewed(0, until, &[], &[]);
+            state.renewed(node, until, &[], &[]);
+            let n = &state.nodes[node];
             ReportRequest {
-                node: "n0".into(),
-                address: "n0:1".into(),
-                slots: state.slots_of(0),
+                node: n.name.clone(),
+                address: n.address.clone(),
+                slots: state.slots_of(node),
+                runtime: n.runtime.map(|r| r.to_string()).unwrap_or_default(),
                 ..ReportRequest::default()
             }
         };
@@ -146,6 +165,7 @@ impl One {
         One {
             replicas,
             allowed: vec![],
+            goldens: vec![],
         }
     }
 }

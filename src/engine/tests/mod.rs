@@ -14,6 +14,7 @@ mod kit;
 mod node;
 mod recovery;
 mod round_trips;
+mod runtimes;
 mod schedule;
 mod store;
 mod waiting;

@@ -4,7 +4,7 @@
 //! - nothing starts, is saved or published while the node's lease has lapsed.
 
 use super::world::{Content, Guards, Saved, State, Who, World};
-use crate::api::names::SnapshotId;
+use crate::api::names::{Build, SnapshotId};
 use crate::api::{ActorKey, Epoch, Reason, Timestamp};
 use crate::lifecycle::settle::SKEW;
 use crate::proto::atenode as wire;
@@ -120,9 +120,14 @@ pub async fn start(world: World, order: Order, from: Option<wire::SnapshotRef>) 
     if state.slots[slot].turn != turn {
         return refused("overtaken");
     }
+    let runtime = state.nodes[order.node].runtime;
     let value = match &from {
         None => Some(0),
-        Some(snapshot) => state.find(order.node, snapshot).map(|s| s.value),
+        Some(snapshot) => {
+            let saved = state.find(order.node, snapshot);
+            state.misfits += u64::from(saved.is_some_and(|s| s.runtime != runtime));
+            saved.filter(|s| s.runtime == runtime).map(|s| s.value)
+        }
     };
     let unlucky = !state.calm && {
         let p = state.storm / 2.0;
@@ -143,6 +148,7 @@ pub async fn start(world: World, order: Order, from: Option<wire::SnapshotRef>) 
     let content = Content::Running {
         value: value.unwrap_or_default(),
         address: address.clone(),
+        runtime,
     };
     state.set(slot, content, Some((order.who.clone(), order.epoch())));
     Ok(address)
@@ -172,15 +178,22 @@ fn begin_start(state: &mut State, order: &Order) -> Answer<Begun> {
     }
 }
 
-/// Saves an actor, ends its sandbox, and publishes the snapshot unless it is to stay on the node.
-pub async fn checkpoint(world: World, order: Order, snapshot: wire::SnapshotRef) -> Answer<u64> {
+/// Saves an actor, ends its sandbox, and publishes the snapshot unless it is to stay on the node. Returns the build of the
+/// runtime that made it.
+pub async fn checkpoint(
+    world: World,
+    order: Order,
+    snapshot: wire::SnapshotRef,
+) -> Answer<Option<Build>> {
     let id: SnapshotId = snapshot.id.parse().expect("a snapshot id");
-    let (slot, mut turn, value, address) = loop {
+    let (slot, mut turn, running, value, runtime) = loop {
         let answer = begin_checkpoint(&mut world.lock(), &order, &snapshot)?;
         match answer {
-            Some(Some(begun)) => break begun,
-            Some(None) => {}
-            None => return Ok(1),
+            Saving::Now(slot, turn, running, value, runtime) => {
+                break (slot, turn, running, value, runtime);
+            }
+            Saving::Wait => {}
+            Saving::Already(saved) => return Ok(saved.runtime),
         }
         sleep(world.moment(50)).await;
     };
@@ -196,7 +209,7 @@ pub async fn checkpoint(world: World, order: Order, snapshot: wire::SnapshotRef)
         };
         let actor = state.slots[slot].actor.clone();
         if unlucky || state.may_act(order.node).is_err() {
-            state.set(slot, Content::Running { value, address }, actor);
+            state.set(slot, running, actor);
             return failed(Reason::CheckpointFailed);
         }
         state.nodes[order.node].local.insert(
@@ -204,6 +217,7 @@ pub async fn checkpoint(world: World, order: Order, snapshot: wire::SnapshotRef)
             Saved {
                 value,
                 complete: true,
+                runtime,
             },
         );
         state.ended(&order);
@@ -218,17 +232,22 @@ pub async fn checkpoint(world: World, order: Order, snapshot: wire::SnapshotRef)
     if state.slots[slot].turn == turn {
         state.set(slot, Content::Free, None);
     }
-    Ok(1)
+    Ok(runtime)
 }
 
-type Saving = (usize, u64, u64, String);
+enum Saving {
+    /// Slot, its turn, what it ran, and what of that is saved.
+    Now(usize, u64, Content, u64, Option<Build>),
+    Already(Saved),
+    /// Somebody is at it.
+    Wait,
+}
 
-/// `None`: it is done already. `Some(None)`: somebody is at it.
 fn begin_checkpoint(
     state: &mut State,
     order: &Order,
     snapshot: &wire::SnapshotRef,
-) -> Answer<Option<Option<Saving>>> {
+) -> Answer<Saving> {
     let slot = state.slot(order)?;
     state.may_act(order.node)?;
     state.admit(order, false)?;
@@ -236,20 +255,27 @@ fn begin_checkpoint(
         .actor
         .as_ref()
         .is_some_and(|(who, _)| *who == order.who);
-    match state.slots[slot].content.clone() {
-        Content::Running { value, address } if mine => {
+    let saved = state.find(order.node, snapshot);
+    let content = state.slots[slot].content.clone();
+    match (&content, saved) {
+        (Content::Running { value, runtime, .. }, _) if mine => {
+            let (value, runtime) = (*value, *runtime);
             let actor = state.slots[slot].actor.clone();
             state.set(slot, Content::Saving, actor);
-            Ok(Some(Some((slot, state.slots[slot].turn, value, address))))
+            let turn = state.slots[slot].turn;
+            Ok(Saving::Now(slot, turn, content, value, runtime))
         }
-        Content::Saving | Content::Ending if mine => Ok(Some(None)),
-        Content::Free if state.find(order.node, snapshot).is_some() => Ok(None),
-        Content::Free
-        | Content::Starting
-        | Content::Running { .. }
-        | Content::Saving
-        | Content::Ending
-        | Content::Exited => failed(Reason::SandboxLost),
+        (Content::Saving | Content::Ending, _) if mine => Ok(Saving::Wait),
+        (Content::Free, Some(saved)) => Ok(Saving::Already(saved)),
+        (
+            Content::Free
+            | Content::Starting
+            | Content::Running { .. }
+            | Content::Saving
+            | Content::Ending
+            | Content::Exited,
+            _,
+        ) => failed(Reason::SandboxLost),
     }
 }
 
@@ -306,12 +332,10 @@ pub async fn publish(world: World, node: usize, id: SnapshotId) -> Answer<u64> {
     put(&mut world.lock(), node, id).map(|()| 1)
 }
 
-/// Whether a snapshot is complete.
-pub fn describe(world: &World, node: usize, snapshot: &wire::SnapshotRef) -> bool {
-    world
-        .lock()
-        .find(node, snapshot)
-        .is_some_and(|s| s.complete)
+/// A snapshot, if it is complete.
+pub fn describe(world: &World, node: usize, snapshot: &wire::SnapshotRef) -> Option<Saved> {
+    let saved = world.lock().find(node, snapshot);
+    saved.filter(|s| s.complete)
 }
 
 /// Removes an actor's snapshots, in the object store and on this node.

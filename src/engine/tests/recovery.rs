@@ -133,8 +133,7 @@ async fn who_is_told_to_stop_leaves_the_rest_to_others() {
         let request = ClaimRequest {
             pool: worker.pool.clone(),
             claim,
-            prefer_node: None,
-            require_node: false,
+            nodes: None,
         };
         kit.store.claim(&request).await.unwrap().unwrap();
     }

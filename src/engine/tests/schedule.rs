@@ -4,7 +4,7 @@ use super::audit;
 use super::calls::Calls;
 use super::kit::{NoSecrets, One};
 use super::store::{Life, Mortal};
-use super::world::{Content, Guards, Promise, World};
+use super::world::{BUILDS, Content, Guards, Promise, World};
 use crate::api::record::{ActorRecord, Desired, Phase, SpecRecord, StatusRecord};
 use crate::api::{ActorKey, TemplateKey};
 use crate::engine::{Call, Engine, Options};
@@ -57,6 +57,8 @@ pub struct Tally {
     rolled_back: u64,
     orders: u64,
     crashes: u64,
+    rollouts: u64,
+    misfits: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -65,6 +67,8 @@ impl std::ops::AddAssign for Tally {
         self.rolled_back += other.rolled_back;
         self.orders += other.orders;
         self.crashes += other.crashes;
+        self.rollouts += other.rollouts;
+        self.misfits += other.misfits;
     }
 }
 
@@ -75,10 +79,13 @@ impl fmt::Display for Tally {
             rolled_back,
             orders,
             crashes,
+            rollouts,
+            misfits,
         } = self;
         write!(
             f,
-            "{delivered} requests answered, {rolled_back} actors rolled back, {orders} orders, {crashes} crashes"
+            "{delivered} requests answered, {rolled_back} actors rolled back, {orders} orders, {crashes} crashes, \
+             {rollouts} nodes with another runtime, {misfits} snapshots on one of those"
         )
     }
 }
@@ -91,13 +98,17 @@ impl Tally {
             rolled_back,
             orders,
             crashes,
+            rollouts,
+            misfits,
         } = self;
         assert!(
-            [delivered, rolled_back, orders, crashes]
+            [delivered, rolled_back, orders, crashes, rollouts]
                 .iter()
                 .all(|n| **n > 100),
             "{self}"
         );
+        // Only in the moment before a node has told of it.
+        assert!(*misfits < rollouts / 20, "{self}");
     }
 }
 
@@ -162,6 +173,8 @@ fn play(seed: u64, guards: Guards, told: bool) -> Result<Tally, Failure> {
                 rolled_back: state.rolled_back,
                 orders: state.orders,
                 crashes: state.crashes,
+                rollouts: state.rollouts,
+                misfits: state.misfits,
             }),
         }
     })
@@ -262,6 +275,7 @@ impl Simulation {
                     slots: state.slots_of(node),
                     local_snapshots: vec![],
                     lapsed: !state.has_lease(node),
+                    runtime: n.runtime.map(|r| r.to_string()).unwrap_or_default(),
                 };
                 (
                     request,
@@ -316,7 +330,12 @@ impl Simulation {
                 me.want(actor, Desired::Paused).await
             })),
             74..77 => drop(tokio::spawn(async move { me.delete(actor).await })),
-            77..82 => drop(tokio::spawn(async move { me.create(actor).await })),
+            77..80 => drop(tokio::spawn(async move { me.create(actor).await })),
+            80..82 => {
+                let mut state = self.world.lock();
+                let (node, build) = (state.rng.random_range(0..2), state.rng.random_range(0..2));
+                state.give(node, BUILDS[build].parse().ok());
+            }
             82..89 => {
                 let n = self.world.lock().rng.random_range(0..2);
                 self.replicas()[n].life.end_soon();
@@ -535,6 +554,20 @@ impl Simulation {
         }
     }
 
+    /// Somebody sees to it that there are nodes with the build that an actor's snapshot needs.
+    async fn bring_runtime(&self, name: &str) {
+        let needed = self.record(name).await.and_then(|r| {
+            let local = r.status.local.map(|l| l.snapshot);
+            local.or(r.status.durable)?.runtime
+        });
+        let mut state = self.world.lock();
+        for node in 0..2 {
+            if needed.is_some() {
+                state.give(node, needed);
+            }
+        }
+    }
+
     /// With all others asleep, an actor answers; and it can be put to sleep.
     async fn alone(&self, name: &str, until: Instant) -> Result<(), String> {
         let uid = self.record(name).await.map(|r| r.status.uid);
@@ -546,6 +579,7 @@ impl Simulation {
             for other in ACTORS.iter().filter(|o| **o != name) {
                 self.want(other, Desired::Suspended).await;
             }
+            self.bring_runtime(name).await;
             if self.request(name).await.is_some()
                 && self.want(name, Desired::Suspended).await.is_some()
             {

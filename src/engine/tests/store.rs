@@ -3,7 +3,7 @@
 
 use super::audit;
 use super::world::{Guards, World};
-use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use crate::store::memory::MemoryStore;
@@ -294,7 +294,7 @@ forward! {
     list_workers(pool: Option<&PoolKey>) -> Page<WorkerRecord>;
     workers_at(at: Option<ResourceVersion>) -> Page<WorkerRecord>;
     claim_of(pool: &PoolKey, actor: &ActorKey) -> Option<WorkerRecord>;
-    renew_node(node: &str, address: &str, lease: Duration) -> NodeRecord;
+    renew_node(node: &str, address: &str, runtime: Option<Build>, lease: Duration) -> NodeRecord;
     remove_node(node: &str) -> ();
     incarnation() -> Incarnation;
     version() -> ResourceVersion;

@@ -93,8 +93,8 @@ async fn an_actor_that_its_template_does_not_let_in_claims_nothing() {
     assert_eq!(kit.calls(), ["begin", "commit"]);
     let allowed = vec!["team".to_owned()];
     let catalog = One {
-        replicas: 1,
         allowed,
+        ..One::of(1)
     };
     let (_, engine) = replica("s", &kit.world, &kit.store, catalog);
     let woken = engine.resume(&key, call()).await.unwrap();

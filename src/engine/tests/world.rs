@@ -1,6 +1,6 @@
 //! What is true: nodes, slots, snapshots, and what each actor was promised.
 
-use crate::api::names::SnapshotId;
+use crate::api::names::{Build, SnapshotId};
 use crate::api::record::{ActorRecord, RolledBack};
 use crate::api::{ActorKey, Epoch, Timestamp, WorkerKey};
 use rand::rngs::StdRng;
@@ -15,6 +15,8 @@ use uuid::Uuid;
 const START: u64 = 1_790_000_000_000;
 /// Lines of history that a failure prints.
 const HISTORY: usize = 3_000;
+/// Builds of the runtime that nodes have.
+pub const BUILDS: [&str; 2] = ["aaaaaaaaaaaa", "bbbbbbbbbbbb"];
 
 /// Guards that a test takes out, one at a time, to see that the simulation misses them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Saved {
     pub value: u64,
     /// Data and manifest are there.
     pub complete: bool,
+    /// Build of the runtime that made it.
+    pub runtime: Option<Build>,
 }
 
 /// Which actor, by name and uid.
@@ -78,7 +82,12 @@ pub struct Who {
 pub enum Content {
     Free,
     Starting,
-    Running { value: u64, address: String },
+    Running {
+        value: u64,
+        address: String,
+        /// Build of the runtime in which it was started.
+        runtime: Option<Build>,
+    },
     Saving,
     Ending,
     Exited,
@@ -115,6 +124,8 @@ pub struct Node {
     /// Highest epoch seen, and highest that ended, by actor.
     pub seen: BTreeMap<Uuid, (Epoch, Epoch)>,
     pub local: BTreeMap<SnapshotId, Saved>,
+    /// Build of its runtime.
+    pub runtime: Option<Build>,
 }
 
 /// What an actor was promised.
@@ -157,6 +168,10 @@ pub struct State {
     pub rolled_back: u64,
     pub orders: u64,
     pub crashes: u64,
+    /// Snapshots that came to a node of another build than theirs.
+    pub misfits: u64,
+    /// Nodes that were given another build of the runtime.
+    pub rollouts: u64,
     start: Instant,
     history: VecDeque<String>,
     counter: u64,
@@ -174,6 +189,7 @@ impl World {
             name: format!("n{n}"),
             address: format!("n{n}:1"),
             skew: rng.random_range(-900..900),
+            runtime: Some(BUILDS[0].parse().expect("a build")),
             ..Node::default()
         });
         let nodes: Vec<_> = nodes.collect();
@@ -194,6 +210,8 @@ impl World {
             rolled_back: 0,
             orders: 0,
             crashes: 0,
+            misfits: 0,
+            rollouts: 0,
             start: Instant::now(),
             history: VecDeque::new(),
             counter: 0,
@@ -272,6 +290,16 @@ impl State {
             actor: None,
             turn: 0,
         });
+    }
+
+    /// A node is started anew with another build of the runtime. What runs on it goes on in the old one.
+    pub fn give(&mut self, node: usize, runtime: Option<Build>) {
+        if self.nodes[node].runtime != runtime {
+            self.nodes[node].runtime = runtime;
+            self.rollouts += 1;
+            self.changes += 1;
+            self.note(|| format!("n{node} has runtime {runtime:?}"));
+        }
     }
 
     /// By the node's clock.

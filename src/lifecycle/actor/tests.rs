@@ -12,6 +12,7 @@ fn snapshot(epoch: u64) -> SnapshotRecord {
         epoch: Epoch(epoch),
         bytes: 1,
         time: Timestamp(epoch),
+        runtime: None,
     }
 }
 

@@ -72,14 +72,25 @@ impl Herder {
         ) {
             (Ok(slot), _) => slot,
             // Done before; the slot was rebuilt since.
-            (Err(_), Some(bytes)) => {
-                let steps = vec![];
-                return Ok(CheckpointResponse { bytes, steps });
+            (Err(_), Some((bytes, runtime))) => {
+                return Ok(CheckpointResponse {
+                    bytes,
+                    runtime,
+                    steps: vec![],
+                });
             }
             (Err(failure), None) => return Err(failure),
         };
         match slot.save(&actor, fence.epoch, target).await? {
-            Answer::Saved { bytes, steps } => Ok(CheckpointResponse { bytes, steps }),
+            Answer::Saved {
+                bytes,
+                runtime,
+                steps,
+            } => Ok(CheckpointResponse {
+                bytes,
+                runtime,
+                steps,
+            }),
             other => Err(unexpected(&other)),
         }
     }

@@ -18,7 +18,12 @@ pub(super) enum Answer {
         steps: Vec<StepTiming>,
     },
     /// The snapshot is where it should be, and the slot is free.
-    Saved { bytes: u64, steps: Vec<StepTiming> },
+    Saved {
+        bytes: u64,
+        /// Build of the runtime that made it.
+        runtime: String,
+        steps: Vec<StepTiming>,
+    },
     /// Nothing of the actor runs on the slot.
     Ended { steps: Vec<StepTiming> },
 }

@@ -58,7 +58,7 @@ impl Reporter {
                 () = sleep_until(due) => last = None,
                 Ok(()) = changed.changed() => sleep(DEBOUNCE).await,
             }
-            let request = self.request(&mut changed);
+            let request = self.request(&mut changed).await;
             let sent = boottime();
             if last.as_ref() == Some(&request) {
                 continue;
@@ -83,7 +83,8 @@ impl Reporter {
         }
     }
 
-    fn request(&self, changed: &mut watch::Receiver<()>) -> ReportRequest {
+    async fn request(&self, changed: &mut watch::Receiver<()>) -> ReportRequest {
+        let runtime = self.node.runtimes.usual().await;
         // Whatever changes from here on is not in it for certain.
         changed.mark_unchanged();
         let slots = self.slots.views();
@@ -95,6 +96,7 @@ impl Reporter {
             slots,
             local_snapshots: self.node.snapshots.local_ids(),
             lapsed: self.node.lease.state() == Lease::Lapsed,
+            runtime: runtime.unwrap_or_default(),
         }
     }
 

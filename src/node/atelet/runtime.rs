@@ -98,7 +98,20 @@ impl Runtimes {
         }
     }
 
+    /// Build of the runtime of workloads that name none, if there is one that may run.
+    pub async fn usual(&self) -> Option<String> {
+        self.found().await.ok().map(|found| found.build)
+    }
+
     async fn on_path(&self) -> Result<Runtime, Failure> {
+        let Runtime { mut path, build } = self.found().await?;
+        if self.keep {
+            path = self.kept(&path, &build).await?;
+        }
+        Ok(Runtime { path, build })
+    }
+
+    async fn found(&self) -> Result<Runtime, Failure> {
         let found = std::env::var_os("PATH").and_then(|path| {
             let files = std::env::split_paths(&path).map(|dir| dir.join(EXECUTABLE));
             files.into_iter().find(|file| is_executable(file))
@@ -110,10 +123,6 @@ impl Runtimes {
         if !self.from_path && !self.allowed.contains(&build) {
             return Err(not_allowed(&build));
         }
-        let path = match self.keep {
-            true => self.kept(&path, &build).await?,
-            false => path,
-        };
         Ok(Runtime { path, build })
     }
 
@@ -478,10 +487,12 @@ mod tests {
         let layout = Layout::create(dir.path()).unwrap();
         let unnamed = named(String::new(), "");
         let strict = Runtimes::new(&layout, BTreeSet::new(), false, false);
+        assert_eq!(strict.usual().await, None);
         let refused = strict.resolve(Some(&unnamed)).await.unwrap_err();
         assert!(message(refused).contains("allow-list"));
         let dev = Runtimes::new(&layout, BTreeSet::new(), true, false);
         let found = dev.resolve(Some(&unnamed)).await.unwrap();
+        assert_eq!(dev.usual().await.as_ref(), Some(&found.build));
         let named = named("gs://elsewhere/runsc".into(), &found.build);
         assert_eq!(dev.resolve(Some(&named)).await.unwrap(), found);
     }

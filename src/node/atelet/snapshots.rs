@@ -338,11 +338,12 @@ impl Snapshots {
         }
     }
 
-    /// Bytes of a snapshot that an order to save has led to already.
-    pub fn saved(&self, target: &Target) -> Option<u64> {
+    /// Bytes of a snapshot that an order to save has led to already, and the build that made it.
+    pub fn saved(&self, target: &Target) -> Option<(u64, String)> {
         let held = self.held();
         let (held, _) = held.get(&target.id)?;
-        (target.local || !held.only).then_some(held.bytes)
+        let saved = || (held.bytes, held.meta.runtime.build.clone());
+        (target.local || !held.only).then(saved)
     }
 
     /// Removes the actor's snapshots older than `before` that are not to be kept, in the object store and on this node.

@@ -134,6 +134,7 @@ fn code(reason: Reason) -> Code {
         | Reason::TemplateNotFound
         | Reason::PoolNotFound
         | Reason::RuntimeUnavailable
+        | Reason::RuntimeMismatch
         | Reason::SnapshotUnreadable
         | Reason::OperatingModeSuspended => Code::FailedPrecondition,
         Reason::NamespaceNotAllowed => Code::PermissionDenied,

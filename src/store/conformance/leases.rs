@@ -162,16 +162,22 @@ pub async fn of_many_who_begin_one_owns(store: &dyn Store) {
 }
 
 pub async fn nodes_renew_leases(store: &dyn Store) {
-    let node = store.renew_node("n1", "10.0.0.1:7070", LONG).await.unwrap();
-    store.renew_node("n2", "10.0.0.2:7070", LONG).await.unwrap();
+    let renew = async |node, address, runtime| {
+        let renewed = store.renew_node(node, address, runtime, LONG).await;
+        renewed.unwrap()
+    };
+    let node = renew("n1", "10.0.0.1:7070", Some(build('b'))).await;
+    let other = renew("n2", "10.0.0.2:7070", None).await;
     let (nodes, now) = store.list_nodes().await.unwrap();
     assert_eq!(nodes.len(), 2);
-    assert_eq!(nodes[0], node);
+    assert_eq!(nodes, [node.clone(), other]);
+    assert_eq!(node.runtime, Some(build('b')));
     assert_eq!(node.address, "10.0.0.1:7070");
     assert!(node.lease <= now + LONG && node.lease > now);
-    store.renew_node("n1", "10.0.0.9:7070", LONG).await.unwrap();
+    renew("n1", "10.0.0.9:7070", Some(build('c'))).await;
     let (nodes, _) = store.list_nodes().await.unwrap();
     assert_eq!(nodes[0].address, "10.0.0.9:7070");
+    assert_eq!(nodes[0].runtime, Some(build('c')));
     store.remove_node("n1").await.unwrap();
     store.remove_node("n1").await.unwrap();
     let (nodes, _) = store.list_nodes().await.unwrap();

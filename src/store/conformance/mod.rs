@@ -9,7 +9,7 @@ mod log;
 mod workers;
 
 use super::{Begin, Begun, ClaimRequest, Durability, Edge, Store};
-use crate::api::names::{ActorKey, Epoch, PoolKey, WorkerKey};
+use crate::api::names::{ActorKey, Build, Epoch, PoolKey, WorkerKey};
 use crate::api::record::{
     ActorRecord, Claim, Desired, MetaRecord, Phase, SnapshotRecord, SpecRecord, StatusRecord,
     WorkerRecord,
@@ -114,7 +114,13 @@ pub fn snapshot(epoch: u64) -> SnapshotRecord {
         epoch: Epoch(epoch),
         bytes: 1 << 26,
         time: Timestamp(1_790_000_100_000),
+        runtime: Some(build('a')),
     }
+}
+
+/// A build of a runtime.
+pub fn build(digit: char) -> Build {
+    digit.to_string().repeat(64).parse().unwrap()
 }
 
 /// A free worker of pool `namespace/pool`.
@@ -140,8 +146,7 @@ pub fn claim(pool: &PoolKey, actor: &ActorKey, epoch: u64) -> ClaimRequest {
             epoch: Epoch(epoch),
             deadline: Timestamp::now() + LONG,
         },
-        prefer_node: None,
-        require_node: false,
+        nodes: None,
     }
 }
 
@@ -203,8 +208,7 @@ macro_rules! suite {
                     a_worker_is_reported_and_listed,
                     a_report_keeps_the_claim,
                     a_worker_that_leaves_takes_no_claim,
-                    a_claim_prefers_its_node,
-                    a_claim_can_require_its_node,
+                    a_claim_can_require_its_nodes,
                     a_claim_made_twice_is_one,
                     an_older_claim_must_be_settled_first,
                     a_late_claim_is_fenced,

@@ -85,29 +85,25 @@ pub async fn a_worker_that_leaves_takes_no_claim(store: &dyn Store) {
     assert!(some.unwrap().is_some());
 }
 
-pub async fn a_claim_prefers_its_node(store: &dyn Store) {
-    for (name, node) in [("w1", "n1"), ("w2", "n2"), ("w3", "n2-1"), ("w4", "n1")] {
+pub async fn a_claim_can_require_its_nodes(store: &dyn Store) {
+    for (name, node) in [("w1", "n1"), ("w2", "n2"), ("w3", "n2-1"), ("w4", "n3")] {
         report(store, name, node).await;
     }
+    let nodes = |nodes: &[&str]| Some(nodes.iter().map(|n| (*n).to_owned()).collect());
     let mut wanted = claim(&pool(), &someone("a"), 1);
-    wanted.prefer_node = Some("n2".into());
+    wanted.nodes = nodes(&["n", "n3", "n2"]);
     let got = store.claim(&wanted).await.unwrap().unwrap();
-    assert_eq!(got.key.name, "w2");
+    assert_eq!(got.key.name, "w4", "the first that has one");
     assert_eq!(got.claim.as_ref(), Some(&wanted.claim));
     wanted.claim.actor = someone("b");
     let got = store.claim(&wanted).await.unwrap().unwrap();
-    assert_ne!(got.key.name, "w2");
-}
-
-pub async fn a_claim_can_require_its_node(store: &dyn Store) {
-    report(store, "w1", "n1").await;
-    let mut wanted = claim(&pool(), &someone("a"), 1);
-    wanted.prefer_node = Some("n2".into());
-    wanted.require_node = true;
-    assert_eq!(store.claim(&wanted).await.unwrap(), None);
-    report(store, "w2", "n2").await;
-    let got = store.claim(&wanted).await.unwrap().unwrap();
     assert_eq!(got.key.name, "w2");
+    wanted.claim.actor = someone("c");
+    assert_eq!(store.claim(&wanted).await.unwrap(), None);
+    wanted.nodes = nodes(&[]);
+    assert_eq!(store.claim(&wanted).await.unwrap(), None);
+    wanted.nodes = None;
+    assert!(store.claim(&wanted).await.unwrap().is_some());
 }
 
 pub async fn a_claim_made_twice_is_one(store: &dyn Store) {

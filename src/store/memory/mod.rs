@@ -9,7 +9,7 @@ use super::{
     Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Kind,
     ListRequest, Page, Store, StoreError,
 };
-use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
@@ -287,6 +287,7 @@ impl Store for MemoryStore {
         &self,
         node: &str,
         address: &str,
+        runtime: Option<Build>,
         lease: Duration,
     ) -> Result<NodeRecord, StoreError> {
         let mut state = self.state();
@@ -294,6 +295,7 @@ impl Store for MemoryStore {
             name: node.to_owned(),
             address: address.to_owned(),
             lease: state.now() + lease,
+            runtime,
         };
         state.nodes.insert(node.to_owned(), record.clone());
         Ok(record)

@@ -65,13 +65,11 @@ impl State {
             let of_pool = self.workers.values().filter(|w| w.pool == request.pool);
             of_pool.filter(|w| w.phase == WorkerPhase::Free)
         };
-        let near = request
-            .prefer_node
-            .as_ref()
-            .and_then(|node| free().find(|w| w.node == *node));
-        let found = match near {
-            None if !request.require_node => free().next(),
-            near => near,
+        let found = match &request.nodes {
+            None => free().next(),
+            Some(nodes) => nodes
+                .iter()
+                .find_map(|node| free().find(|w| w.node == *node)),
         };
         let Some(mut worker) = found.cloned() else {
             return Ok(None);

@@ -33,7 +33,7 @@ use super::{
     Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Kind,
     ListRequest, Page, Store, StoreError,
 };
-use crate::api::names::{ActorKey, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
@@ -266,9 +266,10 @@ impl Store for RedisStore {
         &self,
         node: &str,
         address: &str,
+        runtime: Option<Build>,
         lease: Duration,
     ) -> Result<NodeRecord, StoreError> {
-        nodes::renew(&self.client, node, address, lease).await
+        nodes::renew(&self.client, node, address, runtime, lease).await
     }
 
     async fn list_nodes(&self) -> Result<(Vec<NodeRecord>, Timestamp), StoreError> {

@@ -4,6 +4,7 @@ use super::client::{Call, Client};
 use super::keys::HOME;
 use super::reply;
 use super::scripts::{self, Lua};
+use crate::api::names::Build;
 use crate::api::record::NodeRecord;
 use crate::api::time::Timestamp;
 use crate::store::StoreError;
@@ -19,17 +20,20 @@ pub async fn renew(
     client: &Client,
     node: &str,
     address: &str,
+    runtime: Option<Build>,
     lease: Duration,
 ) -> Result<NodeRecord, StoreError> {
     let call = call(client, &scripts::RENEW_NODE)
         .arg(node)
         .arg(address)
-        .number(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+        .number(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX))
+        .arg(runtime.map(|r| r.to_string()).unwrap_or_default());
     let mut reply = client.call(call).await?.ok(&node)?;
     Ok(NodeRecord {
         name: node.to_owned(),
         address: address.to_owned(),
         lease: Timestamp(reply::number(reply.next()?)?),
+        runtime,
     })
 }
 
@@ -46,21 +50,26 @@ pub async fn list(client: &Client) -> Result<(Vec<NodeRecord>, Timestamp), Store
     Ok((nodes, reply.now))
 }
 
-/// `lease address`.
+/// `lease address runtime`. Without the last where it is not known.
 fn decode(name: &[u8], value: &[u8]) -> Result<NodeRecord, StoreError> {
     let name = String::from_utf8_lossy(name).into_owned();
     let value = String::from_utf8_lossy(value);
-    let parsed = value
-        .split_once(' ')
-        .and_then(|(lease, address)| Some((lease.parse().ok()?, address)));
-    let (lease, address) = parsed.ok_or_else(|| StoreError::Corrupt {
+    let mut parts = value.split(' ');
+    let mut parse = || {
+        let (lease, address) = (parts.next()?.parse().ok()?, parts.next()?);
+        let runtime = parts.next().filter(|r| !r.is_empty());
+        let runtime = runtime.map(str::parse).transpose().ok()?;
+        Some((lease, address, runtime))
+    };
+    let (lease, address, runtime) = parse().ok_or_else(|| StoreError::Corrupt {
         what: format!("node {name}"),
-        why: format!("{value:?} is not a lease and an address"),
+        why: format!("{value:?} is not a lease, an address and a runtime"),
     })?;
     Ok(NodeRecord {
         name,
         address: address.to_owned(),
         lease: Timestamp(lease),
+        runtime,
     })
 }
 

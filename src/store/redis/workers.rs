@@ -77,16 +77,18 @@ pub async fn claim(
 ) -> Result<Option<WorkerRecord>, StoreError> {
     let pool = &request.pool;
     let claim = &request.claim;
-    let call = call(client, &scripts::CLAIM, pool)
+    let mut call = call(client, &scripts::CLAIM, pool)
         .key(client.keys.of_pool(pool, "free"))
         .key(client.keys.of_pool(pool, "holders"))
         .arg(pool.to_string())
         .arg(claim.actor.to_string())
         .number(claim.epoch.0)
         .number(claim.deadline.0.min(LATEST))
-        .arg(request.prefer_node.as_deref().unwrap_or_default())
-        .number(request.require_node.into())
+        .number(request.nodes.is_some().into())
         .repeatable();
+    for node in request.nodes.iter().flatten() {
+        call = call.arg(node.as_str());
+    }
     let mut reply = client.call(call).await?;
     match reply.code.as_str() {
         "NONE" => Ok(None),

@@ -125,8 +125,9 @@ impl Slot {
         let held = state.desired.assignment.as_ref();
         let Some(assignment) = held.filter(|a| a.actor.is(actor)) else {
             return match self.node.snapshots.saved(&target) {
-                Some(bytes) => Ok(Taken::Already(Answer::Saved {
+                Some((bytes, runtime)) => Ok(Taken::Already(Answer::Saved {
                     bytes,
+                    runtime,
                     steps: vec![],
                 })),
                 None => Err(Failure::Failed(

@@ -158,7 +158,12 @@ impl Slot {
         if let Some(op) = op {
             op.lap("clean");
             let steps = op.steps();
-            op.finish(delivered.map(|bytes| Answer::Saved { bytes, steps }));
+            let runtime = build.clone();
+            op.finish(delivered.map(|bytes| Answer::Saved {
+                bytes,
+                runtime,
+                steps,
+            }));
         }
         Ok(())
     }

@@ -16,7 +16,7 @@
 //! | rest | status, postcard, without what stands above |
 
 use super::{Reader, corrupt, exactly, push};
-use crate::api::names::{ActorKey, Epoch, ResourceVersion};
+use crate::api::names::{ActorKey, Build, Epoch, ResourceVersion};
 use crate::api::record::{
     ActorRecord, Assignment, Desired, Failure, Header, Lease, LocalSnapshotRecord, MetaRecord,
     Phase, RolledBack, SnapshotRecord, SpecRecord, StatusRecord,
@@ -30,8 +30,8 @@ const FLAT: u8 = 1;
 const LEASED: u8 = 2;
 const BOOTS: u8 = 4;
 
-/// The version byte of actors. 1 kept among the status what the third flag says.
-const VERSION: u8 = 2;
+/// The version byte of actors. 1 kept among the status what the third flag says; in 2 snapshots had no runtime.
+const VERSION: u8 = 3;
 
 /// Stands for the actor's own namespace.
 const SAME: &str = "=";
@@ -56,6 +56,7 @@ struct Snapshot {
     epoch: u64,
     bytes: u64,
     time: i64,
+    runtime: Option<Build>,
 }
 
 fn after(time: Timestamp, origin: Timestamp) -> i64 {
@@ -72,6 +73,7 @@ impl Snapshot {
             epoch: s.epoch.0,
             bytes: s.bytes,
             time: after(s.time, transition),
+            runtime: s.runtime,
         }
     }
 
@@ -80,6 +82,7 @@ impl Snapshot {
             epoch: Epoch(self.epoch),
             bytes: self.bytes,
             time: absolute(self.time, transition),
+            runtime: self.runtime,
         }
     }
 }

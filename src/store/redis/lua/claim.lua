@@ -1,5 +1,5 @@
--- KEYS: clock, log, workers, free, holders. ARGV: .., .., pool, actor, epoch, deadline, node or '', 1 to require it
-local pool, actor, epoch, deadline, node = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+-- KEYS: clock, log, workers, free, holders. ARGV: .., .., pool, actor, epoch, deadline, 1 for only on the nodes that follow
+local pool, actor, epoch, deadline = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 if now > deadline then
   return reply('FENCED')
 end
@@ -16,10 +16,14 @@ if held then
   return reply(w.epoch > epoch and 'FENCED' or 'CONFLICT')
 end
 local member
-if node ~= '' then
-  member = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. node .. '\0', '(' .. node .. '\1', 'LIMIT', '0', '1')[1]
-end
-if not member and ARGV[8] ~= '1' then
+if ARGV[7] == '1' then
+  local at = 8
+  while ARGV[at] and not member do
+    local node = ARGV[at]
+    member = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. node .. '\0', '(' .. node .. '\1', 'LIMIT', '0', '1')[1]
+    at = at + 1
+  end
+else
   member = redis.call('ZRANDMEMBER', KEYS[4])
 end
 if not member then

@@ -205,7 +205,10 @@ async fn a_full_server_takes_nothing_new_and_goes_on_otherwise() {
         store.workers_at(None).await.unwrap();
         let seen = store.changes(Kind::Actor, page.version, 10, Duration::ZERO);
         assert!(seen.await.unwrap().items.is_empty());
-        store.renew_node("n1", "10.0.0.1", PATIENCE).await.unwrap();
+        store
+            .renew_node("n1", "10.0.0.1", None, PATIENCE)
+            .await
+            .unwrap();
         spec.deleted = Some(crate::api::time::Timestamp::now());
         let marked = store.update_spec(&kept.key, at, &spec, &kept.meta).await;
         assert!(marked.unwrap().spec.deleted.is_some());

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 prop_compose! {
-    fn snapshot()(epoch in any::<u64>(), bytes in any::<u64>(), time in any::<u64>()) -> SnapshotRecord {
-        SnapshotRecord { epoch: Epoch(epoch), bytes, time: Timestamp(time) }
+    fn snapshot()(epoch in any::<u64>(), bytes in any::<u64>(), time in any::<u64>(), runtime in proptest::option::of("[0-9a-f]{12}")) -> SnapshotRecord {
+        let runtime = runtime.map(|digits| digits.parse().unwrap());
+        SnapshotRecord { epoch: Epoch(epoch), bytes, time: Timestamp(time), runtime }
     }
 }
 
@@ -128,7 +129,7 @@ fn another_format_is_refused_by_name() {
     assert!(matches!(e, StoreError::Corrupt { .. }));
     assert_eq!(
         e.to_string(),
-        "team/a cannot be read: it has format 1, and this program reads format 2 only"
+        "team/a cannot be read: it has format 1, and this program reads format 3 only"
     );
 }
 
