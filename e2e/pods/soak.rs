@@ -165,12 +165,13 @@ fn faults_in_random_order_lose_nothing_and_leave_nothing_to_do() {
             done.push(name);
         }
     });
+    let took = begun.elapsed().as_secs_f64() / 60.0;
     let rest = rest(&w);
     println!(
-        "soak: {} faults in {:.0} min, {} requests answered, {} sent again, {} times back at the last suspend, 0 lost; \
+        "soak: {} faults in {:.1} min, {} requests answered, {} sent again, {} times back at the last suspend, 0 lost; \
          {rest:?} without a write",
         done.len(),
-        begun.elapsed().as_secs_f64() / 60.0,
+        took,
         course.answered.load(Relaxed),
         course.again.load(Relaxed),
         course.back.load(Relaxed),
