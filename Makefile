@@ -56,7 +56,7 @@ SOAK_MINUTES ?= 30
 soak: ## As e2e with Kubernetes away for longer, faults in random order (SOAK_SEED) for SOAK_MINUTES, and 10 minutes of rest
 	@e2e/setup.sh test
 	@e2e/setup.sh cluster
-	SOAK_MINUTES=$(SOAK_MINUTES) RUST_TEST_THREADS=256 E2E_TABLE=1 cargo test --features failpoints --test e2e -- pods:: --nocapture
+	env -u E2E_KUBECONFIG SOAK_MINUTES=$(SOAK_MINUTES) RUST_TEST_THREADS=256 E2E_TABLE=1 cargo test --features failpoints --test e2e -- pods:: --nocapture
 
 .PHONY: bench
 bench: ## Measure against the targets; writes target/bench.json

@@ -140,6 +140,9 @@ clusterDNS: [$dns]
 clusterDomain: cluster.local
 resolvConf: $conf/resolv.conf
 imageGCHighThresholdPercent: 100
+# Tests kill the same again and again.
+featureGates: {KubeletCrashLoopBackOffMax: true}
+crashLoopBackOff: {maxContainerRestartPeriod: 5s}
 evictionHard: {memory.available: 100Mi, nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}
 EOY
 
