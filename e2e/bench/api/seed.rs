@@ -54,6 +54,7 @@ fn asleep(i: usize) -> ActorRecord {
         epoch: Epoch(7),
         bytes: 1 << 26,
         time: created,
+        runtime: "0123456789ab".parse().ok(),
     });
     record
 }
