@@ -348,8 +348,8 @@ fn orders_are_fenced() {
             world.nodes.run(&world.address, request, LONG)
         };
         refused(stale(|f| f.not_after_ms = Timestamp::now().0 - 2500).await);
-        refused(stale(|f| f.incarnation = 6).await);
         let address = world.run(slot, &a, 5).await.unwrap();
+        refused(stale(|f| f.incarnation = 6).await);
         assert_eq!(world.run(slot, &a, 5).await.unwrap(), address);
         refused(world.run(slot, &a, 4).await);
         refused(world.run(slot, &a, 6).await);
