@@ -91,6 +91,18 @@ Examples:
   kubectl wait actor/alice --for=condition=Awake"
     )]
     Resume(Orders),
+    /// Wake actors from their image, without what they had in memory and in files
+    ///
+    /// For one whose snapshot cannot be restored. A snapshot that it has is not used;
+    /// its next suspend or pause replaces it.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
+Examples:
+  # Start one actor anew
+  kubectl ate boot alice"
+    )]
+    Boot(Orders),
     /// Put actors to sleep: memory and files go to object storage, workers become free
     ///
     /// Done means durable: the snapshot is published, and losing the node no longer

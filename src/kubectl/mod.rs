@@ -72,6 +72,9 @@ async fn run(args: Args) -> bool {
             Command::Resume(what) => {
                 return order::all(&actors, outcome::Order::Resume, &what).await;
             }
+            Command::Boot(what) => {
+                return order::all(&actors, outcome::Order::Boot, &what).await;
+            }
             Command::Suspend(what) => {
                 return order::all(&actors, outcome::Order::Suspend, &what).await;
             }

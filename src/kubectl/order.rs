@@ -179,7 +179,7 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{RESOURCE}/{} ", self.name)?;
         match self.outcome {
-            Outcome::Requested => write!(f, "{} requested", self.order.subresource()),
+            Outcome::Requested => write!(f, "{} requested", self.order.asked()),
             Outcome::Already => write!(f, "already {}", self.order.done()),
             Outcome::Done(took) => write!(f, "{} in {}", self.order.done(), seconds(*took)),
         }

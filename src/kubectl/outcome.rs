@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+/// Why an actor is not ready whose runtime no worker has: somebody has to bring one, or to boot it.
+const RUNTIME_MISMATCH: &str = "RuntimeMismatch";
+
 /// What one can order an actor to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Resume,
+    /// A resume from the image.
+    Boot,
     Suspend,
     Pause,
 }
@@ -20,6 +25,17 @@ impl Order {
     pub(super) fn subresource(self) -> &'static str {
         match self {
             Order::Resume => "resume",
+            Order::Boot => "resume?boot=true",
+            Order::Suspend => "suspend",
+            Order::Pause => "pause",
+        }
+    }
+
+    /// The word for what is asked for.
+    pub(super) fn asked(self) -> &'static str {
+        match self {
+            Order::Resume => "resume",
+            Order::Boot => "boot",
             Order::Suspend => "suspend",
             Order::Pause => "pause",
         }
@@ -29,6 +45,7 @@ impl Order {
     pub(super) fn done(self) -> &'static str {
         match self {
             Order::Resume => "resumed",
+            Order::Boot => "booted",
             Order::Suspend => "suspended",
             Order::Pause => "paused",
         }
@@ -37,7 +54,7 @@ impl Order {
     /// The phase it leads through, and the one it ends in.
     fn phases(self) -> (&'static str, &'static str) {
         match self {
-            Order::Resume => ("Resuming", "Running"),
+            Order::Resume | Order::Boot => ("Resuming", "Running"),
             Order::Suspend => ("Suspending", "Suspended"),
             Order::Pause => ("Pausing", "Paused"),
         }
@@ -156,6 +173,10 @@ impl Actor {
     fn problem(&self) -> Option<&Condition> {
         self.condition("Stalled", "True")
             .or_else(|| self.condition("CrashLoop", "True"))
+            .or_else(|| {
+                let hindrance = self.condition("Ready", "False");
+                hindrance.filter(|ready| ready.reason == RUNTIME_MISMATCH)
+            })
     }
 
     fn condition(&self, r#type: &str, status: &str) -> Option<&Condition> {

@@ -25,7 +25,7 @@ use kube::Resource;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
@@ -512,7 +512,14 @@ impl Golden<'_> {
             actors: None,
             ..status.clone()
         };
-        let patch = Patch::Merge(json!({ "status": uncounted }));
+        let mut patch = json!({ "status": uncounted });
+        // What is left out of a merge patch stays as it was.
+        for gone in ["takeGoldenSnapshotAt", "retryAt"] {
+            if patch["status"].get(gone).is_none() {
+                patch["status"][gone] = Value::Null;
+            }
+        }
+        let patch = Patch::Merge(patch);
         api.patch_status(&self.key.name, &params, &patch).await?;
         let before = self.template.status.clone().unwrap_or_default().conditions;
         let about = self.template.object_ref(&());
