@@ -6,6 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -43,6 +46,13 @@ const CHUNKS_AHEAD: usize = 16;
 /// Region that is signed for when none is configured; servers other than AWS mostly ignore it.
 const DEFAULT_REGION: &str = "us-east-1";
 
+/// The region that environment or profile say.
+fn said_region() -> RegionProviderChain {
+    RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new())
+        .or_else(Region::new(DEFAULT_REGION))
+}
+
 /// A bucket as an object store.
 #[derive(Clone, Debug)]
 pub struct S3Store {
@@ -67,9 +77,12 @@ impl S3Store {
             .http_client(http_client(config)?)
             .timeout_config(timeouts)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
-        if let Some(region) = &config.region {
-            loader = loader.region(Region::new(region.clone()));
-        }
+        loader = match (&config.region, &config.endpoint) {
+            (Some(region), _) => loader.region(Region::new(region.clone())),
+            // AWS's machines are not asked where they are for the sake of somebody else's server.
+            (None, Some(_)) => loader.region(said_region()),
+            (None, None) => loader,
+        };
         if let Some(key) = &config.credentials {
             let token = key.session_token.clone();
             let (id, secret) = (key.access_key_id.clone(), key.secret_access_key.clone());
