@@ -49,6 +49,9 @@ e2e: ## Install by Helm on a local cluster with a node, or that of E2E_KUBECONFI
 	@[ -n "$${E2E_KUBECONFIG:-}" ] || e2e/setup.sh cluster
 	RUST_TEST_THREADS=256 E2E_TABLE=1 cargo test --features failpoints --test e2e -- pods:: --nocapture
 
+.PHONY: test-e2e
+test-e2e: e2e ## As e2e
+
 # How long.
 SOAK_MINUTES ?= 30
 
