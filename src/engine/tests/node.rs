@@ -411,6 +411,10 @@ impl State {
                     r.uid == s.uid && s.actor.as_ref().is_some_and(|(_, e)| e.0 == r.epoch)
                 });
                 if told && same && s.node == node {
+                    if let Some((who, epoch)) = s.actor.clone() {
+                        let seen = self.nodes[node].seen.entry(who.uid).or_default();
+                        seen.1 = seen.1.max(epoch);
+                    }
                     self.set(slot, Content::Free, None);
                 }
             }
