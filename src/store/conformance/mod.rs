@@ -21,7 +21,7 @@ use uuid::Uuid;
 /// Long enough that no test sees it end.
 pub const LONG: Duration = Duration::from_secs(60);
 /// Bound of every wait.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// More than any test creates.
 pub const CAP: u64 = 1_000_000;
 /// A replica.
