@@ -1,13 +1,14 @@
 //! What ends under an actor.
 
-use super::world::{World, world};
+use super::traffic::{Ending, traffic};
+use super::world::{ROLLED_BACK, World, shows_table, world};
 use crate::aggregated::eventually;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Says how long it took to notice something, which may be 10 s.
 fn noticed(what: &str, begun: Instant) {
-    if std::env::var_os("E2E_TABLE").is_some() {
+    if shows_table() {
         println!("{:8.1} s  {what} is noticed", begun.elapsed().as_secs_f64());
     }
 }
@@ -53,9 +54,8 @@ fn a_container_that_is_killed_is_noticed_and_its_worker_made_anew() {
     let uid = w.field(&worker, ".metadata.uid");
     let begun = Instant::now();
     w.signal("-KILL", &[w.executor(&pod)]);
-    let rolled = ".status.conditions[?(@.type==\"RolledBack\")].status";
     eventually("it is rolled back", || {
-        (actor.field(rolled) == "True").then_some(())
+        (actor.field(ROLLED_BACK) == "True").then_some(())
     });
     noticed("a killed container", begun);
     assert_eq!(actor.visit(), (2, 2), "as of its snapshot, and one more");
@@ -84,32 +84,13 @@ fn actors_go_on_when_their_node_agent_is_killed() {
     );
 }
 
-/// Ends the traffic when dropped.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 #[test]
 fn no_request_is_lost_while_everything_is_replaced() {
     let w = world();
     let actor = w.actor("busy");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let traffic = scope.spawn(|| {
-            let mut before = 0;
-            while !over.load(Relaxed) {
-                let (memory, file) = actor.visit();
-                assert_eq!(memory, file);
-                // A GET whose answer did not arrive is sent again: it may count twice, but nothing that counted is lost.
-                assert!(memory > before, "{memory} after {before}");
-                before = memory;
-            }
-        });
-        // Also when one of these fails.
+        let traffic = scope.spawn(|| traffic(&actor, &over));
         let ending = Ending(&over);
         for what in [
             "deployment/ate-api-server",
@@ -122,6 +103,6 @@ fn no_request_is_lost_while_everything_is_replaced() {
         }
         w.kubectl(&["delete", "pods", "-l", "ate.dev/worker-pool"]);
         drop(ending);
-        traffic.join().unwrap();
+        assert_eq!(traffic.join().unwrap(), [] as [&str; 0]);
     });
 }

@@ -1,6 +1,6 @@
 //! What guides of existing users tell to do, step by step, with how long each step took. `make e2e` shows the table.
 
-use super::world::{NAMESPACE as TEAM, World, world};
+use super::world::{NAMESPACE as TEAM, World, shows_table, world};
 use crate::aggregated::{build, eventually};
 use crate::parts::look::{outcome, until};
 use serde_json::{Value, json};
@@ -272,7 +272,7 @@ fn the_guide_of_existing_users_works() {
     walk.done("by kubectl alone: suspended, woken by a request, deleted");
     walk.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"]);
     walk.done("namespace deleted with all of it");
-    if std::env::var_os("E2E_TABLE").is_some() {
+    if shows_table() {
         println!("{}\n{}", walk.table, at_rest(&w));
     }
 }

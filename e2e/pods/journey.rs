@@ -138,12 +138,12 @@ fn a_worker_pod_sees_its_own_only_and_cannot_write_what_is_shared() {
     let uid = w.field(&format!("pod/{pod}"), ".metadata.uid");
     let process = format!("/proc/{}", w.executor(&pod));
     for (dir, seen) in [
-        ("var/lib/ate", &["own", "workers"][..]),
-        ("var/lib/ate/workers", &[&uid]),
-        ("run/ate", &["ateoms", "own"]),
-        ("run/ate/ateoms", &[&uid]),
+        ("root/var/lib/ate", &["own", "workers"][..]),
+        ("root/var/lib/ate/workers", &[&uid]),
+        ("root/run/ate", &["ateoms", "own"]),
+        ("root/run/ate/ateoms", &[&uid]),
     ] {
-        let listed = w.on_node(&["ls", &format!("{process}/root/{dir}")]);
+        let listed = w.on_node(&["ls", &format!("{process}/{dir}")]);
         let names: Vec<_> = listed.lines().collect();
         assert_eq!(names, seen, "{dir}");
     }

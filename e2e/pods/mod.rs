@@ -11,4 +11,5 @@ mod outages;
 mod second;
 mod secrets;
 mod soak;
+mod traffic;
 mod world;

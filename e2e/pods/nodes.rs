@@ -1,7 +1,8 @@
 //! Nodes that come and go.
 
 use super::second::Second;
-use super::world::{Actor, World, world};
+use super::traffic::{Ending, traffic};
+use super::world::{Actor, ROLLED_BACK, World, world};
 use crate::aggregated::{eventually, root};
 use crate::parts::look::{LOOK, until};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,7 +12,6 @@ use std::time::{Duration, Instant};
 const LOST: Duration = Duration::from_secs(120);
 /// A lease of nodes, in seconds, for tests that wait until it lapses. Long enough for other nodes to find the API server that is left.
 const LEASE: &str = "leases.node=40";
-const ROLLED_BACK: &str = ".status.conditions[?(@.type==\"RolledBack\")].status";
 
 #[test]
 fn actors_move_to_another_node_and_leave_it_one_at_a_time_when_it_is_drained() {
@@ -31,11 +31,12 @@ fn actors_move_to_another_node_and_leave_it_one_at_a_time_when_it_is_drained() {
     }
     let over = AtomicBool::new(false);
     let said = std::thread::scope(|scope| {
-        let traffic = scope.spawn(|| goes_on(&busy, &over));
+        let traffic = scope.spawn(|| traffic(&busy, &over));
         let ending = Ending(&over);
         let drain = ["drain", &second.name(), "--ignore-daemonsets"];
         let said = w.kubectl(&[&drain[..], &["--timeout=120s"]].concat());
         drop(ending);
+        // There may be no worker for a while.
         traffic.join().unwrap();
         said
     });
@@ -50,27 +51,6 @@ fn actors_move_to_another_node_and_leave_it_one_at_a_time_when_it_is_drained() {
     }
     w.kubectl(&["uncordon", &second.name()]);
     second.spread();
-}
-
-/// Ends the traffic when dropped, also when a test fails.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
-/// Visits until `over`. There may be no worker for a while; what counted is not lost.
-fn goes_on(actor: &Actor<'_>, over: &AtomicBool) {
-    let mut before = 0;
-    while !over.load(Relaxed) {
-        if let Ok((memory, file)) = actor.try_visit() {
-            assert_eq!(memory, file);
-            assert!(memory > before, "{memory} after {before}");
-            before = memory;
-        }
-    }
 }
 
 /// The installation with nodes' leases as they are by default, from when this is dropped.

@@ -1,46 +1,18 @@
 //! What is not there for a while, and what was never there.
 
 use super::soak::minutes;
-use super::world::{Actor, NAMESPACE, WORKERS, World, counter, world};
+use super::traffic::{Ending, traffic};
+use super::world::{NAMESPACE, ROLLED_BACK, WORKERS, World, counter, world};
 use crate::aggregated::eventually;
-use crate::parts::look::{LOOK, until};
+use crate::parts::look::until;
 use serde_json::json;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How soon everything works again.
 pub const SOON: Duration = Duration::from_secs(60);
 /// How long Kubernetes is away: longer than its answers are remembered for; and in `make soak`.
 const AWAY: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(60)];
-pub const ROLLED_BACK: &str = ".status.conditions[?(@.type==\"RolledBack\")].status";
-
-/// Ends the traffic when dropped.
-pub struct Ending<'a>(pub &'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
-/// Visits until `over`; what was not answered. What counted is not lost.
-fn traffic(actor: &Actor<'_>, over: &AtomicBool) -> Vec<String> {
-    let (mut before, mut failed) = (0, vec![]);
-    while !over.load(Relaxed) {
-        match actor.try_visit() {
-            Ok((memory, file)) => {
-                assert_eq!(memory, file);
-                assert!(memory > before, "{memory} after {before}");
-                before = memory;
-            }
-            Err(error) => {
-                failed.push(error);
-                std::thread::sleep(LOOK);
-            }
-        }
-    }
-    failed
-}
 
 /// Kills all processes of a kind; which those were.
 pub fn kill(w: &World, command: &str) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! Faults in random order under traffic, and rest afterwards. `make soak` goes on with it for long; otherwise two faults show that
 //! it works.
 
-use super::outages::{Ending, Frozen, ROLLED_BACK, SOON, away, kill, others};
-use super::world::{Actor, WORKERS, World, world};
+use super::outages::{Frozen, SOON, away, kill, others};
+use super::traffic::Ending;
+use super::world::{Actor, ROLLED_BACK, WORKERS, World, world};
 use crate::parts::look::{LOOK, until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -33,6 +33,8 @@ const GIVEN: &str = "E2E_KUBECONFIG";
 const IMAGE: &str = "E2E_IMAGE";
 /// An image with sh, curl, nsenter and tar there, which our own clusters have.
 const TOOLS: (&str, &str) = ("E2E_TOOLS", "localhost/busybox:1");
+/// Whether an actor lost what it did after its last snapshot.
+pub const ROLLED_BACK: &str = ".status.conditions[?(@.type==\"RolledBack\")].status";
 /// How long a request through the router may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -639,6 +641,11 @@ pub fn counter() -> String {
     let image = image();
     let (_, digest) = image.rsplit_once('@').unwrap();
     format!("oci-layout:{LAYOUT}@{digest}")
+}
+
+/// Whether this run shows how long steps took: `make e2e` does.
+pub fn shows_table() -> bool {
+    std::env::var_os("E2E_TABLE").is_some()
 }
 
 /// Name of an actor for requests.

@@ -293,20 +293,17 @@ impl Client {
 
     /// Makes the connections, checks that the installation is ours, and loads the scripts.
     async fn open(&self, options: &StoreOptions) -> Result<(), StoreError> {
-        let link = Link::connect(options, RESPONSE_TIMEOUT)
-            .await
-            .map_err(link::to_store_error)?;
+        let connect = async || {
+            let link = Link::connect(options, RESPONSE_TIMEOUT).await;
+            link.map_err(link::to_store_error)
+        };
+        let link = connect().await?;
         self.note_incarnation(loss::check_in(&link, &self.keys).await?);
         self.boot(&link).await.map_err(link::to_store_error)?;
-        let large = Link::connect(options, RESPONSE_TIMEOUT).await;
-        let large = large.map_err(link::to_store_error)?;
+        let large = connect().await?;
         let waiting = match options.cluster {
             true => None,
-            false => Some(
-                Link::connect(options, RESPONSE_TIMEOUT)
-                    .await
-                    .map_err(link::to_store_error)?,
-            ),
+            false => Some(connect().await?),
         };
         let durable = Durable::connect(options, &self.keys).await?;
         let connections = Connections {
