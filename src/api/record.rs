@@ -373,6 +373,8 @@ impl ActorRecord {
 pub struct Claim {
     /// The actor.
     pub actor: ActorKey,
+    /// Its uid: another one of the same name holds nothing by it.
+    pub uid: Uuid,
     /// Its epoch when it claimed.
     pub epoch: Epoch,
     /// By the store's clock; after it any replica may settle the claim against the actor's record.

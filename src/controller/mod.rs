@@ -1,5 +1,5 @@
 //! Reconcilers of WorkerPool ([`pool`]) and ActorTemplate ([`template`]), and who our processes are to one another ([`certs`]). Of
-//! several controllers one works ([`lease`]). [`events`] tells people what changed, [`admission`] what is wrong with what they write.
+//! several controllers one works ([`lease`]). What the store says of workers is followed once ([`workers`]). [`events`] tells people what changed, [`admission`] what is wrong with what they write.
 //!
 //! The first two are level-triggered: they compare what is desired with what is, by [`crate::lifecycle`]'s decisions, and
 //! write status. Golden actors are moved through [`crate::engine`].
@@ -11,6 +11,7 @@ mod lease;
 mod metrics;
 mod pool;
 mod template;
+mod workers;
 
 pub use certs::Certificates;
 pub use lease::LeaseOptions;
@@ -25,7 +26,9 @@ use kube::{Client, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use workers::Workers;
 
 /// Who we are among those that write an object's fields.
 const MANAGER: &str = "ate-controller";
@@ -126,9 +129,11 @@ async fn work(context: Arc<Context>, stop: CancellationToken) {
         if let Some(certificates) = &context.certificates {
             certificates.own.ready().await;
         }
+        let (sender, workers) = watch::channel(Workers::default());
         tokio::join!(
-            pool::run(context.clone(), stop.clone()),
-            template::run(context.clone(), stop.clone())
+            workers::follow(context.engine.clone(), sender, stop.clone()),
+            pool::run(context.clone(), workers.clone(), stop.clone()),
+            template::run(context.clone(), workers, stop.clone())
         )
     };
     let issue = async {

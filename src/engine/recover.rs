@@ -10,10 +10,14 @@ use crate::lifecycle::settle::SKEW;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often expired leases are looked for.
-const LEASE_TICK: Duration = Duration::from_millis(500);
+/// Pause between two rounds.
+const TICK: Duration = Duration::from_millis(500);
+/// Expired leases are looked for when the next one ends, as far as is known, and at least so often: others may give shorter
+/// ones, and a store that lost writes has other ones.
+const LEASES_AT_LEAST: Duration = Duration::from_secs(5);
 /// Every so many ticks workers, nodes and marked deletions are looked at as well.
 const WORKERS_EVERY: u32 = 8;
 /// Operations recovered at the same time.
@@ -21,15 +25,27 @@ const AT_ONCE: usize = 16;
 /// How long one recovery is waited for; the operation itself goes on.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(300);
 
+/// What recovery remembers from round to round.
+struct Rounds {
+    count: u32,
+    /// What an earlier process of this replica left is known.
+    succeeded: bool,
+    /// When expired leases are looked for next.
+    leases: Instant,
+}
+
 impl Engine {
     /// Recovers until told to stop; ends at once then, wherever it is. Between any two calls everything can be left to
     /// whoever recovers next, and there may be more to do than a process is given to end.
     pub async fn recover(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(LEASE_TICK);
+        let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let places = Arc::new(Semaphore::new(AT_ONCE));
-        let mut count = 0u32;
-        let mut succeeded = self.options.replica.is_none();
+        let mut rounds = Rounds {
+            count: 0,
+            succeeded: self.options.replica.is_none(),
+            leases: Instant::now(),
+        };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -37,31 +53,32 @@ impl Engine {
             }
             let looked = tokio::select! {
                 () = stop.cancelled() => return,
-                looked = self.look_around(count, &mut succeeded, &places) => looked,
+                looked = self.look_around(&mut rounds, &places) => looked,
             };
             if let Err(e) = looked {
                 tracing::warn!(error = %e, "recovery could not look around");
             }
-            count = count.wrapping_add(1);
+            rounds.count = rounds.count.wrapping_add(1);
         }
     }
 
     async fn look_around(
         self: &Arc<Self>,
-        count: u32,
-        succeeded: &mut bool,
+        rounds: &mut Rounds,
         places: &Arc<Semaphore>,
     ) -> Result<(), DriveError> {
-        if !*succeeded {
+        if !rounds.succeeded {
             let left = self.store.end_leases(self.owner).await?;
             tracing::info!(
                 left,
                 "going on with what this replica left when it was last started"
             );
-            *succeeded = true;
+            rounds.succeeded = true;
         }
-        self.take_over_expired(places).await?;
-        if count.is_multiple_of(WORKERS_EVERY) {
+        if rounds.leases <= Instant::now() {
+            rounds.leases = Instant::now() + self.take_over_expired(places).await?;
+        }
+        if rounds.count.is_multiple_of(WORKERS_EVERY) {
             self.begin_deletions(places).await?;
             self.forget_incarnation();
             self.incarnation().await?;
@@ -77,17 +94,25 @@ impl Engine {
         Ok(())
     }
 
+    /// Returns after how long there may be others.
     async fn take_over_expired(
         self: &Arc<Self>,
         places: &Arc<Semaphore>,
-    ) -> Result<(), DriveError> {
-        for key in self
-            .store
-            .expired_leases(places.available_permits())
-            .await?
-        {
+    ) -> Result<Duration, DriveError> {
+        let free = places.available_permits();
+        let expiry = self.store.expired_leases(free).await?;
+        if !expiry.actors.is_empty() || free == 0 {
+            self.take_over_all(expiry.actors, places);
+            return Ok(TICK);
+        }
+        let most = LEASES_AT_LEAST.min(self.options.operation_lease);
+        Ok(expiry.next.map_or(most, |next| next.min(most)))
+    }
+
+    fn take_over_all(self: &Arc<Self>, actors: Vec<ActorKey>, places: &Arc<Semaphore>) {
+        for key in actors {
             let Ok(place) = places.clone().try_acquire_owned() else {
-                return Ok(());
+                return;
             };
             let engine = self.clone();
             tokio::spawn(async move {
@@ -95,7 +120,6 @@ impl Engine {
                 drop(place);
             });
         }
-        Ok(())
     }
 
     async fn take_over(self: &Arc<Self>, key: &ActorKey) {

@@ -4,7 +4,7 @@ use super::directory::is_silent;
 use super::steps::sandbox_of;
 use super::workload::identity;
 use super::{Call, DriveError, Engine};
-use crate::api::record::{ActorRecord, Desired, Phase, WorkerPhase, WorkerRecord};
+use crate::api::record::{ActorRecord, Claim, Desired, Phase, WorkerPhase, WorkerRecord};
 use crate::api::{ActorKey, Epoch, PoolKey, Timestamp, WorkerKey};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::Sandbox;
@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// How long a node is asked what a slot runs.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -105,9 +106,10 @@ impl Engine {
             }
             let worker = self.store.report_worker(&worker).await?;
             let Some(claim) = &worker.claim else { continue };
-            let holds = slot.actor.as_ref().is_some_and(|a| {
-                a.namespace == claim.actor.namespace && a.name == claim.actor.name
-            });
+            let holds = slot
+                .actor
+                .as_ref()
+                .is_some_and(|a| a.uid == claim.uid.to_string());
             if !holds || slot.phase() == wire::slot::Phase::Exited {
                 self.clone().check_later(claim.actor.clone());
             } else if slot.draining {
@@ -154,7 +156,7 @@ impl Engine {
         tracing::info!(worker = %worker.key, uid = worker.uid, "worker is gone");
         if let Some(claim) = &worker.claim {
             self.clone().check_later(claim.actor.clone());
-            let actor = self.find(&claim.actor).await?;
+            let actor = self.claimant(claim).await?;
             let needed =
                 actor.is_some_and(|a| a.header.phase.is_transitional() || runs_on(&a, &worker));
             if needed {
@@ -164,7 +166,7 @@ impl Engine {
                 return Ok(());
             }
             self.store
-                .release(&worker.pool, &worker.key, &claim.actor, claim.epoch)
+                .release(&worker.pool, &worker.key, claim.uid, claim.epoch)
                 .await?;
         }
         Ok(self.store.remove_worker(&worker.pool, &worker.key).await?)
@@ -191,14 +193,14 @@ impl Engine {
         let Some(claim) = &worker.claim else {
             return Ok(());
         };
-        let actor = self.find(&claim.actor).await?;
+        let actor = self.claimant(claim).await?;
         let here = |a: &ActorRecord| a.header.phase == Phase::Running && runs_on(a, worker);
         let Some(actor) = actor.filter(here) else {
             return Ok(());
         };
         tracing::info!(worker = %worker.key, actor = %actor.key, "the worker leaves; its actor is suspended");
         let suspended = Intent::Want(Desired::Suspended);
-        let call = Call::within(SUSPEND_LIMIT);
+        let call = Call::within(SUSPEND_LIMIT).only(claim.uid);
         match self.reach(&actor.key, suspended, call).await {
             Ok(_) | Err(DriveError::InProgress | DriveError::NotFound(_)) => Ok(()),
             Err(e) => Err(e),
@@ -259,6 +261,12 @@ impl Engine {
         }
     }
 
+    /// Who holds a claim, unless it is gone: its name may be another's by now.
+    async fn claimant(&self, claim: &Claim) -> Result<Option<ActorRecord>, DriveError> {
+        let named = self.find(&claim.actor).await?;
+        Ok(named.filter(|a| a.status.uid == claim.uid))
+    }
+
     pub(super) async fn find(&self, key: &ActorKey) -> Result<Option<ActorRecord>, DriveError> {
         match self.store.get_actor(key).await {
             Ok(actor) => Ok(Some(actor)),
@@ -276,7 +284,7 @@ impl Engine {
         let Some(claim) = &worker.claim else {
             return Ok(());
         };
-        let actor = self.find(&claim.actor).await?;
+        let actor = self.claimant(claim).await?;
         match settle::judge(&worker.key, claim, actor.as_ref(), now) {
             Verdict::Valid => self.check(&claim.actor).await,
             Verdict::Wait => Ok(()),
@@ -295,14 +303,14 @@ impl Engine {
         tracing::info!(worker = %worker.key, actor = %claim.actor, "settling a claim that nobody stands behind");
         if !self.directory.is_lost(&*self.store, &worker.node).await? {
             let newest = actor.map_or(claim.epoch, |a| a.header.epoch.max(claim.epoch));
-            if let Err(e) = self.clear(worker, &claim.actor, newest).await? {
+            if let Err(e) = self.clear(worker, claim.uid, newest).await? {
                 tracing::warn!(worker = %worker.key, error = %e, "cannot be settled yet");
                 return Ok(());
             }
         }
         Ok(self
             .store
-            .release(&worker.pool, &worker.key, &claim.actor, claim.epoch)
+            .release(&worker.pool, &worker.key, claim.uid, claim.epoch)
             .await?)
     }
 
@@ -310,7 +318,7 @@ impl Engine {
     async fn clear(
         &self,
         worker: &WorkerRecord,
-        actor: &ActorKey,
+        actor: Uuid,
         epoch: Epoch,
     ) -> Result<Result<(), NodeError>, DriveError> {
         let Some(address) = self.directory.address(&*self.store, &worker.node).await? else {
@@ -328,7 +336,7 @@ impl Engine {
         let Some((identity, at)) = slot.and_then(|s| Some((s.actor?, s.epoch))) else {
             return Ok(Ok(()));
         };
-        if identity.namespace != actor.namespace || identity.name != actor.name {
+        if identity.uid != actor.to_string() {
             return Ok(Ok(()));
         }
         let fence = wire::Fence {
@@ -389,7 +397,6 @@ fn worker_of(report: &wire::ReportRequest, slot: &wire::Slot) -> WorkerRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::record::Claim;
 
     fn slot(uid: &str, actor: bool) -> wire::Slot {
         wire::Slot {
@@ -405,6 +412,7 @@ mod tests {
             phase,
             claim: claimed.then(|| Claim {
                 actor: ActorKey::new("ns", "a"),
+                uid: Uuid::nil(),
                 epoch: Epoch(1),
                 deadline: Timestamp(0),
             }),

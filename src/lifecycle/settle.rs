@@ -17,7 +17,7 @@ pub enum Verdict {
 /// Clocks of a node and of the store may differ by so much.
 pub const SKEW: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Judges `claim` on `worker` against the record of its actor, if there is one.
+/// Judges `claim` on `worker` against the record of its actor, if there is one: of the uid that it names.
 pub fn judge(
     worker: &WorkerKey,
     claim: &Claim,
@@ -54,6 +54,7 @@ mod tests {
     use super::*;
     use crate::api::record::Assignment;
     use crate::api::{ActorKey, Epoch, PoolKey};
+    use uuid::Uuid;
 
     fn actor(phase: Phase, epoch: u64, on: Option<&str>) -> ActorRecord {
         let mut actor = ActorRecord {
@@ -78,6 +79,7 @@ mod tests {
         let worker = WorkerKey::new("ns", "w");
         let claim = Claim {
             actor: ActorKey::new("ns", "a"),
+            uid: Uuid::nil(),
             epoch: Epoch(5),
             deadline: Timestamp(10_000),
         };

@@ -183,6 +183,15 @@ pub enum Durability {
     Fsync,
 }
 
+/// Leases that have expired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expiry {
+    /// Whose they were.
+    pub actors: Vec<ActorKey>,
+    /// How long the first of those lasts that still hold; `None` where there are none.
+    pub next: Option<Duration>,
+}
+
 /// Which kind a log entry or a watch is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -345,8 +354,8 @@ pub trait Store: Send + Sync + 'static {
     /// Ends the leases that earlier processes of a replica left: owners other than `owner` with its upper half. How many
     /// there were. No new resource versions.
     async fn end_leases(&self, owner: u64) -> Result<u64, StoreError>;
-    /// Actors whose lease has expired, at most `limit`.
-    async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError>;
+    /// Actors whose lease has expired, at most `limit`, and when there may be others.
+    async fn expired_leases(&self, limit: usize) -> Result<Expiry, StoreError>;
     /// Actors, at most `limit`, that are marked deleted, that no finalizer holds and that no operation owns: whoever was
     /// to begin the deletion may have died.
     async fn deletions_due(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError>;
@@ -361,12 +370,12 @@ pub trait Store: Send + Sync + 'static {
     /// claim that the same actor holds already at the same epoch is returned again; one that it holds at an older
     /// epoch must be settled first (`Conflict`), at a newer one it is `Fenced`.
     async fn claim(&self, request: &ClaimRequest) -> Result<Option<WorkerRecord>, StoreError>;
-    /// Gives a worker back, clean. Nothing happens unless the claim is of this actor at this epoch or an older one.
+    /// Gives a worker back, clean. Nothing happens unless the claim is of the actor with this uid, at this epoch or an older one.
     async fn release(
         &self,
         pool: &PoolKey,
         worker: &WorkerKey,
-        actor: &ActorKey,
+        actor: Uuid,
         epoch: Epoch,
     ) -> Result<(), StoreError>;
     /// Removes a worker that nobody claims. One that is claimed stays: who holds it releases it first.
@@ -378,12 +387,6 @@ pub trait Store: Send + Sync + 'static {
         &self,
         at: Option<ResourceVersion>,
     ) -> Result<Page<WorkerRecord>, StoreError>;
-    /// The worker that an actor holds in a pool.
-    async fn claim_of(
-        &self,
-        pool: &PoolKey,
-        actor: &ActorKey,
-    ) -> Result<Option<WorkerRecord>, StoreError>;
 
     // ---- nodes and the store itself
 

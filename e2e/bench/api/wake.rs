@@ -88,6 +88,7 @@ async fn wake(store: &RedisStore, name: &str, owner: u64) -> anyhow::Result<()> 
         pool: pool(),
         claim: Claim {
             actor: key,
+            uid: record.status.uid,
             epoch: record.header.epoch,
             deadline: Timestamp::now() + LEASE,
         },

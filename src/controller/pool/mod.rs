@@ -10,6 +10,7 @@ mod status;
 
 pub use image::WorkerImages;
 
+use super::workers::Workers;
 use super::{Context, Error, MANAGER};
 use crate::api::pool::POOL_LABEL;
 use crate::api::{PoolKey, Timestamp, WorkerPool};
@@ -26,10 +27,12 @@ use rollout::Pods;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
-/// How often workers are counted: they change without the pool's object changing.
-const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// A pool is looked at again after this time even if nothing told of a change: of that [`owned`] decides.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -38,9 +41,14 @@ struct Pools {
     context: Arc<Context>,
     /// `None` where node agents make the workers.
     owned: Option<Arc<Owned>>,
+    workers: watch::Receiver<Workers>,
 }
 
-pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
+pub(super) async fn run(
+    context: Arc<Context>,
+    workers: watch::Receiver<Workers>,
+    stop: CancellationToken,
+) {
     let client = context.client.clone();
     let owned = context.workers.clone().map(|images| {
         Arc::new(Owned {
@@ -55,9 +63,15 @@ pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
         controller = watch::<Deployment>(controller, &client, owned);
         controller = watch::<PodDisruptionBudget>(controller, &client, owned);
     }
+    let scene = Pools {
+        context,
+        owned,
+        workers: workers.clone(),
+    };
     controller
+        .reconcile_all_on(WatchStream::from_changes(workers).map(drop))
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile, on_error, Arc::new(Pools { context, owned }))
+        .run(reconcile, on_error, Arc::new(scene))
         .for_each(|_| std::future::ready(()))
         .await;
 }
@@ -108,17 +122,18 @@ async fn reconcile(pool: Arc<WorkerPool>, pools: Arc<Pools>) -> Result<Action, E
         return Ok(Action::await_change());
     }
     let key = PoolKey::new(namespace, name);
-    let workers = context.engine.store().list_workers(Some(&key)).await;
     let pods = match &pools.owned {
         None => Pods::None,
-        // Also while the store is away.
         Some(owned) => {
-            let known = workers.as_ref().ok().map(|page| page.items.as_slice());
             let exists = |key: &PoolKey| context.has_pool(key);
-            owned.converge(&pool, &key, known, exists).await?
+            let store = &**context.engine.store();
+            owned.converge(&pool, &key, store, exists).await?
         }
     };
-    let status = status::status(&pool, &workers?.items, &pods, Timestamp::now());
+    let Some(workers) = pools.workers.borrow().of_pool(&key) else {
+        return Ok(Action::await_change());
+    };
+    let status = status::status(&pool, &workers, &pods, Timestamp::now());
     if pool.status.as_ref() != Some(&status) {
         let api: Api<WorkerPool> = Api::namespaced(context.client.clone(), namespace);
         let params = PatchParams::apply(MANAGER);
@@ -131,5 +146,5 @@ async fn reconcile(pool: Arc<WorkerPool>, pools: Arc<Pools>) -> Result<Action, E
             .tell(&about, &before, &status.conditions)
             .await;
     }
-    Ok(Action::requeue(COUNT_EVERY))
+    Ok(Action::requeue(LOOK_AGAIN))
 }

@@ -5,8 +5,8 @@ use super::objects::{self, DIGEST};
 use super::rollout::{Pods, Rollout};
 use super::{MANAGER, cost};
 use crate::api::pool::POOL_LABEL;
-use crate::api::record::WorkerRecord;
 use crate::api::{PoolKey, WorkerPool, validate};
+use crate::store::Store;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, Patch, PatchParams};
@@ -83,12 +83,12 @@ pub(super) struct Owned {
 }
 
 impl Owned {
-    /// Makes what is missing, puts back what somebody changed. `workers` are those of the pool, where they are known.
+    /// Makes what is missing, puts back what somebody changed. `store` knows who is busy.
     pub(super) async fn converge(
         &self,
         pool: &WorkerPool,
         key: &PoolKey,
-        workers: Option<&[WorkerRecord]>,
+        store: &dyn Store,
         exists: impl Fn(&PoolKey) -> bool,
     ) -> Result<Pods, kube::Error> {
         let generation = pool.metadata.generation.unwrap_or_default();
@@ -96,7 +96,7 @@ impl Owned {
             return Ok(pods);
         }
         self.seen.all().insert(key.clone(), Look::Begun);
-        let pods = match self.look(pool, key, workers).await {
+        let pods = match self.look(pool, key, store).await {
             Err(kube::Error::Api(status)) if is_refusal(status.code) => {
                 Pods::Refused("Refused", status.message)
             }
@@ -110,7 +110,7 @@ impl Owned {
         &self,
         pool: &WorkerPool,
         key: &PoolKey,
-        workers: Option<&[WorkerRecord]>,
+        store: &dyn Store,
     ) -> Result<Pods, kube::Error> {
         if let Some(wrong) = validate::object(&key.name, &key.namespace, &pool.spec).first() {
             return Ok(Pods::Refused("Invalid", wrong.to_string()));
@@ -123,9 +123,10 @@ impl Owned {
         let found: Option<Deployment> = self.find(&deployment).await?;
         if let Some(found) = &found
             && cost::will_delete(found, &deployment)
-            && let Some(workers) = workers
+            // Also while the store is away.
+            && let Ok(workers) = store.list_workers(Some(key)).await
         {
-            cost::mark(&self.client, key, workers).await?;
+            cost::mark(&self.client, key, &workers.items).await?;
         }
         let deployment = match self.put(pool, found, &deployment).await? {
             Some(deployment) => deployment,

@@ -1,11 +1,11 @@
-//! ActorTemplate: takes a golden snapshot for each build of the runtime that its [`workers`] have; [`removal`] takes back those
+//! ActorTemplate: takes a golden snapshot for each build of the runtime that its workers have; [`removal`] takes back those
 //! that nobody needs, [`deletion`] all of them; [`counts`] says how many actors it has.
 
 mod counts;
 mod deletion;
 mod removal;
-mod workers;
 
+use super::workers::{self, Workers};
 use super::{Context, Error, MANAGER};
 use crate::api::condition::{Status, condition, set};
 use crate::api::names::Build;
@@ -30,7 +30,6 @@ use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -51,25 +50,27 @@ const READY: &str = "every new actor starts from the golden snapshot";
 /// What the message of a condition may hold, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
-pub(super) async fn run(context: Arc<Context>, stop: CancellationToken) {
+pub(super) async fn run(
+    context: Arc<Context>,
+    workers: watch::Receiver<Workers>,
+    stop: CancellationToken,
+) {
     let api: Api<ActorTemplate> = Api::all(context.client.clone());
-    let (sender, seen) = watch::channel(workers::Seen::default());
     let counting = counts::run(context.clone(), stop.clone());
-    let looking = workers::run(context.clone(), sender, stop.clone());
-    let changes = WatchStream::from_changes(seen.clone()).map(drop);
-    let scene = Arc::new(Scene { context, seen });
+    let changes = workers::changed_builds(workers.clone());
+    let scene = Arc::new(Scene { context, workers });
     let reconciling = Controller::new(api, watcher::Config::default())
         .reconcile_all_on(changes)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, on_error, scene)
         .for_each(|_| std::future::ready(()));
-    tokio::join!(reconciling, counting, looking);
+    tokio::join!(reconciling, counting);
 }
 
 /// What a reconciliation of a template needs.
 struct Scene {
     context: Arc<Context>,
-    seen: watch::Receiver<workers::Seen>,
+    workers: watch::Receiver<Workers>,
 }
 
 /// Shows all actors, of a namespace where one is named, page by page.
@@ -119,7 +120,7 @@ async fn reconcile(template: Arc<ActorTemplate>, scene: Arc<Scene>) -> Result<Ac
     let key = TemplateKey::new(namespace, name);
     let context = &*scene.context;
     let pools = context.engine.catalog().pools();
-    let workers = workers::of(&template, &pools, &scene.seen.borrow());
+    let workers = scene.workers.borrow().of(&template, &pools);
     let has = template.status.as_ref().map(|s| &*s.golden_snapshots);
     let golden = Golden {
         template: &template,

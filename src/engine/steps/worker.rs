@@ -34,9 +34,11 @@ fn is_free(worker: &WorkerRecord, pools: &[PoolKey]) -> bool {
 impl Operation {
     pub(super) async fn find_claim(&mut self) -> Result<(), DriveError> {
         let workers = self.engine.store.list_workers(None).await?.items;
-        let held = workers
-            .into_iter()
-            .find(|w| w.claim.as_ref().is_some_and(|c| c.actor == self.record.key));
+        let held = workers.into_iter().find(|w| {
+            w.claim
+                .as_ref()
+                .is_some_and(|c| c.uid == self.record.status.uid)
+        });
         match held {
             Some(worker) => {
                 self.assign(&worker);
@@ -273,6 +275,7 @@ impl Operation {
                 pool: pool.clone(),
                 claim: Claim {
                     actor: self.record.key.clone(),
+                    uid: self.record.status.uid,
                     epoch: self.epoch(),
                     deadline,
                 },
@@ -305,10 +308,7 @@ impl Operation {
 
     pub(super) async fn release(&mut self) -> Result<(), DriveError> {
         let held = self.held()?;
-        self.engine
-            .store
-            .release(&held.pool, &held.worker, &self.record.key, self.epoch())
-            .await?;
+        self.give_back(&held).await?;
         self.let_go();
         Ok(())
     }
@@ -335,11 +335,16 @@ impl Operation {
 
     /// Only what nobody claims is removed: somebody else may hold it by now.
     async fn forget_worker(&self, held: &Assignment) -> Result<(), StoreError> {
+        self.give_back(held).await?;
         let store = &self.engine.store;
-        store
-            .release(&held.pool, &held.worker, &self.record.key, self.epoch())
-            .await?;
         store.remove_worker(&held.pool, &held.worker).await
+    }
+
+    async fn give_back(&self, held: &Assignment) -> Result<(), StoreError> {
+        let (store, actor) = (&self.engine.store, self.record.status.uid);
+        store
+            .release(&held.pool, &held.worker, actor, self.epoch())
+            .await
     }
 
     pub(super) fn let_go(&mut self) {

@@ -73,12 +73,7 @@ impl State {
     fn look_at_claims(&mut self, workers: &[WorkerRecord]) {
         let claims = workers
             .iter()
-            .filter_map(|w| {
-                Some((
-                    w.key.clone(),
-                    w.claim.as_ref().map(|c| (c.actor.clone(), c.epoch))?,
-                ))
-            })
+            .filter_map(|w| Some((w.key.clone(), w.claim.as_ref().map(|c| (c.uid, c.epoch))?)))
             .collect();
         let old = std::mem::replace(&mut self.claims, claims);
         for worker in workers {
@@ -123,7 +118,7 @@ pub async fn at_rest(world: &World, store: &MemoryStore) -> Result<(), String> {
         };
         let holder = actors.iter().find(|a| by(a));
         match (&worker.claim, holder) {
-            (Some(claim), Some(actor)) if claim.actor == actor.key => {}
+            (Some(claim), Some(actor)) if claim.uid == actor.status.uid => {}
             (None, None) if worker.phase == crate::api::record::WorkerPhase::Free => {
                 if !matches!(slot.content, Content::Free) {
                     return Err(format!("{} is free, but runs {:?}", worker.key, slot.actor));

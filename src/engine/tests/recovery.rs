@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Another replica takes over a resume right after it began; what the actor counts then.
 async fn taken_over(boot: bool) -> Option<u64> {
@@ -127,6 +128,7 @@ async fn who_is_told_to_stop_leaves_the_rest_to_others() {
         kit.store.report_worker(&worker).await.unwrap();
         let claim = Claim {
             actor: ActorKey::new("ns", format!("gone{n}")),
+            uid: Uuid::new_v4(),
             epoch: Epoch(1),
             deadline: kit.world.lock().now() + Duration::from_millis(100),
         };

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 /// A task that is not scheduled, or a machine that sleeps, goes on after so many milliseconds at most: longer than any
 /// lease.
@@ -248,14 +249,14 @@ forward! {
             &self,
             pool: &PoolKey,
             worker: &WorkerKey,
-            actor: &ActorKey,
+            actor: Uuid,
             epoch: Epoch,
         ) -> Result<(), StoreError> {
             let epoch = if self.guards() == Guards::NoClaimEpochs { Epoch(u64::MAX) } else { epoch };
             self.call("release", self.inner.release(pool, worker, actor, epoch)).await
         }
 
-        async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
+        async fn expired_leases(&self, limit: usize) -> Result<Expiry, StoreError> {
             let limit = if self.guards() == Guards::NoTakeOver { 0 } else { limit };
             self.call("expired_leases", self.inner.expired_leases(limit)).await
         }
@@ -293,7 +294,6 @@ forward! {
     remove_worker(pool: &PoolKey, worker: &WorkerKey) -> ();
     list_workers(pool: Option<&PoolKey>) -> Page<WorkerRecord>;
     workers_at(at: Option<ResourceVersion>) -> Page<WorkerRecord>;
-    claim_of(pool: &PoolKey, actor: &ActorKey) -> Option<WorkerRecord>;
     renew_node(node: &str, address: &str, runtime: Option<Build>, lease: Duration) -> NodeRecord;
     remove_node(node: &str) -> ();
     incarnation() -> Incarnation;

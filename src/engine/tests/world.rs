@@ -162,7 +162,7 @@ pub struct State {
     pub durable: BTreeMap<SnapshotId, Saved>,
     pub promises: BTreeMap<Uuid, Promise>,
     /// Claims that were seen.
-    pub claims: BTreeMap<WorkerKey, (ActorKey, Epoch)>,
+    pub claims: BTreeMap<WorkerKey, (Uuid, Epoch)>,
     pub violation: Option<String>,
     pub delivered: u64,
     pub rolled_back: u64,

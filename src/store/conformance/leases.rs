@@ -100,7 +100,32 @@ pub async fn a_renewed_lease_holds(store: &dyn Store) {
     .await;
     let begun = store.begin(waking(&stored.key, OTHER, LONG)).await.unwrap();
     assert!(matches!(begun, Begun::Held { .. }), "{begun:?}");
-    assert!(store.expired_leases(10).await.unwrap().is_empty());
+    assert!(expired(store, 10).await.is_empty());
+}
+
+async fn expired(store: &dyn Store, limit: usize) -> Vec<ActorKey> {
+    store.expired_leases(limit).await.unwrap().actors
+}
+
+pub async fn who_looks_for_expired_leases_hears_when_the_next_one_ends(store: &dyn Store) {
+    let left = async || store.expired_leases(10).await.unwrap().next;
+    for name in ["a", "b"] {
+        created(store, "team", name).await;
+    }
+    assert_eq!(left().await, None);
+    let key = |name| ActorKey::new("team", name);
+    let mut long = owned(store, waking(&key("a"), ME, LONG)).await;
+    let first = left().await.unwrap();
+    assert!(first <= LONG && first > LONG / 2, "{first:?}");
+    let shorter = LONG / 4;
+    let mut short = owned(store, waking(&key("b"), ME, shorter)).await;
+    let next = left().await.unwrap();
+    assert!(next <= shorter && !next.is_zero(), "{next:?}");
+    for record in [&mut short, &mut long] {
+        record.header.phase = Phase::Suspended;
+        store.commit(record, ME, Durability::Memory).await.unwrap();
+    }
+    assert_eq!(left().await, None);
 }
 
 pub async fn only_expired_leases_are_listed(store: &dyn Store) {
@@ -111,20 +136,20 @@ pub async fn only_expired_leases_are_listed(store: &dyn Store) {
     owned(store, waking(&key("a"), ME, SHORT)).await;
     owned(store, waking(&key("b"), ME, SHORT)).await;
     owned(store, waking(&key("c"), ME, LONG)).await;
-    let mut expired = eventually("two leases end", || async {
-        let keys = store.expired_leases(10).await.unwrap();
+    let mut ended = eventually("two leases end", || async {
+        let keys = expired(store, 10).await;
         (keys.len() >= 2).then_some(keys)
     })
     .await;
-    expired.sort();
-    assert_eq!(expired, [key("a"), key("b")]);
-    assert_eq!(store.expired_leases(1).await.unwrap().len(), 1);
+    ended.sort();
+    assert_eq!(ended, [key("a"), key("b")]);
+    assert_eq!(expired(store, 1).await.len(), 1);
     let mut taken = owned(store, waking(&key("a"), OTHER, LONG)).await;
-    assert_eq!(store.expired_leases(10).await.unwrap(), [key("b")]);
+    assert_eq!(expired(store, 10).await, [key("b")]);
     taken.header.phase = Phase::Suspended;
     let done = store.commit(&taken, OTHER, Durability::Memory).await;
     done.unwrap();
-    assert_eq!(store.expired_leases(10).await.unwrap(), [key("b")]);
+    assert_eq!(expired(store, 10).await, [key("b")]);
 }
 
 pub async fn leases_of_an_earlier_process_end(store: &dyn Store) {
@@ -137,7 +162,7 @@ pub async fn leases_of_an_earlier_process_end(store: &dyn Store) {
     assert_eq!(store.end_leases(again).await.unwrap(), 1);
     assert_eq!(store.end_leases(again).await.unwrap(), 0);
     assert_eq!(store.version().await.unwrap(), version);
-    assert_eq!(store.expired_leases(10).await.unwrap(), [key("earlier")]);
+    assert_eq!(expired(store, 10).await, [key("earlier")]);
     for held in ["own", "others"] {
         let begun = store.begin(waking(&key(held), ME, LONG)).await.unwrap();
         assert!(matches!(begun, Begun::Held { .. }), "{held}: {begun:?}");

@@ -15,6 +15,7 @@ use crate::api::record::{
     WorkerRecord,
 };
 use crate::api::time::Timestamp;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -137,12 +138,20 @@ pub fn worker(namespace: &str, pool: &str, name: &str, node: &str) -> WorkerReco
     }
 }
 
+/// The uid by which an actor of this name claims workers here.
+pub fn uid_of(actor: &ActorKey) -> Uuid {
+    let mut hasher = DefaultHasher::new();
+    actor.hash(&mut hasher);
+    Uuid::from_u64_pair(hasher.finish(), 1)
+}
+
 /// A claim on any worker of a pool.
 pub fn claim(pool: &PoolKey, actor: &ActorKey, epoch: u64) -> ClaimRequest {
     ClaimRequest {
         pool: pool.clone(),
         claim: Claim {
             actor: actor.clone(),
+            uid: uid_of(actor),
             epoch: Epoch(epoch),
             deadline: Timestamp::now() + LONG,
         },
@@ -199,6 +208,7 @@ macro_rules! suite {
                     deletion_is_final,
                     a_renewed_lease_holds,
                     only_expired_leases_are_listed,
+                    who_looks_for_expired_leases_hears_when_the_next_one_ends,
                     leases_of_an_earlier_process_end,
                     of_many_who_begin_one_owns,
                     nodes_renew_leases,
@@ -210,6 +220,7 @@ macro_rules! suite {
                     a_worker_that_leaves_takes_no_claim,
                     a_claim_can_require_its_nodes,
                     a_claim_made_twice_is_one,
+                    another_actor_of_the_same_name_claims_for_itself,
                     an_older_claim_must_be_settled_first,
                     a_late_claim_is_fenced,
                     a_release_is_fenced_by_actor_and_epoch,

@@ -20,8 +20,8 @@ async fn report(store: &dyn Store, name: &str, node: &str) -> WorkerRecord {
 }
 
 async fn release(store: &dyn Store, key: &WorkerKey, who: &str, epoch: u64) {
-    let (pool, actor) = (pool(), someone(who));
-    let done = store.release(&pool, key, &actor, Epoch(epoch)).await;
+    let uid = uid_of(&someone(who));
+    let done = store.release(&pool(), key, uid, Epoch(epoch)).await;
     done.unwrap();
 }
 
@@ -95,10 +95,12 @@ pub async fn a_claim_can_require_its_nodes(store: &dyn Store) {
     let got = store.claim(&wanted).await.unwrap().unwrap();
     assert_eq!(got.key.name, "w4", "the first that has one");
     assert_eq!(got.claim.as_ref(), Some(&wanted.claim));
-    wanted.claim.actor = someone("b");
+    wanted = claim(&pool(), &someone("b"), 1);
+    wanted.nodes = nodes(&["n", "n3", "n2"]);
     let got = store.claim(&wanted).await.unwrap().unwrap();
     assert_eq!(got.key.name, "w2");
-    wanted.claim.actor = someone("c");
+    wanted = claim(&pool(), &someone("c"), 1);
+    wanted.nodes = nodes(&["n", "n3", "n2"]);
     assert_eq!(store.claim(&wanted).await.unwrap(), None);
     wanted.nodes = nodes(&[]);
     assert_eq!(store.claim(&wanted).await.unwrap(), None);
@@ -112,10 +114,25 @@ pub async fn a_claim_made_twice_is_one(store: &dyn Store) {
     let wanted = claim(&pool(), &someone("a"), 3);
     let first = store.claim(&wanted).await.unwrap().unwrap();
     assert_eq!(store.claim(&wanted).await.unwrap().unwrap(), first);
-    let held = store.claim_of(&pool(), &someone("a")).await.unwrap();
-    assert_eq!(held, Some(first));
-    let none = store.claim_of(&pool(), &someone("b")).await.unwrap();
-    assert_eq!(none, None);
+    assert_eq!(of(store, &first.key.name).await, first);
+}
+
+pub async fn another_actor_of_the_same_name_claims_for_itself(store: &dyn Store) {
+    report(store, "w1", "n1").await;
+    report(store, "w2", "n1").await;
+    let before = claim(&pool(), &someone("a"), 7);
+    let mut after = claim(&pool(), &someone("a"), 1);
+    after.claim.uid = Uuid::from_u128(7);
+    let first = store.claim(&before).await.unwrap().unwrap();
+    let second = store.claim(&after).await.unwrap().unwrap();
+    assert_ne!(first.key, second.key);
+    assert_eq!(second.claim.as_ref(), Some(&after.claim));
+    // What the one before it does late is not about this one.
+    release(store, &second.key, "a", 7).await;
+    assert_eq!(of(store, &second.key.name).await, second);
+    release(store, &first.key, "a", 7).await;
+    let freed = of(store, &first.key.name).await;
+    assert_eq!((freed.phase, freed.claim), (WorkerPhase::Free, None));
 }
 
 pub async fn an_older_claim_must_be_settled_first(store: &dyn Store) {
@@ -160,8 +177,6 @@ pub async fn a_release_is_fenced_by_actor_and_epoch(store: &dyn Store) {
         (WorkerPhase::Free, None)
     );
     assert_eq!(after("a", 3).await, freed);
-    let held = store.claim_of(&pool(), &someone("a")).await.unwrap();
-    assert_eq!(held, None);
     let gone = WorkerKey::new("team", "gone");
     release(store, &gone, "a", 1).await;
 }
@@ -190,8 +205,8 @@ pub async fn a_removed_worker_is_gone(store: &dyn Store) {
     let claimed = store.claim(&claim(&pool(), &someone("a"), 1)).await;
     let claimed = claimed.unwrap().unwrap();
     store.remove_worker(&pool(), &claimed.key).await.unwrap();
-    let held = store.claim_of(&pool(), &someone("a")).await.unwrap();
-    assert_eq!(held.as_ref(), Some(&claimed), "what is claimed stays");
+    let held = of(store, &claimed.key.name).await;
+    assert_eq!(held, claimed, "what is claimed stays");
     release(store, &claimed.key, "a", 1).await;
     store.remove_worker(&pool(), &claimed.key).await.unwrap();
     store.remove_worker(&pool(), &claimed.key).await.unwrap();

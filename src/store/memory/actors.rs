@@ -4,7 +4,7 @@ use super::State;
 use crate::api::names::{ActorKey, Epoch, ResourceVersion};
 use crate::api::record::{ActorRecord, Desired, Lease, MetaRecord, SpecRecord};
 use crate::api::time::Timestamp;
-use crate::store::{Begin, Begun, Edge, Image, Kind, ListRequest, Page, StoreError};
+use crate::store::{Begin, Begun, Edge, Expiry, Image, Kind, ListRequest, Page, StoreError};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -251,10 +251,17 @@ impl State {
         theirs.map(|lease| lease.deadline = now).count() as u64
     }
 
-    pub(super) fn expired_leases(&self, limit: usize) -> Vec<ActorKey> {
+    pub(super) fn expired_leases(&self, limit: usize) -> Expiry {
         let now = self.now();
-        let expired = |r: &&ActorRecord| r.header.lease.is_some_and(|l| l.deadline <= now);
-        let records = self.actors.values().filter(expired);
-        records.map(|r| r.key.clone()).take(limit).collect()
+        let leases = || {
+            let records = self.actors.values();
+            records.filter_map(|r| Some((&r.key, r.header.lease?.deadline)))
+        };
+        let expired = leases().filter(|(_, deadline)| *deadline <= now);
+        let held = leases().filter(|(_, deadline)| *deadline > now);
+        Expiry {
+            actors: expired.map(|(key, _)| key.clone()).take(limit).collect(),
+            next: held.map(|(_, deadline)| deadline.since(now)).min(),
+        }
     }
 }

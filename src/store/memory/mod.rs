@@ -6,8 +6,8 @@ mod log;
 mod workers;
 
 use super::{
-    Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Kind,
-    ListRequest, Page, Store, StoreError,
+    Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Expiry,
+    Kind, ListRequest, Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// Everything that is stored.
 #[derive(Clone, Default)]
@@ -228,7 +229,7 @@ impl Store for MemoryStore {
         Ok(self.state().end_leases(owner))
     }
 
-    async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
+    async fn expired_leases(&self, limit: usize) -> Result<Expiry, StoreError> {
         Ok(self.state().expired_leases(limit))
     }
 
@@ -252,7 +253,7 @@ impl Store for MemoryStore {
         &self,
         pool: &PoolKey,
         worker: &WorkerKey,
-        actor: &ActorKey,
+        actor: Uuid,
         epoch: Epoch,
     ) -> Result<(), StoreError> {
         self.write(|state| state.release(pool, worker, actor, epoch));
@@ -273,14 +274,6 @@ impl Store for MemoryStore {
         at: Option<ResourceVersion>,
     ) -> Result<Page<WorkerRecord>, StoreError> {
         self.state().workers_at(at)
-    }
-
-    async fn claim_of(
-        &self,
-        pool: &PoolKey,
-        actor: &ActorKey,
-    ) -> Result<Option<WorkerRecord>, StoreError> {
-        Ok(self.state().holder(pool, actor).cloned())
     }
 
     async fn renew_node(
@@ -378,11 +371,15 @@ mod tests {
         let stored = created(&store, "team", "a").await;
         owned(&store, waking(&stored.key, ME, lease)).await;
         store.advance(lease - Duration::from_millis(1));
-        assert!(store.expired_leases(1).await.unwrap().is_empty());
+        let expiry = |actors, next| Expiry { actors, next };
+        let left = Some(Duration::from_millis(1));
+        assert_eq!(store.expired_leases(1).await.unwrap(), expiry(vec![], left));
         store.advance(Duration::from_millis(1));
-        assert_eq!(store.expired_leases(1).await.unwrap(), [stored.key]);
+        let ended = expiry(vec![stored.key], None);
+        assert_eq!(store.expired_leases(1).await.unwrap(), ended);
         store.set_time(start);
-        assert!(store.expired_leases(1).await.unwrap().is_empty());
+        let held = expiry(vec![], Some(lease));
+        assert_eq!(store.expired_leases(1).await.unwrap(), held);
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! Workers in memory.
 
 use super::State;
-use crate::api::names::{ActorKey, Epoch, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::names::{Epoch, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{WorkerPhase, WorkerRecord};
 use crate::store::{ClaimRequest, Image, Kind, Page, StoreError};
+use uuid::Uuid;
 
 impl State {
     fn write_worker(&mut self, mut worker: WorkerRecord) -> WorkerRecord {
@@ -15,10 +16,9 @@ impl State {
         worker
     }
 
-    pub(super) fn holder(&self, pool: &PoolKey, actor: &ActorKey) -> Option<&WorkerRecord> {
-        let holds = |w: &&WorkerRecord| {
-            w.pool == *pool && w.claim.as_ref().is_some_and(|c| c.actor == *actor)
-        };
+    fn holder(&self, pool: &PoolKey, actor: Uuid) -> Option<&WorkerRecord> {
+        let holds =
+            |w: &&WorkerRecord| w.pool == *pool && w.claim.as_ref().is_some_and(|c| c.uid == actor);
         self.workers.values().find(holds)
     }
 
@@ -53,7 +53,7 @@ impl State {
         if self.now() > wanted.deadline {
             return Err(StoreError::Fenced(name));
         }
-        if let Some(held) = self.holder(&request.pool, &wanted.actor) {
+        if let Some(held) = self.holder(&request.pool, wanted.uid) {
             let epoch = held.claim.as_ref().map(|c| c.epoch).unwrap_or_default();
             return match epoch.cmp(&wanted.epoch) {
                 std::cmp::Ordering::Equal => Ok(Some(held.clone())),
@@ -83,16 +83,14 @@ impl State {
         &mut self,
         pool: &PoolKey,
         worker: &WorkerKey,
-        actor: &ActorKey,
+        actor: Uuid,
         epoch: Epoch,
     ) {
         let place = (pool.clone(), worker.clone());
         let Some(mut worker) = self.workers.get(&place).cloned() else {
             return;
         };
-        let settled = worker
-            .claim
-            .take_if(|c| c.actor == *actor && c.epoch <= epoch);
+        let settled = worker.claim.take_if(|c| c.uid == actor && c.epoch <= epoch);
         if settled.is_none() {
             return;
         }

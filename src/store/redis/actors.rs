@@ -9,7 +9,7 @@ use super::scripts::{self, Lua};
 use crate::api::names::{ActorKey, Epoch, ResourceVersion};
 use crate::api::record::{ActorRecord, MetaRecord, Phase, SpecRecord};
 use crate::api::time::Timestamp;
-use crate::store::{Begin, Begun, Durability, Edge, StoreError};
+use crate::store::{Begin, Begun, Durability, Edge, Expiry, StoreError};
 use std::time::Duration;
 
 /// A longer lease is cut: deadlines have six bytes.
@@ -271,7 +271,7 @@ pub async fn remove(
     Ok(())
 }
 
-pub async fn expired_leases(client: &Client, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
+pub async fn expired_leases(client: &Client, limit: usize) -> Result<Expiry, StoreError> {
     let replies = client
         .call_all(|shard| {
             Call::new(client, &scripts::EXPIRED, shard)
@@ -280,7 +280,13 @@ pub async fn expired_leases(client: &Client, limit: usize) -> Result<Vec<ActorKe
                 .repeatable()
         })
         .await?;
-    keys(replies, limit)
+    let mut expiry = Expiry::default();
+    for mut reply in replies {
+        add_keys(&mut expiry.actors, &mut reply, limit)?;
+        let left = reply::number_if_any(reply.next()?)?.map(Duration::from_millis);
+        expiry.next = expiry.next.into_iter().chain(left).min();
+    }
+    Ok(expiry)
 }
 
 pub async fn end_leases(client: &Client, owner: u64) -> Result<u64, StoreError> {
@@ -307,17 +313,19 @@ pub async fn deletions_due(client: &Client, limit: usize) -> Result<Vec<ActorKey
                 .repeatable()
         })
         .await?;
-    keys(replies, limit)
-}
-
-/// The keys that each reply holds, at most `limit`.
-fn keys(replies: Vec<Reply>, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
     let mut keys = Vec::new();
     for mut reply in replies {
-        for key in reply::array(reply.next()?)? {
+        add_keys(&mut keys, &mut reply, limit)?;
+    }
+    Ok(keys)
+}
+
+/// Adds the keys that a reply names, to `limit` at most.
+fn add_keys(keys: &mut Vec<ActorKey>, reply: &mut Reply, limit: usize) -> Result<(), StoreError> {
+    for key in reply::array(reply.next()?)? {
+        if keys.len() < limit {
             keys.push(decode_key(&reply::bytes(key)?)?);
         }
     }
-    keys.truncate(limit);
-    Ok(keys)
+    Ok(())
 }

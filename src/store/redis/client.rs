@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 /// A call without an answer for this long fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the server is asked to wait for a change of the log.
-const NEWS_WAIT: Duration = Duration::from_secs(1);
+const NEWS_WAIT: Duration = Duration::from_secs(2);
 /// A call fails after so long, whatever was tried meanwhile: who asked waits for an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts to reach a store that was not there at the start.

@@ -16,7 +16,7 @@
 //! | `{ate:S}:pools` | set | `namespace/name` of pools with workers |
 //! | `{ate:S}:workers:POOL` | hash | `namespace/name` -> record |
 //! | `{ate:S}:free:POOL` | sorted set | score 0, `node \0 namespace/name` |
-//! | `{ate:S}:holders:POOL` | hash | actor -> worker |
+//! | `{ate:S}:holders:POOL` | hash | uid of an actor -> worker |
 //! | `{ate:0}:nodes` | hash | node -> lease in ms, address and runtime |
 //! | `{ate:0}:documents:KIND`, `{ate:0}:doclog:KIND` | hash, stream | documents and their changes |
 

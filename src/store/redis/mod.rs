@@ -30,8 +30,8 @@ pub use keys::DEFAULT_SHARDS;
 pub use scripts::NAMES as SCRIPTS;
 
 use super::{
-    Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Kind,
-    ListRequest, Page, Store, StoreError,
+    Begin, Begun, Change, Changes, ClaimRequest, Document, DocumentChange, Durability, Expiry,
+    Kind, ListRequest, Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
@@ -45,6 +45,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// Certificates for a server that speaks TLS, all PEM.
 #[derive(Clone)]
@@ -209,7 +210,7 @@ impl Store for RedisStore {
         actors::end_leases(&self.client, owner).await
     }
 
-    async fn expired_leases(&self, limit: usize) -> Result<Vec<ActorKey>, StoreError> {
+    async fn expired_leases(&self, limit: usize) -> Result<Expiry, StoreError> {
         actors::expired_leases(&self.client, limit).await
     }
 
@@ -233,7 +234,7 @@ impl Store for RedisStore {
         &self,
         pool: &PoolKey,
         worker: &WorkerKey,
-        actor: &ActorKey,
+        actor: Uuid,
         epoch: Epoch,
     ) -> Result<(), StoreError> {
         workers::release(&self.client, pool, worker, actor, epoch).await
@@ -252,14 +253,6 @@ impl Store for RedisStore {
         at: Option<ResourceVersion>,
     ) -> Result<Page<WorkerRecord>, StoreError> {
         log::afresh(at, || workers::list_at(&self.client, at)).await
-    }
-
-    async fn claim_of(
-        &self,
-        pool: &PoolKey,
-        actor: &ActorKey,
-    ) -> Result<Option<WorkerRecord>, StoreError> {
-        workers::holder(&self.client, pool, actor).await
     }
 
     async fn renew_node(

@@ -73,6 +73,14 @@ pub fn number(value: Value) -> Result<u64, StoreError> {
     }
 }
 
+/// The same, or an empty string where there is none.
+pub fn number_if_any(value: Value) -> Result<Option<u64>, StoreError> {
+    match value {
+        Value::BulkString(bytes) if bytes.is_empty() => Ok(None),
+        value => number(value).map(Some),
+    }
+}
+
 /// Items of a value.
 pub fn array(value: Value) -> Result<Vec<Value>, StoreError> {
     match value {

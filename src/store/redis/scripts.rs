@@ -79,7 +79,6 @@ scripts! {
     CLAIM = "claim.lua", "worker.lua";
     RELEASE = "release.lua", "worker.lua";
     REMOVE_WORKER = "remove_worker.lua", "worker.lua";
-    HOLDER = "holder.lua";
     POOLS = "pools.lua";
     WORKERS = "workers.lua";
     RENEW_NODE = "renew_node.lua";

@@ -6,11 +6,12 @@ use super::log;
 use super::reply::{self, Reply};
 use super::scripts::{self, Lua};
 use super::undo::{Scope, Undo};
-use crate::api::names::{ActorKey, Epoch, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::names::{Epoch, PoolKey, ResourceVersion, WorkerKey};
 use crate::api::record::WorkerRecord;
 use crate::store::{ClaimRequest, Page, StoreError};
 use futures::future::try_join_all;
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 fn call(client: &Client, script: &'static Lua, pool: &PoolKey) -> Call {
     Call::new(client, script, client.keys.pool_shard(pool))
@@ -82,6 +83,7 @@ pub async fn claim(
         .key(client.keys.of_pool(pool, "holders"))
         .arg(pool.to_string())
         .arg(claim.actor.to_string())
+        .arg(claim.uid.into_bytes())
         .number(claim.epoch.0)
         .number(claim.deadline.0.min(LATEST))
         .number(request.nodes.is_some().into())
@@ -104,7 +106,7 @@ pub async fn release(
     client: &Client,
     pool: &PoolKey,
     worker: &WorkerKey,
-    actor: &ActorKey,
+    actor: Uuid,
     epoch: Epoch,
 ) -> Result<(), StoreError> {
     let call = call(client, &scripts::RELEASE, pool)
@@ -112,7 +114,7 @@ pub async fn release(
         .key(client.keys.of_pool(pool, "holders"))
         .arg(pool.to_string())
         .arg(worker.to_string())
-        .arg(actor.to_string())
+        .arg(actor.into_bytes())
         .number(epoch.0)
         .repeatable();
     client.call(call).await?.ok(worker)?;
@@ -132,23 +134,6 @@ pub async fn remove(client: &Client, pool: &PoolKey, worker: &WorkerKey) -> Resu
     client.call(call).await?.ok(worker)?;
     client.wrote.notify_waiters();
     Ok(())
-}
-
-pub async fn holder(
-    client: &Client,
-    pool: &PoolKey,
-    actor: &ActorKey,
-) -> Result<Option<WorkerRecord>, StoreError> {
-    let call = call(client, &scripts::HOLDER, pool)
-        .key(client.keys.of_pool(pool, "holders"))
-        .arg(actor.to_string())
-        .repeatable();
-    let mut reply = client.call(call).await?;
-    match reply.code.as_str() {
-        "NONE" => Ok(None),
-        "OK" => keyed(client, pool, &mut reply).map(Some),
-        _ => Err(reply.fail(actor)),
-    }
 }
 
 /// Workers as they are now; no shard gives out a stamp up to the version any more.

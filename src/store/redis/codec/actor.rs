@@ -216,7 +216,7 @@ fn decode(
     let tick = r.number(7)?;
     let writes = r.number(5)?;
     let last_activity = Timestamp(r.number(6)?);
-    let uid = Uuid::from_slice(r.bytes(16)?).map_err(|e| format!("{key}: {e}"))?;
+    let uid = r.uid()?;
     let lease = if flags & LEASED == 0 {
         None
     } else {

@@ -8,6 +8,7 @@ pub use actor::{decode_actor, encode_actor, encode_spec, encode_status};
 pub use worker::{decode_worker, encode_rest, phase_number};
 
 use crate::store::StoreError;
+use uuid::Uuid;
 
 /// The latest time that a record can hold, in milliseconds.
 pub const LATEST: u64 = (1 << 48) - 1;
@@ -38,6 +39,13 @@ impl<'a> Reader<'a> {
 
     fn byte(&mut self) -> Result<u8, &'static str> {
         Ok(self.bytes(1)?[0])
+    }
+
+    fn uid(&mut self) -> Result<Uuid, &'static str> {
+        let bytes = self.bytes(16)?.try_into();
+        bytes
+            .map(Uuid::from_bytes)
+            .map_err(|_| "a uid is too short")
     }
 
     /// Two bytes of length, then so many.

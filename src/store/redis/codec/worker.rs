@@ -6,6 +6,7 @@
 //! | 7, 5 | stamp of the last write, writes |
 //! | 6 | created, ms |
 //! | 6, 6 | epoch and deadline (ms) of the claim |
+//! | 16 | uid of the claim's actor |
 //! | 2 + n | actor of the claim, `namespace/name`; empty: unclaimed |
 //! | 2 + n | node |
 //! | rest | what the node reports, postcard |
@@ -18,7 +19,7 @@ use crate::store::StoreError;
 use serde::{Deserialize, Serialize};
 
 /// The version byte of workers.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Rest {
@@ -83,6 +84,7 @@ fn decode(pool: PoolKey, key: WorkerKey, bytes: &[u8], shard: u16) -> Result<Wor
     let created = Timestamp(r.number(6)?);
     let epoch = Epoch(r.number(6)?);
     let deadline = Timestamp(r.number(6)?);
+    let uid = r.uid()?;
     let actor = std::str::from_utf8(r.counted()?).map_err(|e| e.to_string())?;
     let node = std::str::from_utf8(r.counted()?).map_err(|e| e.to_string())?;
     let rest: Rest = exactly(r.0)?;
@@ -91,6 +93,7 @@ fn decode(pool: PoolKey, key: WorkerKey, bytes: &[u8], shard: u16) -> Result<Wor
     } else {
         Some(Claim {
             actor: actor.parse().map_err(|e| format!("{e}"))?,
+            uid,
             epoch,
             deadline,
         })

@@ -1,9 +1,9 @@
--- KEYS: clock, log, workers, free, holders. ARGV: .., .., pool, actor, epoch, deadline, 1 for only on the nodes that follow
-local pool, actor, epoch, deadline = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+-- KEYS: clock, log, workers, free, holders. ARGV: .., .., pool, actor, uid, epoch, deadline, 1 for only on the nodes that follow
+local pool, actor, uid, epoch, deadline = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 if now > deadline then
   return reply('FENCED')
 end
-local held = redis.call('HGET', KEYS[5], actor)
+local held = redis.call('HGET', KEYS[5], uid)
 if held then
   local bytes = redis.call('HGET', KEYS[3], held)
   local w = decode(bytes)
@@ -16,8 +16,8 @@ if held then
   return reply(w.epoch > epoch and 'FENCED' or 'CONFLICT')
 end
 local member
-if ARGV[7] == '1' then
-  local at = 8
+if ARGV[8] == '1' then
+  local at = 9
   while ARGV[at] and not member do
     local node = ARGV[at]
     member = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. node .. '\0', '(' .. node .. '\1', 'LIMIT', '0', '1')[1]
@@ -35,6 +35,6 @@ local w = decode(before)
 if not w then
   return reply('VERSION')
 end
-w.phase, w.actor, w.epoch, w.deadline = CLAIMED, actor, epoch, deadline
-redis.call('HSET', KEYS[5], actor, key)
+w.phase, w.actor, w.uid, w.epoch, w.deadline = CLAIMED, actor, uid, epoch, deadline
+redis.call('HSET', KEYS[5], uid, key)
 return reply('OK', write(KEYS[3], KEYS[4], pool, key, before, w), key)

@@ -14,7 +14,7 @@ if before then
     return reply('OK', before)
   end
 else
-  w = {writes = 0, created = tonumber(ARGV[8]), epoch = 0, deadline = 0, actor = ''}
+  w = {writes = 0, created = tonumber(ARGV[8]), epoch = 0, deadline = 0, uid = NOBODY, actor = ''}
   redis.call('SADD', KEYS[5], pool)
 end
 w.phase, w.node, w.rest = phase, ARGV[6], ARGV[7]

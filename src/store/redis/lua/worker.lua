@@ -1,23 +1,24 @@
 -- The bytes of a worker as codec/worker.rs writes them.
-local WORKER = '>BBI7I5I6I6I6Hc0Hc0'
+local WORKER = '>BBI7I5I6I6I6c16Hc0Hc0'
+local NOBODY = string.rep('\0', 16)
 local FREE, CLAIMED = 0, 1
 
 local function decode(bytes)
-  if string.byte(bytes, 1) ~= 1 then
+  if string.byte(bytes, 1) ~= 2 then
     return nil
   end
-  local _, phase, tick, writes, created, epoch, deadline, actor, node, at = struct.unpack(WORKER, bytes)
+  local _, phase, tick, writes, created, epoch, deadline, uid, actor, node, at = struct.unpack(WORKER, bytes)
   return {
-    phase = phase, tick = tick, writes = writes, created = created, epoch = epoch, deadline = deadline, actor = actor,
-    node = node, rest = string.sub(bytes, at),
+    phase = phase, tick = tick, writes = writes, created = created, epoch = epoch, deadline = deadline, uid = uid,
+    actor = actor, node = node, rest = string.sub(bytes, at),
     -- Under which node the index of the free has it.
     free_on = phase == FREE and node or nil,
   }
 end
 
 local function encode(w)
-  return struct.pack(WORKER, 1, w.phase, w.tick, w.writes, w.created, w.epoch, w.deadline, #w.actor, w.actor,
-    #w.node, w.node) .. w.rest
+  return struct.pack(WORKER, 2, w.phase, w.tick, w.writes, w.created, w.epoch, w.deadline, w.uid, #w.actor,
+    w.actor, #w.node, w.node) .. w.rest
 end
 
 -- Stamps, stores and logs a changed worker and keeps the index of the free ones; returns its bytes.

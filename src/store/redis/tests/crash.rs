@@ -132,9 +132,10 @@ impl Mortal<'_> {
     /// Gives back what the actor holds.
     async fn settle(&self, key: &ActorKey, epoch: Epoch) -> Result<(), Died> {
         let pool = Self::pool();
-        let held = self.call(self.store.claim_of(&pool, key)).await?;
-        if let Some(worker) = held.unwrap() {
-            let release = self.store.release(&pool, &worker.key, key, epoch);
+        let workers = self.call(self.store.list_workers(Some(&pool))).await?;
+        let holds = |w: &WorkerRecord| w.claim.as_ref().is_some_and(|c| c.uid == uid_of(key));
+        if let Some(worker) = workers.unwrap().items.into_iter().find(holds) {
+            let release = self.store.release(&pool, &worker.key, uid_of(key), epoch);
             self.call(release).await?.unwrap();
         }
         Ok(())
@@ -245,7 +246,7 @@ async fn storm(store: &RedisStore, task: u64) {
             2 => drop(store.report_worker(&worker).await),
             3 => drop(store.remove_worker(&pool, &worker.key).await),
             4 => drop(store.claim(&claim(&pool, &key, epoch.0)).await),
-            5 => drop(store.release(&pool, &worker.key, &key, epoch).await),
+            5 => drop(store.release(&pool, &worker.key, uid_of(&key), epoch).await),
             6 => {
                 let meta = actor(namespace, &name).meta;
                 let spec = actor(namespace, &name).spec;

@@ -154,8 +154,8 @@ async fn workers(store: &RedisStore, shard: u16) -> Newest {
         assert_eq!(index.into_keys().collect::<BTreeSet<_>>(), free);
         let holders: BTreeMap<_, _> = records
             .iter()
-            .filter_map(|w| Some((w.claim.as_ref()?.actor.to_string(), w.key.to_string())))
-            .map(|(actor, worker)| (actor.into_bytes(), worker.into_bytes()))
+            .filter_map(|w| Some((w.claim.as_ref()?.uid, w.key.to_string())))
+            .map(|(actor, worker)| (actor.as_bytes().to_vec(), worker.into_bytes()))
             .collect();
         assert_eq!(hash(store, &keys.of_pool(&pool, "holders")).await, holders);
         for w in records {
