@@ -12,8 +12,11 @@ use substrate::api::{Timestamp, names::Epoch};
 use substrate::identity::{LeafRequest, Usage, files};
 use substrate::store::redis::{RedisStore, StoreOptions};
 use substrate::store::{ClaimRequest, Store};
+use uuid::Uuid;
 
 const IMAGE: &str = "example.org/ate:1";
+/// Whoever claims a worker here.
+const CLAIMANT: Uuid = Uuid::nil();
 /// How long nothing may be written.
 const REST: Duration = Duration::from_secs(5);
 
@@ -142,6 +145,7 @@ impl Workers {
     fn claim(&self, actor: &str) -> String {
         let claim = Claim {
             actor: ActorKey::new(&self.pool.namespace, actor),
+            uid: CLAIMANT,
             epoch: Epoch(1),
             deadline: Timestamp::now() + Duration::from_secs(600),
         };
@@ -158,11 +162,8 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         for worker in &self.known {
-            let all = ["busy"].map(|actor| ActorKey::new(&self.pool.namespace, actor));
-            for actor in all {
-                let released = self.store.release(&self.pool, worker, &actor, Epoch(1));
-                let _ = self.runtime.block_on(released);
-            }
+            let released = self.store.release(&self.pool, worker, CLAIMANT, Epoch(1));
+            let _ = self.runtime.block_on(released);
             let removed = self.store.remove_worker(&self.pool, worker);
             let _ = self.runtime.block_on(removed);
         }
