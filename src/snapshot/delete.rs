@@ -41,7 +41,7 @@ pub async fn delete(at: &Location, id: &str) -> Result<()> {
     }
 }
 
-/// Published snapshots in the order of their ids, a page at a time; `from` is the `next` of the page before.
+/// Published snapshots in the order in which the store keeps them, a page at a time; `from` is the `next` of the page before.
 ///
 /// # Errors
 /// Those of the store.

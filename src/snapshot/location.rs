@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use tokio::sync::Mutex;
 use super::file_store::FileStore;
 use super::objects::{ObjectStore, check_key};
 use super::s3_store::S3Store;
-use super::{Result, SnapshotError, blocking};
+use super::{Result, SnapshotError, blocking, codec, error};
 
 /// Buckets whose connections are kept open at the same time.
 const MAX_OPEN_STORES: usize = 64;
@@ -172,6 +174,36 @@ impl Stores {
                 Ok(Location { store, prefix })
             }
         }
+    }
+
+    /// Copies the object that `uri` names (`s3://BUCKET/KEY`) into the file `to`; its SHA-256 in hex. After an error there may
+    /// be part of it.
+    ///
+    /// # Errors
+    /// `TooLarge` beyond `limit` bytes; else those of [`Stores::open`] and [`ObjectStore::get`].
+    pub async fn download(&self, uri: &str, to: &Path, limit: u64) -> Result<String> {
+        let named = uri.rsplit_once('/').filter(|(_, name)| !name.is_empty());
+        let (at, name) = named.ok_or_else(|| bad(uri, "write s3://BUCKET/KEY"))?;
+        let at = self.open(at).await?;
+        let body = at.store.get(&format!("{}{name}", at.prefix)).await?;
+        let (store, uri, to) = (at.store.name(), uri.to_owned(), to.to_owned());
+        blocking(move || {
+            let mut file = File::create(&to).map_err(error::io("create", &to))?;
+            let copied = std::io::copy(&mut body.take(limit + 1), &mut file);
+            let copied = copied.map_err(|e| SnapshotError::Unavailable {
+                store,
+                operation: format!("copying {uri} to {}", to.display()),
+                source: e.into(),
+            })?;
+            if copied > limit {
+                let what = format!("object {uri}");
+                return Err(SnapshotError::TooLarge { what, limit });
+            }
+            file.sync_all().map_err(error::io("write", &to))?;
+            let (_, sum) = codec::hash(&to).map_err(error::io("read", &to))?;
+            Ok(sum)
+        })
+        .await
     }
 
     async fn sweep(&self, store: &FileStore, dir: &Path) {

@@ -24,12 +24,14 @@ pub mod objects;
 mod publish;
 mod s3_store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 #[path = "../../e2e/parts/versitygw.rs"]
-mod versitygw;
+pub(crate) mod versitygw;
+#[cfg(test)]
+mod weed;
 
 pub use cache::{LocalCache, Pin};
 pub use delete::{Listing, delete, list};

@@ -1,19 +1,22 @@
-//! What the tests of this room share: both stores, a real S3 server, images.
+//! What the tests of this room share: stores in directories and on two real S3 servers, images.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::versitygw::Versitygw;
 use super::*;
 
+/// How long a server may take to answer.
+const START: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
 /// A store and what keeps it alive.
 pub struct UnderTest {
     pub store: Arc<dyn ObjectStore>,
-    /// The directory in which the objects lie as files, for tests that damage them.
-    pub files: std::path::PathBuf,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
     _server: Option<Versitygw>,
 }
 
@@ -28,15 +31,14 @@ impl UnderTest {
 
 /// Every implementation, empty.
 pub async fn stores() -> Vec<UnderTest> {
-    vec![file_store(), s3_store().await]
+    vec![file_store(), s3_store().await, weed_store().await]
 }
 
 pub fn file_store() -> UnderTest {
     let dir = tempfile::tempdir().unwrap();
     UnderTest {
         store: Arc::new(FileStore::new(dir.path().join("store"))),
-        files: dir.path().join("store"),
-        _dir: dir,
+        _dir: Some(dir),
         _server: None,
     }
 }
@@ -49,9 +51,38 @@ pub async fn s3_store() -> UnderTest {
     bucket.send().await.unwrap();
     UnderTest {
         store: Arc::new(store),
-        files: dir.path().join("snapshots"),
-        _dir: dir,
+        _dir: Some(dir),
         _server: Some(server),
+    }
+}
+
+/// A bucket of its own on another S3 server.
+async fn weed_store() -> UnderTest {
+    let config = S3Config {
+        endpoint: Some(format!("http://{}", weed::address())),
+        credentials: Some(S3Credentials {
+            access_key_id: weed::ACCESS_KEY.into(),
+            secret_access_key: weed::SECRET_KEY.into(),
+            session_token: None,
+        }),
+        ..S3Config::default()
+    };
+    let bucket = format!("snapshots-{}", uuid::Uuid::new_v4());
+    let store = S3Store::new(&bucket, &config).await.unwrap();
+    let made = async || {
+        let created = store.client().create_bucket().bucket(&bucket).send().await;
+        created.is_ok() && store.put_if_absent("probe", vec![1]).await.is_ok()
+    };
+    let until = Instant::now() + START;
+    while !made().await {
+        assert!(Instant::now() < until, "weed does not answer");
+        tokio::time::sleep(LOOK).await;
+    }
+    store.delete("probe").await.unwrap();
+    UnderTest {
+        store: Arc::new(store),
+        _dir: None,
+        _server: None,
     }
 }
 

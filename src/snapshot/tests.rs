@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 
-use super::objects::{Body, Page};
-use super::testing::{UnderTest, contents, file_store, image, meta, stores, tree};
+use super::objects::{Body, Page, get_small};
+use super::testing::{UnderTest, contents, file_store, image, meta, stores};
 use super::versitygw::Versitygw;
 use super::*;
 
@@ -90,35 +90,31 @@ async fn of_publishers_at_the_same_time_one_wins_whole() {
     }
 }
 
-/// The files of the published objects, for damaging them.
-fn objects_of(under_test: &UnderTest) -> Vec<std::path::PathBuf> {
-    let is_object =
-        |p: &std::path::PathBuf| p.is_file() && p.starts_with(under_test.files.join("p/s1"));
-    tree(&under_test.files)
-        .into_iter()
-        .filter(is_object)
-        .collect()
-}
-
 #[tokio::test]
 async fn a_changed_byte_in_any_object_is_refused() {
     for under_test in stores().await {
         let dir = tempfile::tempdir().unwrap();
         let at = under_test.at("p/");
         publish_image(&at, dir.path(), "s1").await;
-        let objects = objects_of(&under_test);
+        let store = &*under_test.store;
+        let put = async |key: &str, content: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), content).unwrap();
+            store.put_file(key, file.path()).await.unwrap();
+        };
+        let objects = store.list("p/s1/", None).await.unwrap().keys;
         assert_eq!(objects.len(), 4);
         for object in &objects {
-            let whole = std::fs::read(object).unwrap();
+            let whole = get_small(store, object, 1 << 20).await.unwrap();
             let middle = whole.len() / 2;
             let mut flipped = whole.clone();
             flipped[middle] ^= 1;
             let longer = [&whole[..], b"x"].concat();
             for bad in [&flipped[..], &whole[..middle], &[], &longer] {
-                std::fs::write(object, bad).unwrap();
+                put(object, bad).await;
                 let into = dir.path().join("into");
                 let error = fetch(&at, "s1", &into).await.unwrap_err();
-                let name = object.file_name().unwrap().to_str().unwrap();
+                let name = object.trim_start_matches("p/s1/");
                 let named = name.trim_end_matches(".zst");
                 let named = named.split_once('.').filter(|(n, _)| n.len() == 16);
                 let named = named.map_or(name, |(_, n)| n);
@@ -126,7 +122,7 @@ async fn a_changed_byte_in_any_object_is_refused() {
                 assert!(error.to_string().contains(named), "{named}: {error}");
                 assert!(!into.exists());
             }
-            std::fs::write(object, &whole).unwrap();
+            put(object, &whole).await;
         }
         let names = contents(dir.path());
         assert_eq!(names.len(), 1, "nothing temporary stays: {names:?}");
@@ -223,7 +219,8 @@ async fn only_plain_files_and_plain_ids_are_published() {
             "{bad:?}"
         );
     }
-    assert!(!under_test.files.join("s1").exists());
+    let keys = under_test.store.list("", None).await.unwrap().keys;
+    assert_eq!(keys, Vec::<String>::new());
 }
 
 /// A store that stops working at its `n`th call, as if the process died there: nothing after it happens, also no clean-up.

@@ -134,12 +134,13 @@ async fn provider(options: &Options, layout: &Layout) -> Result<Arc<dyn SlotProv
 
 async fn node(options: &Options, layout: Layout) -> Result<Node, Error> {
     let provider = provider(options, &layout).await?;
-    let stores = Stores::new(options.s3.clone());
+    let stores = Arc::new(Stores::new(options.s3.clone()));
     let runtimes = Runtimes::new(
         &layout,
         options.allowed_runtimes.clone(),
         options.allow_runsc_on_path,
         matches!(options.form, Form::Pods(_)),
+        stores.clone(),
     );
     Ok(Node {
         images: Images::new(ImageStore::open(&layout.images()).await?),

@@ -7,13 +7,16 @@ use super::layout::Layout;
 use super::outcome::Failure;
 use crate::api::Reason;
 use crate::proto::atenode::{GvisorConfig, RuntimeConfig, runtime_config::Backend};
+use crate::snapshot::Stores;
+use crate::telemetry::chain;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// Largest executable that is fetched, in bytes; a build of runsc is below 100 MB.
 const MAX_BYTES: u64 = 512 << 20;
@@ -47,6 +50,7 @@ pub(super) struct Runtimes {
     hashed: Mutex<HashMap<PathBuf, (Stamp, String)>>,
     downloader: Downloader,
     google: String,
+    stores: Arc<Stores>,
     /// One fetch at a time.
     fetching: tokio::sync::Mutex<()>,
 }
@@ -63,6 +67,7 @@ impl Runtimes {
         allowed: BTreeSet<String>,
         from_path: bool,
         keep: bool,
+        stores: Arc<Stores>,
     ) -> Runtimes {
         Runtimes {
             dir: layout.runtimes(),
@@ -72,6 +77,7 @@ impl Runtimes {
             hashed: Mutex::default(),
             downloader: Downloader::new(FETCH),
             google: GOOGLE.to_owned(),
+            stores,
             fetching: tokio::sync::Mutex::default(),
         }
     }
@@ -181,11 +187,8 @@ impl Runtimes {
                 let url = format!("{}/{object}", self.google);
                 self.downloader.fetch(&url, &draft).await
             }
-            Some(("s3", _)) => Err(
-                "runtimes from s3:// come with a later version; use https://, gs:// or file://"
-                    .into(),
-            ),
-            _ => Err("it must begin with https://, gs:// or file:///".into()),
+            Some(("s3", _)) => self.from_store(url, &draft).await,
+            _ => Err("it must begin with https://, gs://, s3:// or file:///".into()),
         };
         let sum = fetched.map_err(|why| unavailable(format!("spec.runsc: {url}: {why}")));
         let result = sum.and_then(|sum| {
@@ -202,6 +205,15 @@ impl Runtimes {
             let _ = std::fs::remove_file(&draft);
         }
         result
+    }
+
+    /// From where snapshots may be too.
+    async fn from_store(&self, url: &str, to: &Path) -> Result<String, String> {
+        let fetched = self.stores.download(url, to, FETCH.bytes);
+        match timeout(FETCH.total, fetched).await {
+            Ok(fetched) => fetched.map_err(|e| chain(&e)),
+            Err(_) => Err(format!("not fetched within {:?}", FETCH.total)),
+        }
     }
 
     async fn copy(&self, from: &Path, to: &Path) -> Result<String, String> {
@@ -286,6 +298,7 @@ mod tests {
     use super::super::https::{Https, respond, stall};
     use super::*;
     use crate::identity::{Authority, LeafRequest, Usage};
+    use crate::snapshot::{testing, versitygw::Versitygw};
 
     fn named(url: String, sha256: &str) -> RuntimeConfig {
         RuntimeConfig {
@@ -312,7 +325,7 @@ mod tests {
         let sum = sha256_of(&file).unwrap();
         let other = "0".repeat(64);
         let allowed = BTreeSet::from([sum.clone(), other.clone()]);
-        let runtimes = Runtimes::new(&layout, allowed, false, false);
+        let runtimes = Runtimes::new(&layout, allowed, false, false, Arc::default());
         let url = format!("file://{}", file.display());
 
         let wrong = runtimes.resolve(Some(&named(url.clone(), &other))).await;
@@ -324,7 +337,8 @@ mod tests {
         let strange = runtimes.resolve(Some(&named(url.clone(), &strange))).await;
         assert!(message(strange.unwrap_err()).contains("allow-list"));
         for (url, word) in [
-            ("s3://b/runsc", "later version"),
+            ("s3://B/runsc", "small letters"),
+            ("s3://b/", "s3://BUCKET/KEY"),
             ("http://h/runsc", "https://"),
             ("file:///nowhere/runsc", "No such file"),
         ] {
@@ -381,7 +395,13 @@ mod tests {
         });
         let layout = Layout::create(&dir.path().join("node")).unwrap();
         let sum = hex::encode(Sha256::digest(RUNSC));
-        let mut runtimes = Runtimes::new(&layout, BTreeSet::from([sum.clone()]), false, false);
+        let mut runtimes = Runtimes::new(
+            &layout,
+            BTreeSet::from([sum.clone()]),
+            false,
+            false,
+            Arc::default(),
+        );
         runtimes.downloader = Downloader::trusting(ca.certificate(), limits);
         runtimes.google = server.url("");
         Served {
@@ -427,6 +447,33 @@ mod tests {
         let named = named("gs://bucket/runsc".into(), &served.sum);
         let got = served.runtimes.resolve(Some(&named)).await.unwrap();
         assert_eq!(std::fs::read(&got.path).unwrap(), RUNSC);
+    }
+
+    #[tokio::test]
+    async fn one_in_an_s3_bucket_is_fetched_as_snapshots_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let buckets = dir.path().join("buckets");
+        std::fs::create_dir_all(buckets.join("tools/gvisor")).unwrap();
+        std::fs::write(buckets.join("tools/gvisor/runsc"), RUNSC).unwrap();
+        let server = Versitygw::start(&buckets, None);
+        let layout = Layout::create(&dir.path().join("node")).unwrap();
+        let sum = hex::encode(Sha256::digest(RUNSC));
+        let allowed = BTreeSet::from([sum.clone()]);
+        let stores = Arc::new(Stores::new(testing::config(&server)));
+        let runtimes = Runtimes::new(&layout, allowed, false, false, stores);
+        let get = async |url: &str| runtimes.resolve(Some(&named(url.into(), &sum))).await;
+        for (url, word) in [
+            ("s3://tools/gvisor/none", "no object"),
+            ("s3://nowhere/runsc", "no such bucket"),
+        ] {
+            let said = message(get(url).await.unwrap_err());
+            assert!(said.contains(word) && said.contains(url), "{url}: {said}");
+        }
+        let got = get("s3://tools/gvisor/runsc").await.unwrap();
+        assert_eq!(std::fs::read(&got.path).unwrap(), RUNSC);
+        assert!(is_executable(&got.path));
+        drop(server);
+        assert_eq!(get("s3://tools/gvisor/runsc").await.unwrap(), got, "kept");
     }
 
     #[tokio::test]
@@ -486,11 +533,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::create(dir.path()).unwrap();
         let unnamed = named(String::new(), "");
-        let strict = Runtimes::new(&layout, BTreeSet::new(), false, false);
+        let strict = Runtimes::new(&layout, BTreeSet::new(), false, false, Arc::default());
         assert_eq!(strict.usual().await, None);
         let refused = strict.resolve(Some(&unnamed)).await.unwrap_err();
         assert!(message(refused).contains("allow-list"));
-        let dev = Runtimes::new(&layout, BTreeSet::new(), true, false);
+        let dev = Runtimes::new(&layout, BTreeSet::new(), true, false, Arc::default());
         let found = dev.resolve(Some(&unnamed)).await.unwrap();
         assert_eq!(dev.usual().await.as_ref(), Some(&found.build));
         let named = named("gs://elsewhere/runsc".into(), &found.build);

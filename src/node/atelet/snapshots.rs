@@ -39,7 +39,7 @@ struct Held {
 
 pub(super) struct Snapshots {
     cache: LocalCache,
-    stores: Stores,
+    stores: Arc<Stores>,
     held_dir: PathBuf,
     spool: PathBuf,
     cpu: Cpu,
@@ -50,7 +50,11 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     /// Opens what is on the node.
-    pub async fn open(layout: &Layout, stores: Stores, budget: u64) -> Result<Snapshots, Error> {
+    pub async fn open(
+        layout: &Layout,
+        stores: Arc<Stores>,
+        budget: u64,
+    ) -> Result<Snapshots, Error> {
         // The cache may evict when it is opened; those that are to stay are pinned right after.
         let cache = LocalCache::open(&layout.snapshots(), budget).await?;
         let snapshots = Snapshots {
