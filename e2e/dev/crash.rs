@@ -246,5 +246,6 @@ fn a_crash_around_any_store_call_loses_nothing() {
 #[test]
 fn a_crash_at_any_step_of_a_slot_loses_nothing() {
     let steps = lifecycle::slot::STEPS;
-    crash_at(steps.iter().map(|step| format!("slot.{}", step.name())));
+    let steps = steps.iter().map(|step| format!("slot.{}", step.name()));
+    crash_at(steps.chain(["executor.prepare".to_owned()]));
 }

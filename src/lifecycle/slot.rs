@@ -16,7 +16,10 @@ pub const SKEW: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Desired {
     /// Nothing is assigned.
-    Free,
+    Free {
+        /// A sandbox should be created ahead: there is none, and [`worth_ahead`] says for what.
+        prepare: bool,
+    },
     /// Bring the assignment up.
     Starting {
         /// Of the assignment.
@@ -82,6 +85,8 @@ pub enum Step {
     Wait,
     /// Ask the executor again.
     Ask,
+    /// Create a sandbox ahead, for the next assignment.
+    Prepare,
     /// Bring the assignment up.
     Start,
     /// It is up: say so.
@@ -105,9 +110,10 @@ pub enum Step {
 }
 
 /// Every step, for those that have to think of each.
-pub const STEPS: [Step; 12] = [
+pub const STEPS: [Step; 13] = [
     Step::Wait,
     Step::Ask,
+    Step::Prepare,
     Step::Start,
     Step::Confirm,
     Step::Freeze,
@@ -126,6 +132,7 @@ impl Step {
         match self {
             Step::Wait => "wait",
             Step::Ask => "ask",
+            Step::Prepare => "prepare",
             Step::Start => "start",
             Step::Confirm => "confirm",
             Step::Freeze => "freeze",
@@ -149,7 +156,7 @@ pub fn plan(desired: &Desired, lease: Lease, sandbox: &Observed<Sandbox>) -> Ste
         Observed::Known(sandbox) => *sandbox,
     };
     match *desired {
-        Desired::Free => free(sandbox),
+        Desired::Free { prepare } => free(prepare, sandbox),
         Desired::Starting { epoch, awaited } => match lease {
             Lease::Unknown | Lease::Held => starting(epoch, awaited, lease, sandbox),
             // What did not come up in time does not come up.
@@ -161,8 +168,9 @@ pub fn plan(desired: &Desired, lease: Lease, sandbox: &Observed<Sandbox>) -> Ste
     }
 }
 
-fn free(sandbox: Sandbox) -> Step {
+fn free(prepare: bool, sandbox: Sandbox) -> Step {
     match sandbox {
+        Sandbox::Clean if prepare => Step::Prepare,
         Sandbox::Clean => Step::Wait,
         Sandbox::Busy | Sandbox::Running { .. } | Sandbox::Frozen { .. } | Sandbox::Exited => {
             Step::End
@@ -235,6 +243,15 @@ fn saving(epoch: Epoch, saved: bool, lease: Lease, sandbox: Sandbox) -> Step {
         (Sandbox::Frozen { .. }, false, lease) => frozen_under(lease),
         (Sandbox::Exited, false, _) => Step::GiveUpSaving,
         (Sandbox::Dirty, _, _) => Step::Rebuild,
+    }
+}
+
+/// For what a free slot should create a sandbox ahead: for what it started last, else for what its pool started latest on this node. One
+/// that it has stays, though others start something else: where templates mix, slots that keep to theirs have more of them ready.
+pub fn worth_ahead<'a, T>(has: bool, last: Option<&'a T>, latest: Option<&'a T>) -> Option<&'a T> {
+    match has {
+        true => None,
+        false => last.or(latest),
     }
 }
 
@@ -375,13 +392,17 @@ mod tests {
             Frozen { epoch: OLD },
             Exited,
         ];
+        let free = |prepare| Free { prepare };
         let starting = |awaited| Starting { epoch: E, awaited };
         let saving = |saved| Saving { epoch: E, saved };
         let serving = Serving { epoch: E };
         for (desired, lease, steps) in [
-            (Free, Held, [Wait, End, End, End, End, End, End]),
-            (Free, Unknown, [Wait, End, End, End, End, End, End]),
-            (Free, Lapsed, [Wait, End, End, End, End, End, End]),
+            (free(false), Held, [Wait, End, End, End, End, End, End]),
+            (free(false), Unknown, [Wait, End, End, End, End, End, End]),
+            (free(false), Lapsed, [Wait, End, End, End, End, End, End]),
+            (free(true), Held, [Prepare, End, End, End, End, End, End]),
+            (free(true), Unknown, [Prepare, End, End, End, End, End, End]),
+            (free(true), Lapsed, [Prepare, End, End, End, End, End, End]),
             (
                 starting(true),
                 Held,
@@ -448,6 +469,24 @@ mod tests {
             assert_eq!(plan(&desired, lease, &Observed::Known(Dirty)), Rebuild);
             assert_eq!(plan(&desired, lease, &Observed::Absent), Rebuild);
             assert_eq!(plan(&desired, lease, &Observed::Unknown), Ask);
+        }
+    }
+
+    #[test]
+    fn a_free_slot_is_ready_for_what_it_ran_or_else_for_what_its_pool_runs() {
+        let (mine, pools) = (Some(&"mine"), Some(&"pool's"));
+        for (has, last, latest, worth) in [
+            (false, None, None, None),
+            (false, mine, None, mine),
+            (false, None, pools, pools),
+            (false, mine, pools, mine),
+            (true, None, None, None),
+            (true, mine, None, None),
+            (true, None, pools, None),
+            (true, mine, pools, None),
+        ] {
+            let got = worth_ahead(has, last, latest);
+            assert_eq!(got, worth, "{has} {last:?} {latest:?}");
         }
     }
 

@@ -35,6 +35,25 @@ pub(super) fn open(log_dir: &Path, container: &str) -> Result<File, Error> {
         .map_err(Error::io(format!("cannot open the log {}", path.display())))
 }
 
+/// Makes the logs in `from`, to which nothing was written yet, those of `log_dir`: they go on where these end. Whoever has them open keeps
+/// them.
+pub fn take_over(from: &Path, log_dir: &Path) -> io::Result<()> {
+    for log in std::fs::read_dir(from)? {
+        let log = log?.path();
+        let name = log.file_name().and_then(|name| name.to_str());
+        let Some(container) = name.and_then(|name| name.strip_suffix(".log")) else {
+            continue;
+        };
+        rotate(log_dir, container, MAX_BYTES)?;
+        let to = path(log_dir, container);
+        match std::fs::copy(&to, &log) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => std::fs::rename(&log, &to)?,
+        }
+    }
+    Ok(())
+}
+
 /// Rotates the container's log if it is larger than `max` bytes. Lines that are written meanwhile may be lost.
 pub fn rotate(log_dir: &Path, container: &str, max: u64) -> io::Result<bool> {
     let current = path(log_dir, container);
@@ -74,5 +93,19 @@ mod tests {
         assert_eq!(now, b"new", "appended at the cut, without a hole");
         let old = std::fs::read(rotated_path(dir.path(), "app")).unwrap();
         assert_eq!(old, b"3456789abc", "the newest bytes are kept");
+    }
+
+    #[test]
+    fn a_log_that_was_opened_ahead_goes_on_where_the_actors_ends() {
+        let (ahead, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for known in ["", "old "] {
+            let mut log = open(ahead.path(), "app").unwrap();
+            take_over(ahead.path(), own.path()).unwrap();
+            log.write_all(b"new ").unwrap();
+            let now = std::fs::read(path(own.path(), "app")).unwrap();
+            assert_eq!(now, format!("{known}new ").into_bytes());
+            std::fs::write(path(own.path(), "app"), "old ").unwrap();
+            assert_eq!(std::fs::read_dir(ahead.path()).unwrap().count(), 0);
+        }
     }
 }

@@ -44,6 +44,13 @@ pub enum Observed {
 /// A call that is dropped half-way leaves what [`Sandbox::stop`] removes.
 #[async_trait]
 pub trait Sandbox: Send + Sync {
+    /// Creates a sandbox for a restore to come: with the containers, runtime, network, directories and generation of
+    /// `spec`. Whose it will be is not known yet. One at a time: an earlier one goes.
+    ///
+    /// Afterwards it exists and has run nothing; [`Sandbox::observe`] says [`Observed::Absent`] still. A restore with the same
+    /// of all these (but the environment and where logs go, for which its output files are moved) takes it; any other start removes it. After an error nothing of the attempt is left.
+    async fn prepare(&self, spec: &Spec) -> Result<Steps, Error>;
+
     /// Starts the containers of `spec`.
     ///
     /// Afterwards every container's process has been started (which says nothing about readiness) and
@@ -73,9 +80,10 @@ pub trait Sandbox: Send + Sync {
     /// Lets the frozen sandbox go on where it was. Thawing a running one is success; after an error it may be either.
     async fn thaw(&self) -> Result<(), Error>;
 
-    /// Ends the sandbox, whatever its state, and removes what the runtime keeps of it. Nothing to stop is success.
+    /// Ends the sandbox, whatever its state, and one that was created ahead, and removes what the runtime keeps of them. Nothing
+    /// to stop is success.
     ///
-    /// Afterwards none of its processes lives and [`Sandbox::observe`] says [`Observed::Absent`].
+    /// Afterwards none of their processes lives and [`Sandbox::observe`] says [`Observed::Absent`].
     async fn stop(&self) -> Result<Steps, Error>;
 
     /// Asks the runtime; an error means that it could not be asked, and nothing else.
@@ -84,6 +92,7 @@ pub trait Sandbox: Send + Sync {
     /// Returns the exit code when the present sandbox has ended by itself; never, while there is none.
     async fn exited(&self) -> i32;
 
-    /// What is left of sandboxes although there is none: what [`Sandbox::stop`] should have removed. Empty is clean.
+    /// What is left of sandboxes although there is none, but for one that was created ahead: what [`Sandbox::stop`] should have
+    /// removed. Empty is clean.
     fn residue(&self) -> Result<Vec<String>, Error>;
 }

@@ -33,9 +33,7 @@ impl Steps {
 /// A sandbox: its containers and the directories and network that are given to it.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Epoch of the assignment; the sandbox's id is made of it.
-    pub epoch: u64,
-    /// Content of `/run/ate/actor-id`, without newline.
+    /// Content of `/run/ate/actor-id`, without newline. Nobody's name while it is created ahead.
     pub actor_id: String,
     /// Content of `/run/ate/generation`, without newline; differs at every boot and restore.
     pub generation: String,
@@ -52,7 +50,7 @@ pub struct Spec {
 }
 
 /// One container of a sandbox. At a restore all of it but the environment must be what it was.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// A DNS label, unique in the sandbox.
     pub name: String,

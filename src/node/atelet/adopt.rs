@@ -91,7 +91,7 @@ async fn sweep(node: &Node, slots: &[Arc<Slot>]) -> Result<(), Error> {
     node.runtimes.sweep()?;
     let sandboxes = node.layout.sandboxes();
     for generation in files::names(&sandboxes)? {
-        if !assignments.iter().any(|a| a.generation == generation) {
+        if !slots.iter().any(|slot| slot.has_generation(&generation)) {
             files::remove_dir(&sandboxes.join(generation))?;
         }
     }

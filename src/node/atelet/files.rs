@@ -35,6 +35,18 @@ pub(super) struct DesiredFile {
     pub assignment: Option<Assignment>,
     /// Actors (by uid) and epochs of the assignments that ended last, newest last.
     pub ended: Vec<(String, Epoch)>,
+    /// The sandbox that was created ahead: while the slot is free, or is about to start, or because it did not fit.
+    #[serde(default)]
+    pub ahead: Option<Ahead>,
+}
+
+/// A sandbox created ahead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ahead {
+    /// Of the assignment that takes it: names the sandbox's directory.
+    pub generation: String,
+    /// What an assignment must be made of to take it.
+    pub fits: String,
 }
 
 /// What a slot is assigned.

@@ -13,7 +13,7 @@ use super::processes::ProcessSlots;
 use super::provider::SlotProvider;
 use super::report::Reporter;
 use super::runtime::Runtimes;
-use super::slot::Node;
+use super::slot::{AT_ONCE, Latest, Node};
 use super::snapshots::Snapshots;
 use super::workload::Images;
 use crate::image::ImageStore;
@@ -26,7 +26,7 @@ use crate::telemetry::chain;
 use std::fs::{File, TryLockError};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
@@ -149,6 +149,8 @@ async fn node(options: &Options, layout: Layout) -> Result<Node, Error> {
         fences: Fences::open(layout.incarnation())?,
         lease: Lease::new(),
         provider,
+        latest: Latest::new(),
+        creating: Semaphore::new(AT_ONCE),
         changed: watch::Sender::new(()),
         layout,
     })

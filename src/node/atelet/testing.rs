@@ -1,6 +1,6 @@
 //! For tests: a node agent with real executors and sandboxes, on a machine whose network is the test's own.
 
-use super::files::{self, SlotFile};
+use super::files::{self, DesiredFile, SlotFile};
 use super::{Form, Options, PoolSlots, Processes, run};
 use crate::image::{ImageConfig, layout};
 use crate::network::testing::apart;
@@ -247,6 +247,26 @@ impl World {
         let (agent, stop) = self.agent.take().unwrap();
         stop.cancel();
         agent.await.unwrap().unwrap();
+    }
+
+    /// Generation of the sandbox that a slot has ahead, or is about to.
+    pub fn ahead(&self, slot: &str) -> Option<String> {
+        let dir = self.node_dir().join(format!("slots/team:{slot}"));
+        let desired: Option<DesiredFile> = files::read(&dir.join("desired.json")).unwrap();
+        desired?.ahead.map(|ahead| ahead.generation)
+    }
+
+    /// Waits until a slot has one, or would let an order wait for it.
+    pub async fn created_ahead(&self, slot: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let dir = |ahead: &String| self.node_dir().join("sandboxes").join(ahead).is_dir();
+            if let Some(ahead) = self.ahead(slot).filter(dir) {
+                return ahead;
+            }
+            assert!(Instant::now() < deadline, "never created ahead on {slot}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// A client with another process's certificate.

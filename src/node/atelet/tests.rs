@@ -8,7 +8,7 @@ use crate::node::atelet::files;
 use crate::proto::atenode::slot::Phase;
 use crate::proto::atenode::{
     CheckpointRequest, DeleteSnapshotsRequest, DescribeSnapshotRequest, LogsRequest,
-    PublishRequest, SnapshotRef,
+    PublishRequest, RestoreResponse, SnapshotRef,
 };
 use crate::rpc::nodes::{NodeClient, NodeError};
 use std::time::Instant;
@@ -27,8 +27,12 @@ fn failed<T: std::fmt::Debug>(result: Result<T, NodeError>) -> (Reason, String) 
     }
 }
 
+/// Directories of sandboxes, but for those that were created ahead.
 fn sandboxes(world: &World) -> Vec<String> {
-    files::names(&world.node_dir().join("sandboxes")).unwrap()
+    let mut names = files::names(&world.node_dir().join("sandboxes")).unwrap();
+    let ahead = ["p-0", "p-1"].map(|slot| world.ahead(slot));
+    names.retain(|name| !ahead.iter().flatten().any(|ahead| ahead == name));
+    names
 }
 
 #[test]
@@ -55,6 +59,7 @@ fn an_actor_sleeps_and_wakes_on_another_slot_with_memory_and_files() {
         let again = world.checkpoint(&first.uid, &a, 2, false).await;
         assert_eq!(again.unwrap(), snapshot, "the same again is so already");
 
+        let ahead = world.created_ahead("p-1").await;
         let request = world.restore_request(&second.uid, &a, 3, &snapshot);
         let begun = Instant::now();
         let response = world.nodes.restore(&world.address, request, LONG).await;
@@ -70,16 +75,61 @@ fn an_actor_sleeps_and_wakes_on_another_slot_with_memory_and_files() {
         );
         assert_eq!(
             in_the_executor,
-            [
-                "network", "create", "restore", "readyz", "gate", "executor", "confirm"
-            ]
+            ["restore", "readyz", "executor", "confirm"]
         );
         let (memory, file, new) = count(&response.address).await;
         assert_eq!((memory, file), (3, 3));
         assert_ne!(new, generation);
+        assert_eq!(new, ahead);
         world.end(&second.uid, &a, 4).await.unwrap();
         world.settled(2).await;
         assert_eq!(sandboxes(&world), [""; 0]);
+    });
+}
+
+#[test]
+fn a_sandbox_created_ahead_outlives_the_agent_and_goes_where_it_does_not_fit() {
+    with_node(1, |mut world| async move {
+        let uid = world.settled(1).await[0].uid.clone();
+        let a = actor("a");
+        let address = world.run(&uid, &a, 1).await.unwrap();
+        count(&address).await;
+        fetch(&address, "/log?bytes=1000").await;
+        let snapshot = world.checkpoint(&uid, &a, 2, false).await.unwrap();
+        let ahead = world.created_ahead("p-0").await;
+        world.stop().await;
+        world.start().await;
+        world.settled(1).await;
+        assert_eq!(world.ahead("p-0").as_ref(), Some(&ahead));
+        let steps = |response: RestoreResponse| {
+            let steps = response.steps.into_iter();
+            steps.map(|step| step.name).collect::<Vec<_>>()
+        };
+        let request = world.restore_request(&uid, &a, 3, &snapshot);
+        let response = world.nodes.restore(&world.address, request, LONG).await;
+        let response = response.unwrap();
+        let (memory, _, generation) = count(&response.address).await;
+        assert_eq!((memory, generation), (2, ahead));
+        assert!(!steps(response.clone()).contains(&"create".to_owned()));
+        fetch(&response.address, "/log?bytes=500").await;
+        let log = world.node_dir().join("actors/team:counter:a/logs/app.log");
+        assert_eq!(log.metadata().unwrap().len(), 1500, "before and after");
+        let snapshot = world.checkpoint(&uid, &a, 4, false).await.unwrap();
+
+        // A workload that the sandbox was not created for.
+        let ahead = world.created_ahead("p-0").await;
+        let mut request = world.restore_request(&uid, &a, 5, &snapshot);
+        let workload = request.workload.as_mut().unwrap();
+        workload.containers[0].working_dir = "/app".into();
+        let unfit = world.nodes.restore(&world.address, request, LONG).await;
+        assert_eq!(failed(unfit).0, Reason::RestoreFailed);
+        let next = world.created_ahead("p-0").await;
+        assert_ne!(next, ahead);
+        assert_eq!(
+            files::names(&world.node_dir().join("sandboxes")).unwrap(),
+            [next]
+        );
+        world.settled(1).await;
     });
 }
 

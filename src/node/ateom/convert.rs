@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// What an executor is to run.
 pub(super) struct Order {
+    pub epoch: u64,
     pub spec: Spec,
     pub probes: Vec<readyz::Probe>,
     pub app_port: u16,
@@ -20,37 +21,51 @@ pub(super) struct Order {
 
 /// Checks an order. `netns` is the slot's interior network.
 pub(super) fn order(wire: Option<SandboxSpec>, netns: &Path) -> Result<Order, Error> {
-    let wire = wire.ok_or_else(|| Error::Invalid("spec is missing".into()))?;
+    let mut wire = wire.ok_or_else(|| Error::Invalid("spec is missing".into()))?;
     let actor = wire
         .actor
+        .take()
         .ok_or_else(|| Error::Invalid("spec.actor is missing".into()))?;
     if actor.actor_id.is_empty() || wire.generation.is_empty() || wire.epoch == 0 {
         return Err(Error::Invalid(
             "spec.actor.actor_id, spec.generation and spec.epoch are required".into(),
         ));
     }
+    let probes = wire.containers.iter().filter_map(|c| c.readyz.as_ref());
+    Ok(Order {
+        epoch: wire.epoch,
+        probes: probes.map(probe).collect::<Result<_, _>>()?,
+        app_port: port("spec.app_port", wire.app_port)?,
+        host_port: port("spec.host_port", wire.host_port)?,
+        spec: spec(wire, actor.actor_id.clone(), netns)?,
+        actor,
+    })
+}
+
+/// Checks what is to be created ahead of an order.
+pub(super) fn ahead(wire: Option<SandboxSpec>, netns: &Path) -> Result<Spec, Error> {
+    let wire = wire.ok_or_else(|| Error::Invalid("spec is missing".into()))?;
+    if wire.generation.is_empty() {
+        return Err(Error::Invalid("spec.generation is required".into()));
+    }
+    spec(wire, String::new(), netns)
+}
+
+fn spec(wire: SandboxSpec, actor_id: String, netns: &Path) -> Result<Spec, Error> {
     match wire.runtime.and_then(|runtime| runtime.backend) {
         Some(Backend::Gvisor(_)) => {}
         Some(Backend::Criu(_) | Backend::Microvm(_)) | None => {
             return Err(Error::Invalid("this executor runs gVisor only".into()));
         }
     }
-    let probes = wire.containers.iter().filter_map(|c| c.readyz.as_ref());
-    Ok(Order {
-        probes: probes.map(probe).collect::<Result<_, _>>()?,
-        app_port: port("spec.app_port", wire.app_port)?,
-        host_port: port("spec.host_port", wire.host_port)?,
-        spec: Spec {
-            epoch: wire.epoch,
-            actor_id: actor.actor_id.clone(),
-            generation: wire.generation,
-            containers: wire.containers.into_iter().map(container).collect(),
-            runtime: absolute("spec.runtime_path", wire.runtime_path)?,
-            netns: netns.to_owned(),
-            state_dir: absolute("spec.state_dir", wire.state_dir)?,
-            log_dir: absolute("spec.log_dir", wire.log_dir)?,
-        },
-        actor,
+    Ok(Spec {
+        actor_id,
+        generation: wire.generation,
+        containers: wire.containers.into_iter().map(container).collect(),
+        runtime: absolute("spec.runtime_path", wire.runtime_path)?,
+        netns: netns.to_owned(),
+        state_dir: absolute("spec.state_dir", wire.state_dir)?,
+        log_dir: absolute("spec.log_dir", wire.log_dir)?,
     })
 }
 

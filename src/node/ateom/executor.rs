@@ -5,13 +5,16 @@ mod freeze;
 use super::Error;
 use super::convert::Order;
 use super::leftovers::Baseline;
+use crate::failpoint;
 use crate::network::Cidr;
 use crate::network::slot::{self, SlotNetwork};
 use crate::node::deadline::Deadline;
 use crate::proto::atenode::observe_workload_response::State;
 use crate::proto::atenode::{ActorIdentity, ObserveWorkloadResponse};
 use crate::sandbox::gvisor::Gvisor;
-use crate::sandbox::{Error as SandboxError, Observed, Orphans, Sandbox, Steps, logs, readyz};
+use crate::sandbox::{
+    Error as SandboxError, Observed, Orphans, Sandbox, Spec, Steps, logs, readyz,
+};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +34,8 @@ pub(super) struct Executor {
     baseline: Baseline,
     /// Held by the call that is under way.
     turn: Mutex<()>,
+    /// Nothing has run since the slot was proved clean. Changed by the call that has the turn.
+    proved: AtomicBool,
     /// What runs, or is on its way to or from running.
     assignment: watch::Sender<Option<Arc<Order>>>,
     /// The epoch up to which a stop waits for its turn: a start does not wait for readiness any longer.
@@ -56,13 +61,22 @@ impl History {
         if self.ended.len() == REMEMBERED {
             self.ended.pop_front();
         }
-        self.ended.push_back((key(&order.actor), order.spec.epoch));
+        self.ended.push_back((key(&order.actor), order.epoch));
     }
 
     fn has_ended(&self, order: &Order) -> bool {
         let key = key(&order.actor);
-        let epoch = order.spec.epoch;
+        let epoch = order.epoch;
         self.ended.iter().any(|(k, e)| *k == key && epoch <= *e)
+    }
+}
+
+impl Error {
+    fn taken(now: &Order) -> Error {
+        Error::Taken {
+            actor: key(&now.actor),
+            epoch: now.epoch,
+        }
     }
 }
 
@@ -87,6 +101,7 @@ impl Executor {
             network,
             baseline: Baseline::take(lent)?,
             turn: Mutex::new(()),
+            proved: AtomicBool::new(false),
             assignment: watch::Sender::new(None),
             stopping: watch::Sender::new(None),
             frozen: AtomicBool::new(false),
@@ -104,7 +119,7 @@ impl Executor {
     /// already is confirmed. After an error the slot is as free as it was.
     pub async fn start(&self, order: Order, image: Option<&Path>) -> Result<Steps, Error> {
         let turn = self.turn.lock().await;
-        let epoch = order.spec.epoch;
+        let epoch = order.epoch;
         if let Some(now) = self.current() {
             return self.confirm(&order, &now).await;
         }
@@ -112,10 +127,10 @@ impl Executor {
             let reason = "this assignment has ended";
             return Err(Error::Fenced { epoch, reason });
         }
-        let left = self.left().await?;
-        if !left.is_empty() {
-            return Err(Error::Dirty(left.join(", ")));
+        if !self.proved.load(Ordering::SeqCst) {
+            self.prove().await?;
         }
+        self.proved.store(false, Ordering::SeqCst);
         let order = Arc::new(order);
         self.assignment.send_replace(Some(order.clone()));
         let result = self.bring_up(&order, image).await;
@@ -130,19 +145,34 @@ impl Executor {
         result
     }
 
+    /// Creates a sandbox for a restore to come.
+    pub async fn prepare(&self, spec: Spec) -> Result<Steps, Error> {
+        let turn = self.turn.lock().await;
+        if let Some(now) = self.current() {
+            return Err(Error::taken(&now));
+        }
+        self.prove().await?;
+        failpoint::crash("executor.prepare.before");
+        let prepared = self.sandbox.prepare(&spec).await;
+        failpoint::crash("executor.prepare.after");
+        if prepared.is_ok() {
+            self.baseline.accept_ahead()?;
+        } else if let Err(error) = self.tear_down(&turn, false).await {
+            tracing::warn!(%error, "cannot clean up after a sandbox that could not be created ahead");
+        }
+        Ok(prepared?)
+    }
+
     /// Answers an order while there is an assignment.
     async fn confirm(&self, order: &Order, now: &Order) -> Result<Steps, Error> {
-        let (epoch, running) = (order.spec.epoch, now.spec.epoch);
+        let epoch = order.epoch;
         let same = key(&order.actor) == key(&now.actor);
-        if same && epoch < running {
+        if same && epoch < now.epoch {
             let reason = "a newer one runs";
             return Err(Error::Fenced { epoch, reason });
         }
-        if !same || epoch > running {
-            return Err(Error::Taken {
-                actor: key(&now.actor),
-                epoch: running,
-            });
+        if !same || epoch > now.epoch {
+            return Err(Error::taken(now));
         }
         match self.sandbox.observe().await? {
             Observed::Running => Ok(Steps::default()),
@@ -152,14 +182,17 @@ impl Executor {
     }
 
     async fn bring_up(&self, order: &Order, image: Option<&Path>) -> Result<Steps, Error> {
-        let mut steps = Steps::default();
-        // A sandbox takes address and route off the interface when it starts.
-        steps.time("network", self.network.refresh()).await?;
-        let started = match image {
+        // Nobody knows the port yet.
+        let (steps, opened) = tokio::join!(self.set_going(order, image), self.open(order));
+        opened?;
+        steps
+    }
+
+    async fn set_going(&self, order: &Order, image: Option<&Path>) -> Result<Steps, Error> {
+        let mut steps = match image {
             None => self.sandbox.run(&order.spec).await?,
             Some(image) => self.sandbox.restore(&order.spec, image).await?,
         };
-        steps.extend(started);
         let ready = async {
             for probe in &order.probes {
                 readyz::wait(slot::INNER.into(), probe).await?;
@@ -170,7 +203,7 @@ impl Executor {
         let ready = async {
             tokio::select! {
                 biased;
-                Ok(_) = stopping.wait_for(|up_to| *up_to >= Some(order.spec.epoch)) => Err(Error::Stopped),
+                Ok(_) = stopping.wait_for(|up_to| *up_to >= Some(order.epoch)) => Err(Error::Stopped),
                 code = self.sandbox.exited() => Err(Error::Ended { code }),
                 ready = ready => ready,
             }
@@ -178,7 +211,6 @@ impl Executor {
         if !order.probes.is_empty() {
             steps.time("readyz", ready).await?;
         }
-        steps.time("gate", self.open(order)).await?;
         Ok(steps)
     }
 
@@ -202,7 +234,7 @@ impl Executor {
                 .into()),
             };
         };
-        if epoch != order.spec.epoch {
+        if epoch != order.epoch {
             let reason = "another one runs";
             return Err(Error::Fenced { epoch, reason });
         }
@@ -241,7 +273,7 @@ impl Executor {
             .send_modify(|up_to| *up_to = (*up_to).max(Some(epoch)));
         let turn = self.turn.lock().await;
         self.stopping.send_replace(None);
-        if self.current().is_some_and(|now| epoch < now.spec.epoch) {
+        if self.current().is_some_and(|now| epoch < now.epoch) {
             let reason = "a newer one runs";
             return Err(Error::Fenced { epoch, reason });
         }
@@ -254,7 +286,7 @@ impl Executor {
         let turn = self.turn.try_lock();
         if let Some(now) = self.current() {
             answer.actor = Some(now.actor.clone());
-            answer.epoch = now.spec.epoch;
+            answer.epoch = now.epoch;
             answer.host_port = now.host_port.into();
         }
         let (state, message) = match turn {
@@ -275,9 +307,10 @@ impl Executor {
                 *exit_code = code;
                 (State::Exited, String::new())
             }
-            (None, Observed::Absent) => match self.left().await? {
-                left if left.is_empty() => (State::Clean, String::new()),
-                left => (State::Dirty, left.join(", ")),
+            (None, Observed::Absent) => match self.prove().await {
+                Ok(()) => (State::Clean, String::new()),
+                Err(Error::Dirty(left)) => (State::Dirty, left),
+                Err(error) => return Err(error),
             },
             (assignment, observed) => {
                 let expected = assignment.map_or("none", |_| "one");
@@ -287,7 +320,8 @@ impl Executor {
         })
     }
 
-    /// Ends the sandbox and removes what it leaves behind in our namespaces. The assignment is gone when the sandbox is.
+    /// Ends the sandbox and removes what it leaves behind in our namespaces. The assignment is gone when the sandbox is. The
+    /// interior has its address and route again, which a sandbox takes away when it starts.
     async fn tear_down(&self, _turn: &MutexGuard<'_, ()>, ended: bool) -> Result<Steps, Error> {
         let mut steps = Steps::default();
         steps.time("close", self.network.close()).await?;
@@ -303,19 +337,20 @@ impl Executor {
         };
         steps.time("network", network).await?;
         self.baseline.clean().await?;
-        let left = self.left().await?;
-        match left.is_empty() {
-            true => Ok(steps),
-            false => Err(Error::Dirty(left.join(", "))),
-        }
+        self.prove().await?;
+        Ok(steps)
     }
 
-    /// What is left of sandboxes while there is none. Empty is clean.
-    async fn left(&self) -> Result<Vec<String>, Error> {
+    /// Looks for what is left of sandboxes while there is none, but for one that was created ahead.
+    async fn prove(&self) -> Result<(), Error> {
         let mut left = self.baseline.left()?;
         left.extend(self.sandbox.residue()?);
         left.extend(self.network.proof().await?);
-        Ok(left)
+        self.proved.store(left.is_empty(), Ordering::SeqCst);
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Dirty(left.join(", "))),
+        }
     }
 
     /// Runs for ever: closes the gate of a sandbox that ended by itself, freezes one whose lease has lapsed, and keeps logs

@@ -5,6 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long killed processes may take to end.
@@ -19,17 +20,36 @@ pub(super) struct Baseline {
     mounts: BTreeSet<String>,
     /// What is mounted below these is the node agent's.
     lent: Vec<PathBuf>,
+    /// Processes and mounts of the sandbox that was created ahead.
+    ahead: Mutex<(BTreeSet<String>, BTreeSet<String>)>,
 }
 
 impl Baseline {
     /// The mounts as they are now; those below `lent` are not the executor's.
     pub fn take(lent: Vec<PathBuf>) -> Result<Baseline, Error> {
         let mounts = mounts(&lent)?;
-        Ok(Baseline { mounts, lent })
+        let ahead = Mutex::default();
+        Ok(Baseline {
+            mounts,
+            lent,
+            ahead,
+        })
+    }
+
+    /// What is there now belongs to the sandbox that was created ahead, until [`Baseline::clean`]. Before it was created nothing was left.
+    pub fn accept_ahead(&self) -> Result<(), Error> {
+        let there = (processes()?, mounts(&self.lent)?);
+        *self.ahead() = there;
+        Ok(())
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, (BTreeSet<String>, BTreeSet<String>)> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kills what still runs, and says what is left. Only while nothing of the executor's own runs. Empty is clean.
     pub async fn clean(&self) -> Result<Vec<String>, Error> {
+        *self.ahead() = Default::default();
         let start = Instant::now();
         while !processes()?.is_empty() && start.elapsed() < END_TIMEOUT {
             // As the first process of the namespace: all others in it. None left is an error, too.
@@ -41,21 +61,19 @@ impl Baseline {
 
     /// Says what is left.
     pub fn left(&self) -> Result<Vec<String>, Error> {
-        let mounts: Vec<_> = mounts(&self.lent)?
-            .difference(&self.mounts)
-            .cloned()
-            .collect();
-        let kinds = [("process", processes()?), ("mount", mounts)];
-        let named = kinds.iter().flat_map(|(kind, things)| {
-            let some = things.iter().take(NAMED);
-            some.map(move |thing| format!("{kind} {thing}"))
-        });
-        Ok(named.collect())
+        let (processes, mounts) = (processes()?, mounts(&self.lent)?);
+        let ahead = self.ahead();
+        let processes = processes.difference(&ahead.0);
+        let mounts = mounts.difference(&self.mounts);
+        let mounts = mounts.filter(|mount| !ahead.1.contains(*mount));
+        let processes = processes.take(NAMED).map(|p| format!("process {p}"));
+        let mounts = mounts.take(NAMED).map(|m| format!("mount {m}"));
+        Ok(processes.chain(mounts).collect())
     }
 }
 
 /// All processes of our pid namespace but ourselves: pid and name.
-fn processes() -> Result<Vec<String>, Error> {
+fn processes() -> Result<BTreeSet<String>, Error> {
     let own = std::process::id();
     let entries = std::fs::read_dir("/proc").map_err(Error::io("list processes"))?;
     Ok(entries

@@ -6,10 +6,10 @@ use crate::network::Cidr;
 use crate::proto::atenode::ateom_server::{Ateom, AteomServer};
 use crate::proto::atenode::{
     CheckpointWorkloadRequest, CheckpointWorkloadResponse, FreezeWorkloadRequest,
-    FreezeWorkloadResponse, ObserveWorkloadRequest, ObserveWorkloadResponse, RenewLeaseRequest,
-    RenewLeaseResponse, RestoreWorkloadRequest, RestoreWorkloadResponse, RunWorkloadRequest,
-    RunWorkloadResponse, StopWorkloadRequest, StopWorkloadResponse, ThawWorkloadRequest,
-    ThawWorkloadResponse,
+    FreezeWorkloadResponse, ObserveWorkloadRequest, ObserveWorkloadResponse,
+    PrepareWorkloadRequest, PrepareWorkloadResponse, RenewLeaseRequest, RenewLeaseResponse,
+    RestoreWorkloadRequest, RestoreWorkloadResponse, RunWorkloadRequest, RunWorkloadResponse,
+    StopWorkloadRequest, StopWorkloadResponse, ThawWorkloadRequest, ThawWorkloadResponse,
 };
 use crate::sandbox::{Orphans, Steps};
 use std::os::unix::fs::PermissionsExt;
@@ -184,6 +184,17 @@ impl Ateom for Service {
         let work = async move { executor.start(order, Some(&image)).await };
         let steps = convert::timings(&to_its_end(work).await?);
         Ok(Response::new(RestoreWorkloadResponse { steps }))
+    }
+
+    async fn prepare_workload(
+        &self,
+        request: Request<PrepareWorkloadRequest>,
+    ) -> Result<Response<PrepareWorkloadResponse>, Status> {
+        let executor = self.0.clone();
+        let spec = convert::ahead(request.into_inner().spec, executor.netns())?;
+        let work = async move { executor.prepare(spec).await };
+        let steps = convert::timings(&to_its_end(work).await?);
+        Ok(Response::new(PrepareWorkloadResponse { steps }))
     }
 
     async fn stop_workload(

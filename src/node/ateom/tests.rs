@@ -8,9 +8,9 @@ use crate::proto::atenode::ateom_client::AteomClient;
 use crate::proto::atenode::observe_workload_response::State;
 use crate::proto::atenode::{
     ActorIdentity, CheckpointWorkloadRequest, ContainerBundle, EnvVar, FreezeWorkloadRequest,
-    GvisorConfig, HttpGet, ObserveWorkloadRequest, ObserveWorkloadResponse, Readyz,
-    RenewLeaseRequest, RestoreWorkloadRequest, RunWorkloadRequest, RuntimeConfig, SandboxSpec,
-    StopWorkloadRequest, ThawWorkloadRequest, runtime_config::Backend,
+    GvisorConfig, HttpGet, ObserveWorkloadRequest, ObserveWorkloadResponse, PrepareWorkloadRequest,
+    Readyz, RenewLeaseRequest, RestoreWorkloadRequest, RunWorkloadRequest, RuntimeConfig,
+    SandboxSpec, StopWorkloadRequest, ThawWorkloadRequest, runtime_config::Backend,
 };
 use crate::sandbox::testing::{PATIENCE, find, get, rootfs};
 use nix::sys::signal::Signal;
@@ -117,16 +117,26 @@ impl Worker {
         call.map(drop)
     }
 
-    async fn restore(&self, spec: &SandboxSpec, image_dir: &str) -> Result<(), Status> {
+    async fn restore(&self, spec: &SandboxSpec, image_dir: &str) -> Result<Vec<String>, Status> {
         let request = RestoreWorkloadRequest {
             spec: Some(spec.clone()),
             image_dir: image_dir.into(),
         };
-        self.client
-            .clone()
-            .restore_workload(request)
-            .await
-            .map(drop)
+        let response = self.client.clone().restore_workload(request).await?;
+        let steps = response.into_inner().steps.into_iter();
+        Ok(steps.map(|step| step.name).collect())
+    }
+
+    async fn prepare(&self, spec: &SandboxSpec) -> Result<(), Status> {
+        let request = PrepareWorkloadRequest {
+            spec: Some(SandboxSpec {
+                actor: None,
+                epoch: 0,
+                ..spec.clone()
+            }),
+        };
+        let call = self.client.clone().prepare_workload(request).await;
+        call.map(drop)
     }
 
     async fn stop(&self, epoch: u64) -> Result<(), Status> {
@@ -278,7 +288,7 @@ fn an_actor_goes_on_in_another_slot_and_leaves_the_first_one_clean() {
         assert_eq!(first.state().await, State::Clean);
         let spec = with_env(actor("a", 5), "READY_DELAY_MS", "200");
         let steps = first.run(&spec).await.unwrap();
-        assert_eq!(steps, ["network", "create", "start", "readyz", "gate"]);
+        assert_eq!(steps, ["create", "start", "readyz"]);
         assert_eq!(first.count(&spec).await["memory"], 1);
         let observed = first.observe().await;
         assert_eq!(observed.state(), State::Running);
@@ -337,6 +347,60 @@ fn an_actor_goes_on_in_another_slot_and_leaves_the_first_one_clean() {
         first.stop(1).await.unwrap();
         first.stop(1).await.expect("may be repeated");
         assert_eq!(first.state().await, State::Clean);
+    });
+}
+
+#[test]
+fn a_slot_with_a_sandbox_created_ahead_is_clean_and_its_next_actor_takes_it() {
+    apart(|| async {
+        let worker = Worker::new(0).await;
+        let first = actor("a", 1);
+        worker.run(&first).await.unwrap();
+        worker.count(&first).await;
+        let taken = worker.prepare(&first).await;
+        assert_eq!(code(taken), Code::FailedPrecondition);
+        worker.checkpoint(1, "/run/image").await.unwrap();
+
+        let second = actor("a", 2);
+        worker.prepare(&second).await.unwrap();
+        assert!(worker.pids().len() > 2, "executor, sandbox, gofer");
+        for _ in 0..3 {
+            assert_eq!(worker.state().await, State::Clean);
+        }
+        let steps = worker.restore(&second, "/run/image").await.unwrap();
+        assert_eq!(steps, ["restore", "readyz"]);
+        assert_eq!(worker.count(&second).await["memory"], 2);
+        worker.stop(2).await.unwrap();
+        assert_eq!(
+            (worker.state().await, worker.pids().len()),
+            (State::Clean, 1)
+        );
+
+        // What is not of it is a stranger still.
+        worker.prepare(&actor("a", 3)).await.unwrap();
+        let command = format!("{} 1000", find("sleep").display());
+        let pid = worker.process.pid().to_string();
+        let mut stranger = Command::new("nsenter");
+        stranger.args(["--target", &pid, "--pid", "sh", "-c", &command]);
+        let mut stranger = stranger.spawn().unwrap();
+        worker.until(State::Dirty).await;
+        worker.stop(3).await.unwrap();
+        stranger.wait().unwrap();
+        assert_eq!(
+            (worker.state().await, worker.pids().len()),
+            (State::Clean, 1)
+        );
+
+        // And one that nobody took ends with its executor.
+        worker.prepare(&actor("a", 4)).await.unwrap();
+        let pids = worker.pids();
+        assert!(pids.len() > 2);
+        worker.process.signal(Signal::SIGKILL).unwrap();
+        let ended = tokio::time::timeout(PATIENCE, worker.process.ended());
+        ended.await.expect("it ends").unwrap();
+        for pid in pids {
+            assert!(!Path::new("/proc").join(pid.to_string()).exists());
+        }
     });
 }
 

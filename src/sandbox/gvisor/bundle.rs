@@ -65,7 +65,7 @@ fn config(spec: &Spec, container: &Container, role: &Role<'_>) -> Result<Vec<u8>
         .set_root(Some(root))
         .set_process(Some(process(container)?))
         .set_mounts(Some(mounts(spec)?))
-        .set_hostname(Some(spec.actor_id.clone()))
+        .set_hostname(Some(spec.actor_id.clone()).filter(|name| !name.is_empty()))
         .set_annotations(Some(annotations(container, role)))
         .set_linux(Some(linux(spec)?));
     sorted(&config).map_err(|e| Error::Invalid(e.to_string()))
@@ -215,7 +215,6 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
-            epoch: 1,
             actor_id: "a1".into(),
             generation: "g1".into(),
             containers: vec![Container {

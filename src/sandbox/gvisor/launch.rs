@@ -1,6 +1,6 @@
 //! Bringing a sandbox into being, fresh or from an image.
 
-use super::super::{Container, Error, Sandbox, Spec, Steps, logs, pause};
+use super::super::{Error, Sandbox, Spec, Steps, logs, pause};
 use super::bundle::{self, Role};
 use super::runsc::{self, Runsc};
 use super::{Current, Gvisor};
@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering;
 
 /// More containers than any template has; the ids count them with two digits.
 const MAX_CONTAINERS: usize = 64;
+/// Where in its directory a sandbox writes.
+const OVERLAY: &str = "overlay";
 /// Name of the pause root's log.
 const PAUSE_LOG: &str = ".pause";
 
@@ -20,118 +22,87 @@ impl Gvisor {
         if self.current().is_some() {
             return Err(Error::Exists);
         }
-        self.orphans.forget();
-        let current = Arc::new(self.prepare(spec)?);
+        // What was created ahead has no environment to start with.
+        let ahead = image.and_then(|_| self.spare.take(spec, &self.orphans));
+        let created = ahead.is_some();
+        let current = match ahead {
+            Some(ahead) => ahead,
+            None => Arc::new(self.allot(spec)?),
+        };
         self.current.send_replace(Some(current.clone()));
         let mut steps = Steps::default();
-        let result = match &spec.containers[..] {
-            [only] => {
-                self.launch_alone(&current, spec, only, image, &mut steps)
-                    .await
+        let launched = async {
+            bundle::write_identity(spec)?;
+            if !created {
+                self.create_root(&current, spec, &mut steps).await?;
             }
-            _ => self.launch_pod(&current, spec, image, &mut steps).await,
+            self.set_going(&current, spec, image, &mut steps).await
         };
-        if let Err(error) = result {
-            if let Err(e) = self.stop().await {
-                tracing::warn!(error = %e, "cannot remove what is left of a failed start");
-            }
-            return Err(error);
-        }
+        let launched = launched.await;
+        self.or_nothing(launched).await?;
+        self.spare.discard(&self.orphans);
         Ok(steps)
     }
 
+    /// Removes everything if there is an error.
+    pub(super) async fn or_nothing(&self, result: Result<(), Error>) -> Result<(), Error> {
+        if result.is_err()
+            && let Err(e) = self.stop().await
+        {
+            tracing::warn!(error = %e, "cannot remove what is left of a failed start");
+        }
+        result
+    }
+
     /// Directories and ids of a new sandbox.
-    fn prepare(&self, spec: &Spec) -> Result<Current, Error> {
-        bundle::write_identity(spec)?;
-        let overlay = spec.state_dir.join("overlay");
-        std::fs::create_dir_all(&overlay)
-            .map_err(Error::io(format!("cannot make {}", overlay.display())))?;
+    pub(super) fn allot(&self, spec: &Spec) -> Result<Current, Error> {
+        if self.spare.is_empty() {
+            self.orphans.forget();
+        }
+        for dir in [
+            spec.state_dir.join(OVERLAY),
+            bundle::identity_dir(&spec.state_dir),
+        ] {
+            std::fs::create_dir_all(&dir)
+                .map_err(Error::io(format!("cannot make {}", dir.display())))?;
+        }
         let members = match spec.containers.len() {
             1 => 0,
             n => n,
         };
+        let number = self.made.fetch_add(1, Ordering::SeqCst);
         Ok(Current {
             runsc: Runsc {
                 exe: spec.runtime.clone(),
                 root: self.dir.join("root"),
-                overlay,
-                log: self.dir.join("runsc.log"),
+                overlay: spec.state_dir.join(OVERLAY),
+                log: self.dir.join("logs").join(format!("{}.log", id(number, 0))),
             },
-            ids: (0..=members).map(|index| id(spec.epoch, index)).collect(),
+            ids: (0..=members).map(|index| id(number, index)).collect(),
             pid: 0.into(),
             ending: false.into(),
         })
     }
 
-    async fn launch_alone(
+    /// Creates the sandbox with its root: the only container, or the one that holds the others.
+    pub(super) async fn create_root(
         &self,
         current: &Current,
         spec: &Spec,
-        container: &Container,
-        image: Option<&Path>,
         steps: &mut Steps,
     ) -> Result<(), Error> {
-        let id = current.root();
-        let bundle = self.bundle(id);
-        bundle::write(&bundle, spec, container, &Role::Alone)?;
-        let log = logs::open(&spec.log_dir, &container.name)?;
-        let create = self.create_root(current, &bundle, log);
-        steps.time("create", create).await?;
-        let (name, call, args) = launching(image, id);
-        steps.time(name, current.runsc.call(call, args)).await?;
-        Ok(())
-    }
-
-    async fn launch_pod(
-        &self,
-        current: &Current,
-        spec: &Spec,
-        image: Option<&Path>,
-        steps: &mut Steps,
-    ) -> Result<(), Error> {
-        let root = current.root();
-        let bundle = self.bundle(root);
-        let holder = pause::container(&self.dir.join("pause"))?;
-        bundle::write(&bundle, spec, &holder, &Role::PauseRoot)?;
-        let log = logs::open(&spec.log_dir, PAUSE_LOG)?;
-        let create = self.create_root(current, &bundle, log);
-        steps.time("create pause", create).await?;
-        let (_, call, args) = launching(image, root);
-        let start = current.runsc.call(call, args);
-        steps.time("start pause", start).await?;
-        for (container, id) in spec.containers.iter().zip(&current.ids[1..]) {
-            let bundle = self.bundle(id);
-            bundle::write(&bundle, spec, container, &Role::Member { sandbox: root })?;
-            let log = logs::open(&spec.log_dir, &container.name)?;
-            let again = log.try_clone().map_err(Error::io("cannot share a log"))?;
-            let args = ["-bundle".as_ref(), bundle.as_os_str(), id.as_ref()];
-            let create = current.runsc.call_with_output(&runsc::CREATE, args, log);
-            steps.time("create", create).await?;
-            // Output of the root comes from its create, that of the others from start or restore.
-            let (name, call, args) = launching(image, id);
-            let start = current.runsc.call_with_output(call, args, again);
-            steps.time(name, start).await?;
-        }
-        Ok(())
-    }
-
-    /// As far as a start comes when it is cut off between its two calls.
-    #[cfg(test)]
-    pub(super) async fn create_only(&self, spec: &Spec) -> Result<(), Error> {
-        let current = Arc::new(self.prepare(spec)?);
-        self.current.send_replace(Some(current.clone()));
         let bundle = self.bundle(current.root());
-        bundle::write(&bundle, spec, &spec.containers[0], &Role::Alone)?;
-        let log = logs::open(&spec.log_dir, "app")?;
-        self.create_root(&current, &bundle, log).await
-    }
-
-    async fn create_root(
-        &self,
-        current: &Current,
-        bundle: &Path,
-        log: std::fs::File,
-    ) -> Result<(), Error> {
+        let (step, log) = match &spec.containers[..] {
+            [only] => {
+                bundle::write(&bundle, spec, only, &Role::Alone)?;
+                ("create", logs::open(&spec.log_dir, &only.name)?)
+            }
+            _ => {
+                let holder = pause::container(&self.dir.join("pause"))?;
+                bundle::write(&bundle, spec, &holder, &Role::PauseRoot)?;
+                ("create pause", logs::open(&spec.log_dir, PAUSE_LOG)?)
+            }
+        };
         let pid_file = bundle.join("pid");
         let args = [
             "-bundle".as_ref(),
@@ -140,10 +111,8 @@ impl Gvisor {
             pid_file.as_os_str(),
             current.root().as_ref(),
         ];
-        current
-            .runsc
-            .call_with_output(&runsc::CREATE, args, log)
-            .await?;
+        let create = current.runsc.call_with_output(&runsc::CREATE, args, log);
+        steps.time(step, create).await?;
         let pid = std::fs::read_to_string(&pid_file)
             .map_err(Error::io(format!("cannot read {}", pid_file.display())))?;
         let pid = pid.trim().parse().map_err(|_| Error::Runtime {
@@ -152,6 +121,57 @@ impl Gvisor {
         })?;
         current.pid.store(pid, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Starts or restores the root that was created, then the containers that it holds.
+    async fn set_going(
+        &self,
+        current: &Current,
+        spec: &Spec,
+        image: Option<&Path>,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
+        let root = current.root();
+        let (name, call, args) = launching(image, root);
+        let going = current.runsc.call(call, args);
+        let [_] = &spec.containers[..] else {
+            steps.time("start pause", going).await?;
+            return self.add_members(current, spec, image, steps).await;
+        };
+        steps.time(name, going).await.map(drop)
+    }
+
+    async fn add_members(
+        &self,
+        current: &Current,
+        spec: &Spec,
+        image: Option<&Path>,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
+        let sandbox = current.root();
+        for (container, id) in spec.containers.iter().zip(&current.ids[1..]) {
+            let bundle = self.bundle(id);
+            bundle::write(&bundle, spec, container, &Role::Member { sandbox })?;
+            let log = logs::open(&spec.log_dir, &container.name)?;
+            let again = log.try_clone().map_err(Error::io("cannot share a log"))?;
+            let args = ["-bundle".as_ref(), bundle.as_os_str(), id.as_ref()];
+            let create = current.runsc.call_with_output(&runsc::CREATE, args, log);
+            steps.time("create", create).await?;
+            // Output of the root comes from its create, that of the others from start or restore.
+            let (name, call, args) = launching(image, id);
+            let going = current.runsc.call_with_output(call, args, again);
+            steps.time(name, going).await?;
+        }
+        Ok(())
+    }
+
+    /// As far as a start comes when it is cut off between its two calls.
+    #[cfg(test)]
+    pub(super) async fn create_only(&self, spec: &Spec) -> Result<(), Error> {
+        let current = Arc::new(self.allot(spec)?);
+        self.current.send_replace(Some(current.clone()));
+        self.create_root(&current, spec, &mut Steps::default())
+            .await
     }
 
     fn bundle(&self, id: &str) -> PathBuf {
@@ -180,11 +200,11 @@ fn launching(
 }
 
 /// Ids of one length, for `runsc delete abc1` deletes `abc10` too.
-fn id(epoch: u64, index: usize) -> String {
-    format!("s{epoch:016x}{index:02x}")
+fn id(number: u64, index: usize) -> String {
+    format!("s{number:016x}{index:02x}")
 }
 
-fn check(spec: &Spec) -> Result<(), Error> {
+pub(super) fn check(spec: &Spec) -> Result<(), Error> {
     let invalid = |message: String| Err(Error::Invalid(message));
     if spec.containers.is_empty() || spec.containers.len() > MAX_CONTAINERS {
         return invalid(format!("1 to {MAX_CONTAINERS} containers are needed"));
@@ -219,7 +239,7 @@ mod tests {
     fn no_id_is_the_beginning_of_another() {
         let ids: Vec<_> = [1, 16, u64::MAX]
             .into_iter()
-            .flat_map(|epoch| [0, 1, MAX_CONTAINERS].map(|index| id(epoch, index)))
+            .flat_map(|number| [0, 1, MAX_CONTAINERS].map(|index| id(number, index)))
             .collect();
         for a in &ids {
             assert_eq!(ids.iter().filter(|b| b.starts_with(a.as_str())).count(), 1);

@@ -3,6 +3,7 @@
 //! A single container is the sandbox's root (half the wake time of the pod form); several share a pause root.
 //! The directory that a backend is given holds the runtime's state and the bundles, for one slot only.
 
+mod ahead;
 mod bundle;
 mod image;
 mod launch;
@@ -11,11 +12,12 @@ mod runsc;
 mod tests;
 
 use super::{Error, Observed, Orphans, Sandbox, Spec, Steps};
+use ahead::Spare;
 use async_trait::async_trait;
 use runsc::{Call, Runsc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -25,14 +27,19 @@ pub use image::FILES as IMAGE_FILES;
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the containers of a pod are looked at: their end is not that of the sandbox.
 const POD_POLL: Duration = Duration::from_secs(1);
+/// What `runsc` binds into its root directory: a network namespace without anything.
+const NULL_NETNS: &str = "null-netns";
 /// The exit code where the runtime does not tell it.
 const UNKNOWN_EXIT: i32 = 255;
 
-/// The sandboxes of one slot, one at a time.
+/// The sandboxes of one slot: at most one that runs, and one created ahead.
 pub struct Gvisor {
     dir: PathBuf,
     orphans: Orphans,
     current: watch::Sender<Option<Arc<Current>>>,
+    spare: Spare,
+    /// How many there were; each has ids of its own.
+    made: AtomicU64,
 }
 
 /// The sandbox that exists, or is on its way to or from existing.
@@ -53,6 +60,25 @@ impl Current {
 
     fn pid(&self) -> Option<i32> {
         Some(self.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
+    }
+
+    /// Ends it and waits until its process is gone.
+    async fn end(&self, orphans: &Orphans) -> Result<(), Error> {
+        self.ending.store(true, Ordering::SeqCst);
+        // Always with force: a stopped container is sometimes refused without. The root first, for that ends the
+        // sandbox; a member of a frozen sandbox could not be ended.
+        for id in &self.ids {
+            self.call(&runsc::DELETE, &["-force", id]).await?;
+        }
+        if let Some(pid) = self.pid() {
+            tokio::time::timeout(END_TIMEOUT, orphans.ended(pid))
+                .await
+                .map_err(|_| Error::Timeout {
+                    call: runsc::DELETE.name,
+                    after: END_TIMEOUT,
+                })?;
+        }
+        Ok(())
     }
 
     async fn call(&self, call: &Call, args: &[&str]) -> Result<String, Error> {
@@ -108,13 +134,15 @@ impl Gvisor {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(what)(e)),
             _ => {}
         }
-        for sub in ["bundles", "root"] {
+        for sub in ["root", "bundles", "logs"] {
             std::fs::create_dir_all(dir.join(sub)).map_err(Error::io(what.clone()))?;
         }
         Ok(Gvisor {
             dir,
             orphans,
             current: watch::Sender::new(None),
+            spare: Spare::default(),
+            made: AtomicU64::new(0),
         })
     }
 
@@ -122,36 +150,20 @@ impl Gvisor {
         self.current.borrow().clone()
     }
 
-    async fn end(&self, current: &Current) -> Result<(), Error> {
-        current.ending.store(true, Ordering::SeqCst);
-        // Always with force: a stopped container is sometimes refused without. The root first, for that ends the
-        // sandbox; a member of a frozen sandbox could not be ended.
-        for id in &current.ids {
-            current.call(&runsc::DELETE, &["-force", id]).await?;
-        }
-        if let Some(pid) = current.pid() {
-            tokio::time::timeout(END_TIMEOUT, self.orphans.ended(pid))
-                .await
-                .map_err(|_| Error::Timeout {
-                    call: runsc::DELETE.name,
-                    after: END_TIMEOUT,
-                })?;
-        }
-        Ok(())
-    }
-
-    /// Removes the bundles, and the network namespace that `runsc` binds into its root directory.
+    /// Removes the bundles, the messages, and the network namespace that `runsc` binds into its root directory.
     fn sweep(&self) -> Result<(), Error> {
-        let null_netns = self.dir.join("root/null-netns");
+        let null_netns = self.dir.join("root").join(NULL_NETNS);
         if null_netns.exists() {
             let _ = nix::mount::umount2(&null_netns, nix::mount::MntFlags::MNT_DETACH);
             std::fs::remove_file(&null_netns)
                 .map_err(Error::io(format!("cannot remove {}", null_netns.display())))?;
         }
-        let bundles = self.dir.join("bundles");
-        std::fs::remove_dir_all(&bundles)
-            .and_then(|()| std::fs::create_dir(&bundles))
-            .map_err(Error::io(format!("cannot empty {}", bundles.display())))
+        ["bundles", "logs"].iter().try_for_each(|sub| {
+            let dir = self.dir.join(sub);
+            std::fs::remove_dir_all(&dir)
+                .and_then(|()| std::fs::create_dir(&dir))
+                .map_err(Error::io(format!("cannot empty {}", dir.display())))
+        })
     }
 
     /// Undoes a pause, after a checkpoint that failed with `cause`.
@@ -210,6 +222,10 @@ impl Gvisor {
 
 #[async_trait]
 impl Sandbox for Gvisor {
+    async fn prepare(&self, spec: &Spec) -> Result<Steps, Error> {
+        self.create_ahead(spec).await
+    }
+
     async fn run(&self, spec: &Spec) -> Result<Steps, Error> {
         self.launch(spec, None).await
     }
@@ -262,8 +278,12 @@ impl Sandbox for Gvisor {
 
     async fn stop(&self) -> Result<Steps, Error> {
         let mut steps = Steps::default();
-        if let Some(current) = self.current() {
-            steps.time("delete", self.end(&current)).await?;
+        let had_spare = self.spare.clear(&self.orphans).await?;
+        let current = self.current();
+        if let Some(current) = &current {
+            steps.time("delete", current.end(&self.orphans)).await?;
+        }
+        if had_spare || current.is_some() {
             self.sweep()?;
             self.current.send_replace(None);
         }
@@ -319,7 +339,10 @@ impl Sandbox for Gvisor {
             let dir = self.dir.join(sub);
             let entries = std::fs::read_dir(&dir)
                 .map_err(Error::io(format!("cannot list {}", dir.display())))?;
-            left.extend(entries.flatten().map(|e| e.path().display().to_string()));
+            let strange = entries
+                .flatten()
+                .filter(|e| !self.spare.owns(&e.file_name()));
+            left.extend(strange.map(|e| e.path().display().to_string()));
         }
         Ok(left)
     }

@@ -1,10 +1,11 @@
 //! With the real `runsc`: the contract of the trait, and what has gone wrong before.
 
 use super::super::testing::{self, INNER, Net, answer, command, count, eventually, get, others};
-use super::super::{Container, Error, Observed, Orphans, Sandbox, Spec, logs};
+use super::super::{Container, Error, Observed, Orphans, Sandbox, Spec, Steps, logs};
 use super::{Gvisor, IMAGE_FILES};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,7 +34,6 @@ impl Slot {
         };
         self.net.refresh();
         Spec {
-            epoch,
             actor_id: actor.into(),
             generation: format!("generation-{epoch}"),
             containers: vec![container("app", 8080)],
@@ -42,6 +42,26 @@ impl Slot {
             state_dir: dir("state"),
             log_dir: dir("log"),
         }
+    }
+
+    /// As `spec`, but before it is known whose it is.
+    fn ahead(&self, spec: &Spec) -> Spec {
+        let log_dir = spec.state_dir.join("logs");
+        std::fs::create_dir_all(&log_dir).unwrap();
+        Spec {
+            actor_id: String::new(),
+            log_dir,
+            ..spec.clone()
+        }
+    }
+
+    /// The image of an actor that was asked once.
+    async fn image(&self) -> &'static Path {
+        let image = Path::new("/run/image");
+        self.gvisor.run(&self.spec("golden", 1)).await.unwrap();
+        assert_eq!(count(8080).await.0, 1);
+        self.gvisor.checkpoint(image).await.unwrap();
+        image
     }
 
     fn pid(&self) -> Pid {
@@ -106,6 +126,127 @@ fn memory_files_and_listeners_survive_and_identity_is_new() {
         let image = testing::rootfs();
         let list = |dir: &Path| std::fs::read_dir(dir).unwrap().count();
         assert_eq!((list(&image), list(&image.join("run/ate"))), (2, 0));
+    });
+}
+
+fn names(steps: &Steps) -> Vec<&'static str> {
+    steps.iter().map(|step| step.0).collect()
+}
+
+#[test]
+fn a_restore_takes_what_was_created_ahead_and_calls_the_runtime_once() {
+    testing::inside(|orphans| async {
+        let slot = Slot::new(orphans);
+        let sandbox = &slot.gvisor;
+        let image = slot.image().await;
+        // The runtime, and a line for each time that it is called.
+        let counting = Path::new("/run/counting");
+        let script = format!(
+            "#!/bin/sh\necho \"$*\" >>/run/calls\nexec {} \"$@\"\n",
+            testing::find("runsc").display()
+        );
+        std::fs::write(counting, script).unwrap();
+        std::fs::set_permissions(counting, PermissionsExt::from_mode(0o755)).unwrap();
+        let spec = Spec {
+            runtime: counting.into(),
+            ..slot.spec("another-actor", 2)
+        };
+        let ahead = slot.ahead(&spec);
+        assert_eq!(names(&sandbox.prepare(&ahead).await.unwrap()), ["create"]);
+        assert_eq!(sandbox.observe().await.unwrap(), Observed::Absent);
+        assert_eq!(sandbox.residue().unwrap(), Vec::<String>::new());
+        assert!(!others().is_empty(), "it is there");
+        assert!(get((INNER, 8080), "/").await.is_err(), "and nothing runs");
+        logs::take_over(&ahead.log_dir, &spec.log_dir).unwrap();
+
+        std::fs::write("/run/calls", "").unwrap();
+        let steps = sandbox.restore(&spec, image).await.unwrap();
+        assert_eq!(names(&steps), ["restore"]);
+        let calls = std::fs::read_to_string("/run/calls").unwrap();
+        assert_eq!(calls.lines().count(), 1, "{calls}");
+        let now = (2, 2, "another-actor".into(), "generation-2".into());
+        assert_eq!(count(8080).await, now);
+        answer(8080, "/log?bytes=1000").await;
+        let log = logs::path(&spec.log_dir, "app").metadata().unwrap();
+        assert_eq!(log.len(), 1000, "its output is the actor's");
+        assert_eq!(sandbox.observe().await.unwrap(), Observed::Running);
+        std::fs::remove_dir_all(image).unwrap();
+        sandbox.checkpoint(image).await.unwrap();
+        assert_eq!(others(), Vec::<String>::new());
+        assert_eq!(sandbox.residue().unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn what_was_created_ahead_and_does_not_fit_goes() {
+    testing::inside(|orphans| async {
+        let slot = Slot::new(orphans);
+        let sandbox = &slot.gvisor;
+        let image = slot.image().await;
+        type Change = fn(&mut Spec);
+        let changes: [Change; 4] = [
+            |s| s.generation = "another".into(),
+            |s| s.state_dir = "/run/elsewhere".into(),
+            |s| s.containers[0].uid = 1000,
+            |s| s.containers[0].args.push("--else".into()),
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let spec = slot.spec("a", 2 + n as u64);
+            let mut ahead = slot.ahead(&spec);
+            change(&mut ahead);
+            sandbox.prepare(&ahead).await.unwrap();
+            let steps = sandbox.restore(&spec, image).await.unwrap();
+            assert_eq!(names(&steps), ["create", "restore"], "{n}");
+            assert_eq!(count(8080).await.0, 2);
+            sandbox.stop().await.unwrap();
+            assert_eq!(others(), Vec::<String>::new());
+            assert_eq!(sandbox.residue().unwrap(), Vec::<String>::new());
+        }
+        // One that died, and one that is replaced.
+        let spec = slot.spec("a", 10);
+        sandbox.prepare(&slot.ahead(&spec)).await.unwrap();
+        sandbox.prepare(&slot.ahead(&spec)).await.unwrap();
+        for pid in others() {
+            kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+        }
+        eventually("it is dead", || others().is_empty()).await;
+        let steps = sandbox.restore(&spec, image).await.unwrap();
+        assert_eq!(names(&steps), ["create", "restore"]);
+        assert!(matches!(sandbox.prepare(&spec).await, Err(Error::Exists)));
+        sandbox.stop().await.unwrap();
+        // It has no environment: nothing is started in it.
+        let spec = slot.spec("a", 11);
+        sandbox.prepare(&slot.ahead(&spec)).await.unwrap();
+        let steps = sandbox.run(&spec).await.unwrap();
+        assert_eq!(names(&steps), ["create", "start"]);
+        sandbox.stop().await.unwrap();
+        // And nobody came.
+        sandbox.prepare(&slot.ahead(&spec)).await.unwrap();
+        sandbox.stop().await.unwrap();
+        assert_eq!(others(), Vec::<String>::new());
+        assert_eq!(sandbox.residue().unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn the_root_of_several_containers_is_created_ahead() {
+    testing::inside(|orphans| async {
+        let slot = Slot::new(orphans);
+        let two = |actor: &str, epoch| Spec {
+            containers: vec![container("one", 8081), container("two", 8082)],
+            ..slot.spec(actor, epoch)
+        };
+        slot.gvisor.run(&two("pod", 1)).await.unwrap();
+        assert_eq!((count(8081).await.0, count(8082).await.0), (1, 1));
+        let image = Path::new("/run/image");
+        slot.gvisor.checkpoint(image).await.unwrap();
+        let spec = two("pod2", 2);
+        let ahead = slot.gvisor.prepare(&slot.ahead(&spec)).await.unwrap();
+        assert_eq!(names(&ahead), ["create pause"]);
+        let steps = slot.gvisor.restore(&spec, image).await.unwrap();
+        let members = ["create", "restore", "create", "restore"];
+        assert_eq!(names(&steps), [&["start pause"], &members[..]].concat());
+        assert_eq!((count(8081).await.0, count(8082).await.0), (2, 2));
     });
 }
 
@@ -234,9 +375,10 @@ fn what_cannot_run_is_said_and_leaves_nothing() {
 fn pitfall_1_deleting_one_id_spares_those_that_begin_alike() {
     testing::inside(|orphans| async {
         let slot = Slot::new(orphans);
-        slot.gvisor.run(&slot.spec("a", 0x10)).await.unwrap();
+        slot.gvisor.made.store(0x10, Ordering::SeqCst);
+        slot.gvisor.run(&slot.spec("a", 1)).await.unwrap();
         let current = slot.gvisor.current().unwrap();
-        // What the slot's sandbox of epoch 1 would have been called.
+        // What the slot's second sandbox would have been called.
         let other = format!("s{:016x}{:02x}", 1, 0);
         current
             .call(&super::runsc::DELETE, &["-force", &other])

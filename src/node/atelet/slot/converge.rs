@@ -47,6 +47,7 @@ impl Slot {
     /// Runs until `stop`, which leaves everything as it is, or until the slot has retired.
     pub async fn converge(self: Arc<Self>, stop: CancellationToken) {
         let mut pace = Pace::new();
+        let mut latest = self.node.latest.subscribe();
         loop {
             if stop.is_cancelled() {
                 return;
@@ -68,7 +69,11 @@ impl Slot {
             }
             let step = self.next_step();
             if step == Step::Wait {
-                self.wait(&stop).await;
+                tokio::select! {
+                    () = self.wait(&stop) => {}
+                    // Fails only when the node is gone.
+                    Ok(()) = latest.changed() => {}
+                }
                 continue;
             }
             let turn = self.turn.lock().await;
@@ -90,7 +95,8 @@ impl Slot {
         let state = self.state();
         self.give_up_start(&state);
         let lease = self.node.lease.state();
-        plan(&state.desired(saved), lease, &state.sandbox)
+        let prepare = self.wants_ahead(&state).is_some();
+        plan(&state.desired(saved, prepare), lease, &state.sandbox)
     }
 
     /// Whether the step did what it should; if not it is tried again later.
@@ -102,6 +108,10 @@ impl Slot {
             Step::Wait => Ok(()),
             Step::Ask => {
                 self.ask_again(pace).await;
+                Ok(())
+            }
+            Step::Prepare => {
+                self.prepare_ahead().await;
                 Ok(())
             }
             Step::Start => {
@@ -122,7 +132,11 @@ impl Slot {
             Step::Deliver => self.deliver().await,
             Step::End => {
                 self.end_sandbox().await;
-                Ok(())
+                match self.assignment() {
+                    // With one, it goes when the slot is freed.
+                    Some(_) => Ok(()),
+                    None => self.drop_ahead().await,
+                }
             }
             Step::Forget => self.forget().await,
             Step::Rebuild => self.rebuild().await,

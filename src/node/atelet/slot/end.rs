@@ -76,6 +76,7 @@ impl Slot {
                 remove_in_background(dir).await?;
             }
         }
+        self.drop_ahead().await?;
         let mut state = self.state();
         // What did not come up may be ordered again with the same epoch; anything else has ended for good.
         let retried = state
@@ -89,6 +90,20 @@ impl Slot {
         }
         state.op = None;
         self.persist(&state)
+    }
+
+    /// Removes what is left of a sandbox that was created ahead. The executor has none.
+    pub(super) async fn drop_ahead(&self) -> Result<(), Error> {
+        let ahead = self.state().desired.ahead.clone();
+        if let Some(ahead) = &ahead {
+            remove_in_background(self.sandbox_dir(&ahead.generation)).await?;
+        }
+        let mut state = self.state();
+        state.tried = false;
+        match state.desired.ahead.take() {
+            Some(_) => self.persist(&state),
+            None => Ok(()),
+        }
     }
 
     /// Ends the executor, proves it gone, and starts another one. An image that is complete is still delivered.

@@ -1,8 +1,9 @@
 //! One slot: what is desired of it, what is known of it, and the loop that brings the two together.
 //!
 //! [`orders`] takes orders and writes down what they desire; [`converge`] is the loop; [`start`], [`save`] and [`end`]
-//! carry its steps out, [`freeze`] those that the node's lease asks for. There is one loop per slot, and only it acts.
+//! carry its steps out, [`ahead`] what a free one does for the next, [`freeze`] those that the node's lease asks for. There is one loop per slot, and only it acts.
 
+mod ahead;
 mod converge;
 mod end;
 mod freeze;
@@ -11,6 +12,7 @@ mod orders;
 mod save;
 mod start;
 
+pub(super) use ahead::{AT_ONCE, Latest};
 pub(super) use op::{Op, StartOrder};
 
 use super::error::Error;
@@ -26,12 +28,13 @@ use crate::api::Epoch;
 use crate::lifecycle::Observed;
 use crate::lifecycle::slot::{Desired, Sandbox};
 use crate::proto::atenode as wire;
+use crate::proto::atenode::Workload;
 use op::Kind;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Ended assignments that a slot remembers on disk.
@@ -48,6 +51,9 @@ pub(super) struct Node {
     pub fences: Fences,
     pub lease: Lease,
     pub provider: Arc<dyn SlotProvider>,
+    pub latest: Latest,
+    /// Who may create a sandbox ahead.
+    pub creating: Semaphore,
     /// Told when a slot changed: there is something to report.
     pub changed: watch::Sender<()>,
 }
@@ -79,6 +85,10 @@ struct State {
     /// Takes no assignment any more and goes.
     retiring: bool,
     ports: VecDeque<u16>,
+    /// What it has started last, without environment.
+    last: Option<Workload>,
+    /// It was tried to create a sandbox ahead since the slot was freed.
+    tried: bool,
 }
 
 impl Slot {
@@ -118,6 +128,8 @@ impl Slot {
                 sandbox,
                 retiring: false,
                 ports,
+                last: None,
+                tried: false,
             }),
             wake: Notify::new(),
             gone: CancellationToken::new(),
@@ -180,6 +192,14 @@ impl Slot {
             self.drain();
             self.changed();
         }
+    }
+
+    /// Whether the sandbox with that directory is this slot's: it is assigned, or was created ahead.
+    pub fn has_generation(&self, generation: &str) -> bool {
+        let desired = &self.state().desired;
+        let assigned = desired.assignment.as_ref().map(|a| &a.generation);
+        let ahead = desired.ahead.as_ref().map(|a| &a.generation);
+        assigned.into_iter().chain(ahead).any(|g| g == generation)
     }
 
     /// What it is assigned.
@@ -259,9 +279,9 @@ fn address(executor: &Executor, port: u16) -> String {
 
 impl State {
     /// What `lifecycle::slot::plan` is asked about.
-    fn desired(&self, saved: bool) -> Desired {
+    fn desired(&self, saved: bool, prepare: bool) -> Desired {
         let Some(assignment) = &self.desired.assignment else {
-            return Desired::Free;
+            return Desired::Free { prepare };
         };
         let epoch = assignment.epoch;
         match &assignment.phase {

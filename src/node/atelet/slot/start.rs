@@ -5,11 +5,12 @@ use super::super::files::{self, Identity, Phase};
 use super::super::outcome::{Answer, Failure};
 use super::super::provider::{Access, Executor};
 use super::op::{Kind, Op};
-use super::{MAX_PORTS, Slot, address};
+use super::{MAX_PORTS, Slot, address, ahead};
 use crate::api::Reason;
 use crate::lifecycle::Observed;
 use crate::lifecycle::slot::Sandbox;
 use crate::proto::atenode::{RestoreWorkloadRequest, RunWorkloadRequest, SandboxSpec, StepTiming};
+use crate::sandbox::logs;
 use crate::snapshot::Pin;
 use rand::Rng;
 use std::os::unix::fs::DirBuilderExt;
@@ -45,6 +46,9 @@ impl Slot {
         };
         let mut state = self.state();
         let Err(failure) = result else {
+            if let Some(order) = &op.start {
+                self.started(&mut state, &order.workload);
+            }
             if let Some(epoch) = state.desired.assignment.as_ref().map(|a| a.epoch) {
                 state.sandbox = Observed::Known(Sandbox::Running { epoch });
             }
@@ -114,16 +118,18 @@ impl Slot {
         if image.is_some() {
             op.lap("snapshot");
         }
-        let (assignment, executor) = {
+        let fits = ahead::fits(&runtime, &containers);
+        let (assignment, executor, created) = {
             let mut state = self.state();
+            let created = image.is_some() && state.take_ahead(&fits);
             let port = self.pick_port(&mut state.ports);
             let executor = state.executor.clone().ok_or_else(gone)?;
             let assignment = state.desired.assignment.as_mut().ok_or_else(gone)?;
             assignment.host_port = port;
-            assignment.runtime_build = runtime.build;
+            assignment.runtime_build.clone_from(&runtime.build);
             let assignment = assignment.clone();
             self.persist(&state).map_err(|e| boot_failed(&e))?;
-            (assignment, executor)
+            (assignment, executor, created)
         };
         let names: Vec<&str> = containers.iter().map(|c| &*c.name).collect();
         let log_dir = self
@@ -131,22 +137,17 @@ impl Slot {
             .map_err(|e| boot_failed(&e))?;
         let state_dir = self.sandbox_dir(&assignment.generation);
         make_dir(&state_dir).map_err(|e| boot_failed(&e))?;
-        let lend = |name: &str, source: &Path, access| {
-            let lent = self.node.provider.lend(&self.place, name, source, access);
-            lent.map_err(|e| boot_failed(&e))
-        };
-        for container in &mut containers {
-            let name = format!("rootfs-{}", container.name);
-            let rootfs = lend(&name, Path::new(&container.rootfs), Access::Read)?;
-            container.rootfs = rootfs.display().to_string();
+        if created {
+            let from = self.logs_ahead(&assignment.generation);
+            let taken = logs::take_over(&from, &log_dir).map_err(io("move", &from));
+            taken.map_err(|e| boot_failed(&e))?;
         }
+        let (runtime_path, state_dir) = self.lend_parts(&mut containers, &runtime, &state_dir)?;
         let image = match image {
             None => None,
-            Some(pin) => Some((lend("snapshot", pin.path(), Access::Read)?, pin)),
+            Some(pin) => Some((self.lend("snapshot", pin.path(), Access::Read)?, pin)),
         };
-        let runtime_path = lend("runtime", &runtime.path, Access::Read)?;
-        let state_dir = lend("state", &state_dir, Access::Write)?;
-        let log_dir = lend("logs", &log_dir, Access::Write)?;
+        let log_dir = self.lend("logs", &log_dir, Access::Write)?;
         op.lap("prepare");
         let spec = SandboxSpec {
             actor: Some(assignment.actor.into()),
@@ -231,7 +232,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
     made.map_err(io("create", dir))
 }
 
-fn boot_failed(error: &Error) -> Failure {
+pub(super) fn boot_failed(error: &Error) -> Failure {
     Failure::because(Reason::BootFailed, error)
 }
 

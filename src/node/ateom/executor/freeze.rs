@@ -51,7 +51,7 @@ impl Executor {
     fn assigned(&self, epoch: u64) -> Result<Arc<Order>, Error> {
         let reason = "nothing runs";
         let order = self.current().ok_or(Error::Fenced { epoch, reason })?;
-        if order.spec.epoch != epoch {
+        if order.epoch != epoch {
             let reason = "another one runs";
             return Err(Error::Fenced { epoch, reason });
         }
@@ -87,7 +87,7 @@ impl Executor {
         let Some(order) = self.current().filter(|_| self.lease.has_passed()) else {
             return;
         };
-        let epoch = order.spec.epoch;
+        let epoch = order.epoch;
         for _ in 0..FREEZE_ATTEMPTS {
             if !matches!(self.sandbox.observe().await, Ok(Observed::Running)) {
                 return;
