@@ -1,4 +1,5 @@
-//! Connection tracking entries and rules, by NETLINK_NETFILTER: what `conntrack -D` and `nft list` would say, without their processes.
+//! Connection tracking entries and elements of packet filter maps, by NETLINK_NETFILTER: what `conntrack -D`, `nft add element`
+//! and `nft list map` would do, without their processes.
 //!
 //! Formats: netlink(7); `linux/netfilter/nfnetlink.h`, `nfnetlink_conntrack.h`, `nf_tables.h`.
 
@@ -18,9 +19,15 @@ const BUFFER: usize = 64 << 10;
 
 const CT_GET: u16 = 1 << 8 | 1;
 const CT_DELETE: u16 = 1 << 8 | 2;
-const NFT_GET_RULE: u16 = 10 << 8 | 7;
+const NFTABLES: u8 = 10;
+const NFT_ADD_ELEMENTS: u16 = (NFTABLES as u16) << 8 | 12;
+const NFT_GET_ELEMENTS: u16 = (NFTABLES as u16) << 8 | 13;
+const NFT_DELETE_ELEMENTS: u16 = (NFTABLES as u16) << 8 | 14;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
+const CREATE: u16 = 0x400;
 const DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -28,8 +35,14 @@ const NLMSG_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
 const FAMILY_INET: u8 = 1;
 const FAMILY_IPV4: u8 = 2;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
+const NESTED: u16 = 0x8000;
+const NFTA_LIST_TABLE: u16 = 1;
+const NFTA_LIST_SET: u16 = 2;
+const NFTA_LIST_ELEMENTS: u16 = 3 | NESTED;
+const NFTA_LIST_ELEM: u16 = 1 | NESTED;
+const NFTA_ELEM_KEY: u16 = 1 | NESTED;
+const NFTA_ELEM_DATA: u16 = 2 | NESTED;
+const NFTA_DATA_VALUE: u16 = 1;
 
 /// Drops all IPv4 connection tracking entries of the calling thread's network namespace.
 pub(super) fn flush_connections() -> Result<(), Error> {
@@ -48,27 +61,99 @@ pub(super) fn connections_of(address: Ipv4Addr) -> Result<usize, Error> {
     Ok(entries.iter().filter(names).count())
 }
 
-/// Counts the rules in a chain of a table of family inet.
-pub(super) fn rules_in(table: &str, chain: &str) -> Result<usize, Error> {
-    let mut attributes = attribute(NFTA_RULE_TABLE, table);
-    attributes.extend(attribute(NFTA_RULE_CHAIN, chain));
-    exchange(NFT_GET_RULE, REQUEST | DUMP, FAMILY_INET, &attributes)
-        .map(|rules| rules.len())
-        .map_err(Error::io("list packet filter rules"))
+/// A map of a table of family inet, from ports to addresses with ports (`type inet_service : ipv4_addr . inet_service`).
+pub(super) struct PortMap {
+    pub table: &'static str,
+    pub name: &'static str,
 }
 
-/// A string attribute: length, type, text with its zero, padding to four bytes.
-fn attribute(kind: u16, text: &str) -> Vec<u8> {
-    let length = 4 + text.len() + 1;
+impl PortMap {
+    /// Replaces all that is in it, at once: by an element, or nothing.
+    pub fn set(&self, element: Option<(u16, Ipv4Addr, u16)>) -> Result<(), Error> {
+        let batch = |kind| message(kind, REQUEST, [0, 0, 0, NFTABLES], &[]);
+        let inet = [FAMILY_INET, 0, 0, 0];
+        let mut request = batch(BATCH_BEGIN);
+        let ack = if element.is_none() { ACK } else { 0 };
+        request.extend(message(
+            NFT_DELETE_ELEMENTS,
+            REQUEST | ack,
+            inet,
+            &self.path(),
+        ));
+        if let Some((port, address, to)) = element {
+            let value = |bytes: &[u8]| attribute(NFTA_DATA_VALUE, bytes);
+            let to = [&address.octets()[..], &to.to_be_bytes(), &[0, 0]].concat();
+            let key = attribute(NFTA_ELEM_KEY, &value(&port.to_be_bytes()));
+            let data = attribute(NFTA_ELEM_DATA, &value(&to));
+            let element = attribute(NFTA_LIST_ELEM, &[key, data].concat());
+            let elements = attribute(NFTA_LIST_ELEMENTS, &element);
+            let attributes = [self.path(), elements].concat();
+            let flags = REQUEST | CREATE | ACK;
+            request.extend(message(NFT_ADD_ELEMENTS, flags, inet, &attributes));
+        }
+        request.extend(batch(BATCH_END));
+        let what = format!("set the packet filter's map {}", self.name);
+        send(&request).map(drop).map_err(Error::io(what))
+    }
+
+    /// How many elements are in it.
+    pub fn len(&self) -> Result<usize, Error> {
+        let lists = exchange(NFT_GET_ELEMENTS, REQUEST | DUMP, FAMILY_INET, &self.path()).map_err(
+            Error::io(format!("list the packet filter's map {}", self.name)),
+        )?;
+        let lists = lists.iter().filter_map(|list| list.get(NFGEN_HEADER..));
+        let lists = lists
+            .flat_map(attributes)
+            .filter(|(kind, _)| *kind == NFTA_LIST_ELEMENTS & !NESTED);
+        Ok(lists.map(|(_, list)| attributes(list).count()).sum())
+    }
+
+    fn path(&self) -> Vec<u8> {
+        let text = |text: &str| [text.as_bytes(), b"\0"].concat();
+        let table = attribute(NFTA_LIST_TABLE, &text(self.table));
+        [table, attribute(NFTA_LIST_SET, &text(self.name))].concat()
+    }
+}
+
+/// An attribute: length, type, value, padding to four bytes.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = 4 + value.len();
     let mut bytes = (length as u16).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
-    bytes.extend(text.as_bytes());
+    bytes.extend(value);
     bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
+/// Types, without their flags, and values of attributes.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u16::from_ne_bytes(*bytes.first_chunk()?) as usize;
+        let kind = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind & !NESTED, value))
+    })
+}
+
+/// A message: length, type, flags, sequence and port (not used: one exchange, one socket), what netfilter begins with, attributes.
+fn message(kind: u16, flags: u16, netfilter: [u8; 4], attributes: &[u8]) -> Vec<u8> {
+    let length = NLMSG_HEADER + NFGEN_HEADER + attributes.len();
+    let mut bytes = (length as u32).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(netfilter);
+    bytes.extend(attributes);
     bytes
 }
 
 /// Sends one request; returns the payloads of the answers.
 fn exchange(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> std::io::Result<Vec<Vec<u8>>> {
+    send(&message(kind, flags, [family, 0, 0, 0], attributes))
+}
+
+fn send(request: &[u8]) -> std::io::Result<Vec<Vec<u8>>> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
@@ -76,15 +161,8 @@ fn exchange(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> std::io::Re
         SockProtocol::NetlinkNetFilter,
     )?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(TIMEOUT_SECONDS))?;
-    let length = NLMSG_HEADER + NFGEN_HEADER + attributes.len();
-    let mut request = (length as u32).to_ne_bytes().to_vec();
-    request.extend(kind.to_ne_bytes());
-    request.extend(flags.to_ne_bytes());
-    request.extend([0; 8]); // sequence and port: one request, one socket
-    request.extend([family, 0, 0, 0]);
-    request.extend(attributes);
     let kernel = NetlinkAddr::new(0, 0);
-    sendto(socket.as_raw_fd(), &request, &kernel, MsgFlags::empty())?;
+    sendto(socket.as_raw_fd(), request, &kernel, MsgFlags::empty())?;
     receive(&socket)
 }
 
@@ -137,6 +215,24 @@ mod tests {
         for length in [0u32, 3, 15, u32::MAX] {
             message[..4].copy_from_slice(&length.to_ne_bytes());
             assert_eq!(messages(&message).count(), 0, "{length}");
+        }
+        let two = [attribute(1, b"a"), attribute(2 | NESTED, b"b")].concat();
+        assert_eq!(
+            attributes(&two).map(|(kind, _)| kind).collect::<Vec<_>>(),
+            [1, 2]
+        );
+        assert_eq!(
+            (0..two.len() - 3)
+                .map(|end| attributes(&two[..end]).count())
+                .max(),
+            Some(1)
+        );
+        for length in [0u16, 3, u16::MAX] {
+            assert_eq!(
+                attributes(&length.to_ne_bytes().repeat(2)).count(),
+                0,
+                "{length}"
+            );
         }
     }
 }

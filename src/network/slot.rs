@@ -6,8 +6,9 @@
 //! The inner address, its gateway and their link addresses are the same on every worker, so that a restored sandbox finds the
 //! network it knew. An assignment is reachable at its own port only while its gate is open.
 
+use super::netfilter::{self, PortMap};
 use super::route::Links;
-use super::{Cidr, Error, netfilter, netns, nft};
+use super::{Cidr, Error, netns, nft};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -23,8 +24,11 @@ const GATEWAY_MAC: [u8; 6] = [0x02, 0xa7, 0xe0, 0x11, 0x00, 0x01];
 /// The worker's end of the link to the interior.
 const LINK: &str = "ate0";
 const TABLE: &str = "ate-slot";
-/// The chain that holds the rule of the present assignment.
-const GATE: &str = "gate";
+/// Where the port of the present assignment leads.
+const GATE: PortMap = PortMap {
+    table: TABLE,
+    name: "gate",
+};
 /// Always refused: link-local addresses, which are the metadata services of clouds among others.
 const LINK_LOCAL: &str = "169.254.0.0/16";
 /// Entries that are made while others are dropped: how often to try again.
@@ -87,24 +91,20 @@ impl SlotNetwork {
     /// Makes the sandbox's `app_port` reachable at `port` of the worker's address, and at no other.
     ///
     /// # Errors
-    /// [`Error::Nft`], [`Error::NoNft`]; the gate is as it was.
-    pub async fn open(&self, port: u16, app_port: u16) -> Result<(), Error> {
+    /// [`Error::Invalid`], [`Error::Io`]; the gate is as it was.
+    pub fn open(&self, port: u16, app_port: u16) -> Result<(), Error> {
         if port == 0 || app_port == 0 {
             return Err(Error::Invalid("ports are numbers from 1 to 65535".into()));
         }
-        nft::apply(&format!(
-            "flush chain inet {TABLE} {GATE}\n\
-             add rule inet {TABLE} {GATE} tcp dport {port} dnat ip to {INNER}:{app_port}\n"
-        ))
-        .await
+        GATE.set(Some((port, INNER, app_port)))
     }
 
     /// Refuses new connections; those that exist go on.
     ///
     /// # Errors
-    /// [`Error::Nft`], [`Error::NoNft`]; the gate is as it was.
-    pub async fn close(&self) -> Result<(), Error> {
-        nft::apply(&format!("flush chain inet {TABLE} {GATE}\n")).await
+    /// [`Error::Io`]; the gate is as it was.
+    pub fn close(&self) -> Result<(), Error> {
+        GATE.set(None)
     }
 
     /// Cuts all connections of the sandbox, in both directions. Close the gate first.
@@ -135,9 +135,9 @@ impl SlotNetwork {
     /// [`Error::Netlink`], [`Error::Namespace`], [`Error::Io`]: it could not be asked.
     pub async fn proof(&self) -> Result<Vec<String>, Error> {
         let mut left = netns::within(&self.netns, interior_residue).await?;
-        match netfilter::rules_in(TABLE, GATE)? {
+        match GATE.len()? {
             0 => {}
-            n => left.push(format!("{n} rules in the gate")),
+            n => left.push(format!("{n} ports in the gate")),
         }
         match netfilter::connections_of(INNER)? {
             0 => {}
@@ -184,8 +184,9 @@ async fn interior_residue() -> Result<Vec<String>, Error> {
     Ok(left)
 }
 
-/// Everything but the gate's rule. `fwd` would be a reserved word.
+/// Everything but what is in the gate. `fwd` would be a reserved word.
 fn base_rules(refused: &[Cidr]) -> String {
+    let gate = GATE.name;
     let refused: String = refused.iter().map(|cidr| format!(", {cidr}")).collect();
     // First made, then deleted: the deletion must not fail. All of it is one transaction.
     format!(
@@ -198,11 +199,12 @@ table inet {TABLE} {{
     auto-merge
     elements = {{ {LINK_LOCAL}{refused} }}
   }}
-  chain {GATE} {{
+  map {gate} {{
+    type inet_service : ipv4_addr . inet_service
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
-    iifname "eth0" jump {GATE}
+    iifname "eth0" dnat ip to tcp dport map @{gate}
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;

@@ -177,21 +177,19 @@ fn an_assignment_is_reachable_at_its_port_while_the_gate_is_open() {
         };
         refused(31000);
         refused(8080);
-        setting
-            .slot(|s| async move { s.open(31000, 8080).await })
-            .await;
+        setting.slot(|s| async move { s.open(31000, 8080) }).await;
         echoes(&mut setting.connect(31000).unwrap()).unwrap();
         refused(8080);
         // The next assignment: another port, and the old one is closed.
-        setting
-            .slot(|s| async move { s.open(31001, 8080).await })
-            .await;
+        setting.slot(|s| async move { s.open(31001, 8080) }).await;
         refused(31000);
         let mut established = setting.connect(31001).unwrap();
         echoes(&mut established).unwrap();
-        assert_eq!(setting.proof().await.len(), 2, "a rule and connections");
+        let left = setting.proof().await;
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert_eq!(left[0], "1 ports in the gate");
 
-        setting.slot(|s| async move { s.close().await }).await;
+        setting.slot(|s| async move { s.close() }).await;
         refused(31001);
         echoes(&mut established).expect("closing the gate lets finish what is in flight");
         setting.slot(|s| async move { s.cut() }).await;

@@ -23,7 +23,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const END_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(3);
 /// What an executor inherits from our environment; credentials are not for it.
-const ENVIRONMENT: [&str; 4] = ["PATH", "ATE_LOG", "RUST_BACKTRACE", "FAILPOINTS"];
+const ENVIRONMENT: [&str; 4] = ["PATH", "ATE_LOG", "RUST_BACKTRACE", "ATE_CRASH_DIR"];
 /// First argument of an executor's command line.
 const SUBCOMMAND: &str = "ateom";
 

@@ -182,13 +182,6 @@ impl Executor {
     }
 
     async fn bring_up(&self, order: &Order, image: Option<&Path>) -> Result<Steps, Error> {
-        // Nobody knows the port yet.
-        let (steps, opened) = tokio::join!(self.set_going(order, image), self.open(order));
-        opened?;
-        steps
-    }
-
-    async fn set_going(&self, order: &Order, image: Option<&Path>) -> Result<Steps, Error> {
         let mut steps = match image {
             None => self.sandbox.run(&order.spec).await?,
             Some(image) => self.sandbox.restore(&order.spec, image).await?,
@@ -211,12 +204,13 @@ impl Executor {
         if !order.probes.is_empty() {
             steps.time("readyz", ready).await?;
         }
+        self.open(order)?;
         Ok(steps)
     }
 
-    async fn open(&self, order: &Order) -> Result<(), Error> {
+    fn open(&self, order: &Order) -> Result<(), Error> {
         if order.host_port != 0 {
-            self.network.open(order.host_port, order.app_port).await?;
+            self.network.open(order.host_port, order.app_port)?;
         }
         Ok(())
     }
@@ -244,7 +238,7 @@ impl Executor {
             return Err(SandboxError::NotRunning { state }.into());
         }
         let mut steps = Steps::default();
-        steps.time("gate", self.network.close()).await?;
+        self.network.close()?;
         let saved = async {
             self.network.cut()?;
             Ok::<_, Error>(self.sandbox.checkpoint(image).await?)
@@ -253,7 +247,7 @@ impl Executor {
             Ok(more) => steps.extend(more),
             Err(error) => {
                 if matches!(self.sandbox.observe().await, Ok(Observed::Running)) {
-                    self.open(&order).await?;
+                    self.open(&order)?;
                 }
                 return Err(error);
             }
@@ -324,7 +318,7 @@ impl Executor {
     /// interior has its address and route again, which a sandbox takes away when it starts.
     async fn tear_down(&self, _turn: &MutexGuard<'_, ()>, ended: bool) -> Result<Steps, Error> {
         let mut steps = Steps::default();
-        steps.time("close", self.network.close()).await?;
+        self.network.close()?;
         steps.extend(self.sandbox.stop().await?);
         self.frozen.store(false, Ordering::SeqCst);
         let assignment = self.assignment.send_replace(None);
@@ -388,7 +382,7 @@ impl Executor {
         if !matches!(self.sandbox.observe().await, Ok(Observed::Exited { .. })) {
             return;
         }
-        let closed = self.network.close().await;
+        let closed = self.network.close();
         if let Err(error) = closed.and_then(|()| self.network.cut()) {
             tracing::warn!(%error, "cannot close the gate of a sandbox that ended");
         }

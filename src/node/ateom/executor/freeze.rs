@@ -37,7 +37,7 @@ impl Executor {
             return Ok(());
         }
         // Should it not go on now, it is frozen still, and thawed again: with its gate open or not.
-        self.open(&order).await?;
+        self.open(&order)?;
         self.sandbox.thaw().await?;
         self.frozen.store(false, Ordering::SeqCst);
         Ok(())
@@ -61,7 +61,7 @@ impl Executor {
     /// The caller has the turn.
     async fn stand_still(&self) -> Result<(), Error> {
         // First what may not fail: a sandbox whose gate cannot be closed must stand still all the same.
-        let closed = self.network.close().await;
+        let closed = self.network.close();
         self.sandbox.freeze().await?;
         self.frozen.store(true, Ordering::SeqCst);
         Ok(closed?)
