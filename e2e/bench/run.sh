@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 #
-# Measures against the targets, each as a ratio within this run where it can be one: what bare runsc needs for a server
-# that holds 64 MiB, and what the same server needs as an actor through the router; store round trips and bytes.
+# Measures against the targets, each beside its like within this run where there is one: what bare runsc needs for a server
+# that holds 64 or 256 MiB, and what the same server needs as an actor through the router; actors of many templates in turn, so
+# that no sandbox created ahead fits; store round trips and bytes.
 #
 #   e2e/bench/run.sh BIN_DIR
 #
 #   BIN_DIR  directory of the binaries ate and kubectl-ate (target/release)
 #
 # Prints each number with its target and ok or MISS; writes bench.json beside BIN_DIR. Exit code 0 also with a MISS.
-# BENCH_WAKES says how many wakes are measured (30).
+# BENCH_WAKES says how many wakes of each size are measured (100).
 
 set -euo pipefail
 
-readonly mib=64 wakes=${BENCH_WAKES:-30} golden_timeout=120s
+readonly sizes=(64 256) actors=(alice bob) wakes=${BENCH_WAKES:-100} templates=20 slots=4 golden_timeout=120s
 
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
@@ -37,19 +38,43 @@ rootfs=$dir/rootfs
 mkdir -p "$rootfs"
 (cd "$e2e/testserver" && "$e2e/go.sh" build -o "$rootfs/testserver" .)
 
-echo "bare runsc: $wakes wakes of a server that holds $mib MiB"
-"$e2e/bench/baseline.sh" -n "$wakes" -m "$mib" "$rootfs" /testserver >"$dir/baseline.json"
+for mib in "${sizes[@]}"; do
+  echo "bare runsc: $wakes wakes of a server that holds $mib MiB"
+  "$e2e/bench/baseline.sh" -n "$wakes" -m "$mib" "$rootfs" /testserver >"$dir/baseline-$mib.json"
+done
 
 echo "store: bytes of 100,000 sleeping actors"
 (cd "$e2e/.." && cargo test --features failpoints --lib store::redis::tests::numbers -- --nocapture) >"$dir/store.txt" 2>&1 9>&- ||
   die "the store's measurement failed: $(tail -n 5 "$dir/store.txt")"
 
-echo "through the router: $wakes wakes of the same server as an actor"
+# objects: the pool; an actor for each size, of one template; the others, each of a template of its own.
+objects() {
+  local n samples=$e2e/../config/samples
+  cat "$samples/workerpool.yaml"
+  printf -- '---\n'
+  sed "s|@IMAGE@|$image|" "$samples/actortemplate.yaml"
+  for n in "${actors[@]}"; do
+    printf -- '\n---\n'
+    sed "s|name: alice|name: $n|" "$samples/actor.yaml"
+  done
+  for n in "${mixed[@]}"; do
+    printf -- '\n---\n'
+    sed -e "s|@IMAGE@|$image|" -e "s|name: counter|name: $n|" -e "s|image: .*|&\n      workingDir: /$n|" "$samples/actortemplate.yaml"
+    printf -- '\n---\n'
+    sed -e "s|name: alice|name: $n|" -e "s|name: counter|name: $n|" "$samples/actor.yaml"
+  done
+}
+
+echo "through the router: $wakes wakes of the same server as an actor, and $templates templates in turn"
+mixed=()
+for ((n = 0; n < templates; n++)); do
+  mixed+=("mixed-$n")
+  mkdir -p "$rootfs/mixed-$n"
+done
 dev_start
 image=$("$bin/ate" image pack "$rootfs" "$dir/image" -- /testserver)
-sed -e "s|@IMAGE@|$image|" "$e2e/../config/samples/actortemplate.yaml" |
-  kubectl apply -f - -f "$e2e/../config/samples/workerpool.yaml" -f "$e2e/../config/samples/actor.yaml" >"$dir/apply.log"
-kubectl wait --for=condition=Ready actortemplate/counter --timeout="$golden_timeout" >>"$dir/apply.log"
-/usr/bin/python3 "$e2e/bench/report.py" --state "$state" --run "$run" --router "$router" --api "$api" --actor alice \
-  --mib "$mib" --wakes "$wakes" --baseline "$dir/baseline.json" --store "$dir/store.txt" --demo "$bin/../demo/result.json" \
+objects | kubectl apply -f - >"$dir/apply.log"
+kubectl wait --for=condition=Ready actortemplates --all --timeout="$golden_timeout" >>"$dir/apply.log"
+/usr/bin/python3 "$e2e/bench/report.py" --state "$state" --run "$run" --router "$router" --api "$api" \
+  --actors "${actors[@]}" --mib "${sizes[@]}" --mixed "${mixed[@]}" --slots "$slots" --wakes "$wakes" --baselines "$dir" --store "$dir/store.txt" --demo "$bin/../demo/result.json" \
   --out "$bin/../bench.json" 9>&-
