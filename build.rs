@@ -10,7 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.join("ateapi_descriptor.bin"),
         descriptors.encode_to_vec(),
     )?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .skip_debug(["atenode.PullSecret"])
+        .compile_fds(descriptors)?;
     println!("cargo::rerun-if-changed=src/proto");
     Ok(())
 }

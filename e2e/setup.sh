@@ -6,7 +6,7 @@
 #   e2e/setup.sh [demo|test|control-plane|cluster]     default: demo
 #
 #   demo            C toolchain, netfilter and process tools, Python, Valkey, runsc, kubectl
-#   test            demo, and an S3 server, an image registry, grpcurl, Helm, a newer kubectl beside the first
+#   test            demo, and an S3 server, image registries, grpcurl, Helm, a newer kubectl beside the first
 #   control-plane   Kubernetes' control plane, which takes minutes to build: may run beside `test`
 #   cluster         control-plane, and what a node runs: containerd, CNI plugins, CoreDNS, a few images
 #
@@ -136,6 +136,7 @@ debian_packages() {
   debian ps procps
   debian /usr/bin/python3 python3
   [ "$want" != test ] || debian openssl openssl
+  [ "$want" != test ] || debian node nodejs
   [ ${#missing_packages[@]} = 0 ] || run "${missing_packages[*]}" apt_install "${missing_packages[@]}"
 }
 
@@ -157,14 +158,16 @@ install_valkey() {
   apt_update
   at_least "$(valkey_candidate)" "$valkey_min" || add_backports
   at_least "$(valkey_candidate)" "$valkey_min" || { echo "no valkey-server >= $valkey_min among the machine's package sources"; return 1; }
-  without_services apt install --no-install-recommends valkey-server
+  without_service valkey-server apt install --no-install-recommends valkey-server
 }
 
 valkey_candidate() { apt-cache policy valkey-server | awk '$1 == "Candidate:" && $2 ~ /^[0-9]/ { sub(/^[0-9]+:/, "", $2); print $2 }'; }
 
-# The package starts and enables a server on the default port, which nobody here wants: `ate dev` and the tests start their own.
-without_services() {
-  local policy=/usr/sbin/policy-rc.d
+# without_service SERVICE COMMAND...: a package starts and enables a server on its default port, which nobody here wants: `ate dev`
+# and the tests start their own.
+without_service() {
+  local policy=/usr/sbin/policy-rc.d service=$1
+  shift
   if [ ! -e "$policy" ]; then
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT # of the subshell that `run` made
     printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -172,9 +175,9 @@ without_services() {
   fi
   "$@"
   if [ -d /run/systemd/system ]; then
-    systemctl disable valkey-server
+    systemctl disable "$service"
   elif command -v update-rc.d >/dev/null; then
-    update-rc.d valkey-server disable
+    update-rc.d "$service" disable
   fi
 }
 
@@ -182,6 +185,16 @@ valkey() {
   local have
   have=$(valkey-server --version 2>/dev/null | sed -n 's/.* v=\([0-9.]*\).*/\1/p') || have=
   if at_least "$have" "$valkey_min"; then ok "valkey-server $have"; else run "valkey-server >= $valkey_min" install_valkey; fi
+}
+
+# A registry that asks for passwords, which crane's does not.
+install_docker_registry() {
+  apt_update
+  without_service docker-registry apt install --no-install-recommends docker-registry
+}
+
+docker_registry() {
+  if command -v docker-registry >/dev/null; then ok docker-registry; else run docker-registry install_docker_registry; fi
 }
 
 # --- Go modules -----------------------------------------------------------------------------------------------------
@@ -323,6 +336,7 @@ group_test() {
   go_tool versitygw github.com/versity/versitygw /cmd/versitygw "$versitygw_version"
   go_tool crane github.com/google/go-containerregistry /cmd/crane "$crane_version"
   go_tool grpcurl github.com/fullstorydev/grpcurl /cmd/grpcurl "$grpcurl_version"
+  docker_registry
   newest_kubectl
   helm
 }

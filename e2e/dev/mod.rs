@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 mod grpc;
 pub mod harness;
+mod images;
 mod input;
 mod journey;
 mod objects;

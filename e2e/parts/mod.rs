@@ -2,4 +2,5 @@
 
 pub mod https;
 pub mod look;
+pub mod registry;
 pub mod versitygw;

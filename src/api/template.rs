@@ -52,6 +52,12 @@ pub struct ActorTemplateSpec {
         dive(Twice::among(&self.containers))
     )]
     pub containers: Vec<Container>,
+    /// Secrets in the template's namespace, of type `kubernetes.io/dockerconfigjson`, with which nodes pull the images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[garde(length(max = 8), dive)]
+    pub image_pull_secrets: Vec<PullSecret>,
     /// Directories that survive where memory does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -107,6 +113,15 @@ pub struct ActorTemplateSpec {
     #[garde(length(max = 256), inner(custom(rules::dns_label)))]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub allowed_namespaces: Vec<String>,
+}
+
+/// A Secret with credentials of registries.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+pub struct PullSecret {
+    /// The Secret.
+    #[garde(custom(rules::given("name the Secret")))]
+    pub name: String,
 }
 
 /// Names that more than one container has.

@@ -34,8 +34,19 @@ pub(super) struct Args {
     /// SHA-256 of a runtime that templates may name beside the runsc on PATH; may be given several times
     #[arg(long = "allow-runtime", value_name = "SHA256")]
     allowed_runtimes: Vec<String>,
+    /// Docker configuration with credentials of registries [default: config.json in $DOCKER_CONFIG or ~/.docker]
+    #[arg(long, value_name = "FILE")]
+    docker_config: Option<PathBuf>,
     #[command(flatten)]
     s3: S3Args,
+}
+
+/// Where docker itself looks.
+fn docker_config() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let dir = set("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || Some(PathBuf::from(set("HOME")?).join(".docker"));
+    Some(dir.or_else(home)?.join("config.json"))
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<()> {
@@ -45,6 +56,9 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
         let s3 = args.s3.without_empty();
         // What the node agent would stumble over is said before anything is started.
         s3.config()?;
+        if let Some(file) = args.docker_config.as_ref().filter(|file| !file.is_file()) {
+            anyhow::bail!("--docker-config: there is no file {}", file.display());
+        }
         let options = dev::Options {
             dir: args.dir,
             run_dir: args.run_dir,
@@ -54,6 +68,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             node_lease: args.node_lease,
             operation_lease: args.operation_lease,
             allowed_runtimes: args.allowed_runtimes,
+            docker_config: args.docker_config.or_else(docker_config),
             s3_endpoint: s3.s3_endpoint,
             s3_ca: s3.s3_ca,
         };

@@ -40,6 +40,8 @@ pub struct Options {
     pub operation_lease: u64,
     /// SHA-256 of runtimes that templates may name beside the one on PATH.
     pub allowed_runtimes: Vec<String>,
+    /// Docker configuration with credentials of registries; it may be missing.
+    pub docker_config: Option<PathBuf>,
     /// The S3 server, where it is not AWS's own.
     pub s3_endpoint: Option<String>,
     /// Certificates to trust for S3, where it is not the system's.
@@ -210,6 +212,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
                     ("--network-name", options.network_name()),
                 ]),
                 options.runtime_args(),
+                options.docker_config_args(),
                 options.s3_args(),
                 kube().to_vec(),
             ]),
@@ -247,6 +250,7 @@ impl Options {
             node_lease: 90,
             operation_lease: 30,
             allowed_runtimes: vec![],
+            docker_config: None,
             s3_endpoint: None,
             s3_ca: None,
         }
@@ -260,6 +264,12 @@ impl Options {
     fn runtime_args(&self) -> Vec<String> {
         let sums = self.allowed_runtimes.iter();
         sums.flat_map(|sum| ["--allow-runtime".to_owned(), sum.clone()])
+            .collect()
+    }
+
+    fn docker_config_args(&self) -> Vec<String> {
+        let file = self.docker_config.iter();
+        file.flat_map(|file| ["--docker-config".to_owned(), file.display().to_string()])
             .collect()
     }
 

@@ -1,34 +1,70 @@
 //! From templates to what a node is told to run.
 
 use crate::api::record::ActorRecord;
-use crate::api::template::{Container, Readyz};
+use crate::api::template::{Container, PullSecret, Readyz};
 use crate::api::{ActorTemplate, Reason, SandboxClass};
 use crate::kube::Secrets;
 use crate::kube::secrets::Reader;
 use crate::lifecycle::placement::request_port;
 use crate::proto::atenode as wire;
 
-/// The workload of a template on machines of `arch` (`amd64` or `arm64`). Without `secrets` their values are left out: what is
-/// restored has its environment in memory.
+/// What of a template's Secrets a workload gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum With {
+    /// Nothing: what is restored has its environment in memory, and its node most likely has its images.
+    Nothing,
+    /// What images are pulled with.
+    PullSecrets,
+    /// The values of variables too.
+    Everything,
+}
+
+/// The workload of a template on machines of `arch` (`amd64` or `arm64`).
 pub(super) async fn workload(
     template: &ActorTemplate,
     arch: &str,
-    secrets: Option<&dyn Secrets>,
+    secrets: &dyn Secrets,
+    with: With,
 ) -> Result<wire::Workload, (Reason, String)> {
     let namespace = template.metadata.namespace.as_deref().unwrap_or_default();
-    let mut secrets = secrets.map(|secrets| Reader::new(secrets, namespace));
+    let mut secrets = Reader::new(secrets, namespace);
     let mut containers = Vec::with_capacity(template.spec.containers.len());
     for c in &template.spec.containers {
-        let env = environment(c, secrets.as_mut()).await?;
+        let values = (with == With::Everything).then_some(&mut secrets);
+        let env = environment(c, values).await?;
         containers.push(container(c, env));
     }
+    let named = &template.spec.image_pull_secrets;
+    let pull_secrets = match with {
+        With::Nothing => vec![],
+        With::PullSecrets | With::Everything => pull_secrets(named, &mut secrets).await?,
+    };
     Ok(wire::Workload {
         containers,
         runtime: Some(wire::RuntimeConfig {
             backend: Some(backend(template, arch)?),
         }),
         port: u32::from(request_port(template)),
+        pull_secrets_left_out: pull_secrets.len() < named.len(),
+        pull_secrets,
     })
+}
+
+async fn pull_secrets(
+    named: &[PullSecret],
+    secrets: &mut Reader<'_>,
+) -> Result<Vec<wire::PullSecret>, (Reason, String)> {
+    let mut read = Vec::with_capacity(named.len());
+    for PullSecret { name } in named {
+        let config = secrets.docker_config(name).await;
+        let config = config.map_err(|why| {
+            let message = format!("imagePullSecrets: {why}");
+            (Reason::SecretUnavailable, message)
+        })?;
+        let name = secrets.full(name);
+        read.push(wire::PullSecret { name, config });
+    }
+    Ok(read)
 }
 
 fn backend(
@@ -113,5 +149,98 @@ pub(super) fn identity(actor: &ActorRecord) -> wire::ActorIdentity {
         template_namespace: actor.spec.template.namespace.clone(),
         template_name: actor.spec.template.name.clone(),
         uid: actor.status.uid.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube::SecretError;
+    use crate::kube::secrets::Data;
+
+    /// One Secret of each kind.
+    struct Two;
+
+    #[async_trait::async_trait]
+    impl Secrets for Two {
+        async fn read(&self, namespace: &str, name: &str) -> Result<Data, SecretError> {
+            let (key, value) = match name {
+                "registry" => (".dockerconfigjson", "{}"),
+                "words" => ("word", "open"),
+                _ => return Err(SecretError::Missing(format!("{namespace}/{name}"))),
+            };
+            Ok([(key.to_owned(), value.as_bytes().to_vec())].into())
+        }
+    }
+
+    fn template(pull: &[&str]) -> ActorTemplate {
+        let spec = serde_json::json!({
+            "containers": [{"name": "c", "image": "i", "env": [
+                {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "words", "key": "word"}}}]}],
+            "imagePullSecrets": pull.iter().map(|name| serde_json::json!({"name": name})).collect::<Vec<_>>(),
+        });
+        let mut template = ActorTemplate::new("t", serde_json::from_value(spec).unwrap());
+        template.metadata.namespace = Some("team".into());
+        template
+    }
+
+    #[tokio::test]
+    async fn secrets_go_where_they_are_needed() {
+        for (pull, with, env, sent, left_out) in [
+            (&[][..], With::Nothing, 0, &[][..], false),
+            (&["registry"], With::Nothing, 0, &[], true),
+            (
+                &["registry"],
+                With::PullSecrets,
+                0,
+                &["team/registry"],
+                false,
+            ),
+            (
+                &["registry"],
+                With::Everything,
+                1,
+                &["team/registry"],
+                false,
+            ),
+            (&["gone"], With::Nothing, 0, &[], true),
+        ] {
+            let made = workload(&template(pull), "amd64", &Two, with)
+                .await
+                .unwrap();
+            assert_eq!(made.containers[0].env.len(), env, "{pull:?} {with:?}");
+            let names: Vec<&str> = made.pull_secrets.iter().map(|s| &*s.name).collect();
+            assert_eq!(names, sent, "{pull:?} {with:?}");
+            assert_eq!(made.pull_secrets_left_out, left_out, "{pull:?} {with:?}");
+        }
+        for (name, said) in [
+            ("gone", "imagePullSecrets: there is no Secret team/gone"),
+            (
+                "words",
+                r#"imagePullSecrets: Secret team/words has no key ".dockerconfigjson": make it with kubectl create secret docker-registry"#,
+            ),
+        ] {
+            let failed = workload(&template(&[name]), "amd64", &Two, With::PullSecrets).await;
+            assert_eq!(failed, Err((Reason::SecretUnavailable, said.into())));
+        }
+    }
+
+    #[test]
+    fn a_pull_secret_is_not_shown() {
+        let secret = wire::PullSecret {
+            name: "team/registry".into(),
+            config: b"hunter2".to_vec(),
+        };
+        let shown = format!(
+            "{:?}",
+            wire::Workload {
+                pull_secrets: vec![secret],
+                ..Default::default()
+            }
+        );
+        assert!(
+            shown.contains("team/registry") && !shown.contains("104, 117"),
+            "{shown}"
+        );
     }
 }

@@ -9,7 +9,7 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why an image cannot be had.
 ///
-/// *Retry*: `Unavailable`, `Io`. *The user's input*: `BadReference`, `BadUser`, `BadRoot`. *Not allowed*: `NotAllowed`.
+/// *Retry*: `Unavailable`, `Io`. *The user's input*: `BadReference`, `BadUser`, `BadRoot`, `BadCredentials`. *Not allowed*: `NotAllowed`.
 /// *Gone*: `NotFound`. *The image itself cannot be used, now or later*: `DigestMismatch`, `Refused`. *Bug*: `Bug`.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -61,15 +61,23 @@ pub enum ImageError {
         /// Why.
         reason: String,
     },
+    /// A docker configuration cannot be read.
+    #[error("{what} cannot be used for pulling images: {reason}")]
+    BadCredentials {
+        /// The file or Secret.
+        what: String,
+        /// Why, without anything of its content.
+        reason: String,
+    },
     /// The registry does not let us have the image.
-    #[error(
-        "{registry} does not allow pulling {image}; it is pulled without credentials, so it must be public"
-    )]
+    #[error("{registry} does not allow pulling {image} {with}")]
     NotAllowed {
         /// The registry's host.
         registry: String,
         /// The image.
         image: String,
+        /// With which credentials, or what to do to have some.
+        with: String,
         /// What the registry said.
         #[source]
         source: Source,

@@ -9,6 +9,7 @@
 //! it is unpacked in (`unpack`), and sizes are capped.
 
 mod blob;
+mod credentials;
 mod error;
 pub mod layout;
 mod manifest;
@@ -24,6 +25,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::Credentials;
 pub use error::ImageError;
 pub use manifest::ImageConfig;
 pub use reference::{Digest, ImageRef, ImageSource};

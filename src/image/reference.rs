@@ -142,9 +142,9 @@ fn registry_source(name: &str) -> Result<ImageSource, String> {
     if name.contains('@') {
         return Err("it has two digests".to_owned());
     }
-    let parsed: oci_client::Reference = name
+    let parsed: oci_spec::distribution::Reference = name
         .parse()
-        .map_err(|e: oci_client::ParseError| format!("it is no image name ({e})"))?;
+        .map_err(|e: oci_spec::distribution::ParseError| format!("it is no image name ({e})"))?;
     Ok(ImageSource::Registry {
         host: parsed.registry().to_owned(),
         repository: parsed.repository().to_owned(),

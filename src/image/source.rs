@@ -3,9 +3,10 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use super::credentials::Credentials;
 use super::error::io;
 use super::manifest::Descriptor;
-use super::registry::Registry;
+use super::registry::{Patience, Registry};
 use super::{Digest, ImageError, ImageRef, ImageSource, MAX_DOCUMENT, Result, blob, blocking};
 
 /// An open source of one image.
@@ -20,15 +21,20 @@ pub(super) struct Layout {
 }
 
 impl Source {
-    pub(super) fn open(image: &ImageRef) -> Result<Self> {
+    pub(super) fn open(
+        image: &ImageRef,
+        credentials: &Credentials,
+        patience: &Patience,
+    ) -> Result<Self> {
         match &image.source {
             ImageSource::Layout(dir) => Ok(Self::Layout(Layout {
                 dir: dir.clone(),
                 image: image.to_string(),
             })),
             ImageSource::Registry { host, repository } => {
-                let registry = Registry::new(host, repository, image.to_string())?;
-                Ok(Self::Registry(Box::new(registry)))
+                let (shown, patience) = (image.to_string(), patience.clone());
+                let registry = Registry::new(host, repository, shown, credentials, patience);
+                Ok(Self::Registry(Box::new(registry?)))
             }
         }
     }

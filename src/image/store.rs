@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use super::credentials::Credentials;
 use super::error::{io, refused};
 use super::manifest::{self, Descriptor, Document, Manifest};
+use super::registry::Patience;
 use super::source::Source;
 use super::unpack::{self, Unpack};
 use super::{
@@ -41,6 +43,7 @@ pub struct ImageStore {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    patience: Patience,
     /// One at a time for each digest in this process; the lock files are for the others.
     flights: tokio::sync::Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -87,6 +90,10 @@ impl ImageStore {
     /// # Errors
     /// `Io`.
     pub async fn open(root: &Path) -> Result<Self> {
+        Self::open_with(root, Patience::default()).await
+    }
+
+    pub(super) async fn open_with(root: &Path, patience: Patience) -> Result<Self> {
         let root = root.to_owned();
         blocking(move || {
             for dir in ["images", "refs", "tmp", "locks"] {
@@ -99,6 +106,7 @@ impl ImageStore {
             fs::set_permissions(&root, private).map_err(io("protect", &root))?;
             let inner = Inner {
                 root,
+                patience,
                 flights: tokio::sync::Mutex::default(),
             };
             inner.sweep()?;
@@ -109,17 +117,30 @@ impl ImageStore {
         .await
     }
 
-    /// The image, fetched and unpacked if it is not here yet. Whoever asks for the same meanwhile waits for the one that
+    /// The image if it is here.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn find(&self, image: &ImageRef) -> Result<Option<UnpackedImage>> {
+        self.inner.find(image.digest.clone()).await
+    }
+
+    /// The image, fetched with `credentials` and unpacked if it is not here yet. Whoever asks for the same meanwhile waits for the one that
     /// works; the work goes on when a caller goes away. Progress is told as `tracing` events.
     ///
     /// # Errors
     /// `NotFound`, `NotAllowed`, `Unavailable`, `DigestMismatch`, `Refused`, `Io`; nothing of the image is here then.
-    pub async fn ensure(&self, image: &ImageRef) -> Result<UnpackedImage> {
-        if let Some(found) = self.inner.find(image.digest.clone()).await? {
+    pub async fn ensure(
+        &self,
+        image: &ImageRef,
+        credentials: &Credentials,
+    ) -> Result<UnpackedImage> {
+        if let Some(found) = self.find(image).await? {
             return Ok(found);
         }
         let (inner, image) = (self.inner.clone(), image.clone());
-        let work = tokio::spawn(async move { inner.ensure(&image).await });
+        let credentials = credentials.clone();
+        let work = tokio::spawn(async move { inner.ensure(&image, &credentials).await });
         work.await.unwrap_or_else(|join| {
             let what = format!("the unpacking of an image ended early: {join}");
             Err(ImageError::Bug { what })
@@ -128,13 +149,17 @@ impl ImageStore {
 }
 
 impl Inner {
-    async fn ensure(self: Arc<Self>, image: &ImageRef) -> Result<UnpackedImage> {
+    async fn ensure(
+        self: Arc<Self>,
+        image: &ImageRef,
+        credentials: &Credentials,
+    ) -> Result<UnpackedImage> {
         let flight = self.flight(&image.digest).await;
         let _one = flight.lock().await;
         if let Some(found) = self.clone().find(image.digest.clone()).await? {
             return Ok(found);
         }
-        let source = Source::open(image)?;
+        let source = Source::open(image, credentials, &self.patience)?;
         let (digest, manifest) = resolve(&source, &image.digest).await?;
         let lock = self.lock(&digest).await?;
         let unpacked = match self.clone().find(digest.clone()).await? {

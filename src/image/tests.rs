@@ -19,6 +19,10 @@ async fn store(dir: &TempDir) -> ImageStore {
     ImageStore::open(&dir.path().join("store")).await.unwrap()
 }
 
+fn nobody() -> Credentials {
+    Credentials::default()
+}
+
 fn blobs(dir: &TempDir) -> Blobs {
     Blobs::new(&dir.path().join("layout"))
 }
@@ -54,7 +58,7 @@ async fn an_image_of_a_layout_is_unpacked_once() {
     let blobs = blobs(&dir);
     let reference = blobs.reference(&blobs.image(three_layers()));
     let store = store(&dir).await;
-    let image = store.ensure(&reference).await.unwrap();
+    let image = store.ensure(&reference, &nobody()).await.unwrap();
     assert_eq!(image.digest, reference.digest);
     assert_eq!(
         tree(&image.rootfs),
@@ -78,9 +82,9 @@ async fn an_image_of_a_layout_is_unpacked_once() {
 
     // From now on the layout is not needed, also not by the next process.
     std::fs::remove_dir_all(&blobs.dir).unwrap();
-    assert_eq!(store.ensure(&reference).await.unwrap(), image);
+    assert_eq!(store.ensure(&reference, &nobody()).await.unwrap(), image);
     let next = ImageStore::open(&dir.path().join("store")).await.unwrap();
-    assert_eq!(next.ensure(&reference).await.unwrap(), image);
+    assert_eq!(next.ensure(&reference, &nobody()).await.unwrap(), image);
     assert_eq!(tree(&dir.path().join("store/tmp")), Vec::<String>::new());
 }
 
@@ -93,7 +97,10 @@ async fn an_index_leads_to_the_image_of_this_platform() {
     other["platform"]["architecture"] = "s390x".into();
     let index = blobs.index(&[other, image.clone()]);
     let store = store(&dir).await;
-    let unpacked = store.ensure(&blobs.reference(&index)).await.unwrap();
+    let unpacked = store
+        .ensure(&blobs.reference(&index), &nobody())
+        .await
+        .unwrap();
     assert_eq!(
         unpacked.digest.to_string(),
         image["digest"].as_str().unwrap()
@@ -101,11 +108,17 @@ async fn an_index_leads_to_the_image_of_this_platform() {
     // The index is remembered, and the image is there under its own name too.
     std::fs::remove_dir_all(&blobs.dir).unwrap();
     assert_eq!(
-        store.ensure(&blobs.reference(&index)).await.unwrap(),
+        store
+            .ensure(&blobs.reference(&index), &nobody())
+            .await
+            .unwrap(),
         unpacked
     );
     assert_eq!(
-        store.ensure(&blobs.reference(&image)).await.unwrap(),
+        store
+            .ensure(&blobs.reference(&image), &nobody())
+            .await
+            .unwrap(),
         unpacked
     );
 }
@@ -118,9 +131,15 @@ async fn a_layer_may_be_there_twice_and_an_image_may_have_none() {
     let twice = blobs.image(vec![layer.clone(), layer]);
     let none = blobs.image(vec![]);
     let store = store(&dir).await;
-    let image = store.ensure(&blobs.reference(&twice)).await.unwrap();
+    let image = store
+        .ensure(&blobs.reference(&twice), &nobody())
+        .await
+        .unwrap();
     assert_eq!(tree(&image.rootfs), ["a"]);
-    let image = store.ensure(&blobs.reference(&none)).await.unwrap();
+    let image = store
+        .ensure(&blobs.reference(&none), &nobody())
+        .await
+        .unwrap();
     assert_eq!(tree(&image.rootfs), Vec::<String>::new());
 }
 
@@ -140,7 +159,7 @@ async fn a_changed_byte_in_any_blob_is_refused_and_leaves_nothing() {
         let longer = [&whole[..], b"x"].concat();
         for bad in [&flipped[..], &whole[..whole.len() / 2], &[], &longer] {
             std::fs::write(&path, bad).unwrap();
-            let error = store.ensure(&reference).await.unwrap_err();
+            let error = store.ensure(&reference, &nobody()).await.unwrap_err();
             assert!(
                 matches!(error, ImageError::DigestMismatch { .. }),
                 "{error:?}"
@@ -148,18 +167,18 @@ async fn a_changed_byte_in_any_blob_is_refused_and_leaves_nothing() {
             assert_empty(&dir);
         }
         std::fs::remove_file(&path).unwrap();
-        let error = store.ensure(&reference).await.unwrap_err();
+        let error = store.ensure(&reference, &nobody()).await.unwrap_err();
         assert!(matches!(error, ImageError::NotFound { .. }), "{error:?}");
         assert!(error.to_string().contains(&file), "{error}");
         // A pipe in its place must not keep us waiting.
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = store.ensure(&reference).await.unwrap_err();
+        let error = store.ensure(&reference, &nobody()).await.unwrap_err();
         assert!(matches!(error, ImageError::Io { .. }), "{error:?}");
         assert_empty(&dir);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, whole).unwrap();
     }
-    store.ensure(&reference).await.unwrap();
+    store.ensure(&reference, &nobody()).await.unwrap();
 }
 
 #[tokio::test]
@@ -171,7 +190,10 @@ async fn a_refused_layer_leaves_nothing() {
         Layer::new().file("../evil", "").gzip(),
     ]);
     let store = store(&dir).await;
-    let error = store.ensure(&blobs.reference(&evil)).await.unwrap_err();
+    let error = store
+        .ensure(&blobs.reference(&evil), &nobody())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::Refused { .. }), "{error:?}");
     assert_empty(&dir);
 }
@@ -182,7 +204,10 @@ async fn what_is_not_there_is_not_found() {
     let store = store(&dir).await;
     let digest = "0".repeat(64);
     let missing = format!("oci-layout:{}/none@sha256:{digest}", dir.path().display());
-    let error = store.ensure(&missing.parse().unwrap()).await.unwrap_err();
+    let error = store
+        .ensure(&missing.parse().unwrap(), &nobody())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::NotFound { .. }), "{error:?}");
     assert!(error.to_string().contains("/none"), "{error}");
 }
@@ -199,7 +224,7 @@ async fn many_at_once_unpack_once() {
         let store = stores[i % 2].clone();
         let reference = blobs.reference(if i % 3 == 0 { &index } else { &image });
         tokio::spawn(async move {
-            let image = store.ensure(&reference).await.unwrap();
+            let image = store.ensure(&reference, &nobody()).await.unwrap();
             std::fs::metadata(image.rootfs.join("bin/app"))
                 .unwrap()
                 .ino()
@@ -227,7 +252,8 @@ async fn a_caller_that_goes_away_does_not_stop_the_work() {
     let reference = blobs.reference(&blobs.image(three_layers()));
     let store = store(&dir).await;
     {
-        let call = store.ensure(&reference);
+        let nobody = nobody();
+        let call = store.ensure(&reference, &nobody);
         futures::pin_mut!(call);
         // Past the first look, so that the work is on its way.
         while futures::poll!(&mut call).is_pending()
@@ -236,7 +262,7 @@ async fn a_caller_that_goes_away_does_not_stop_the_work() {
             tokio::task::yield_now().await;
         }
     }
-    store.ensure(&reference).await.unwrap();
+    store.ensure(&reference, &nobody()).await.unwrap();
     assert_eq!(tree(&dir.path().join("store/tmp")), Vec::<String>::new());
 }
 
@@ -261,7 +287,7 @@ async fn what_a_killed_process_left_is_not_believed() {
     );
     // Left between start and use by another process.
     std::fs::create_dir_all(tmp.join("content/rootfs/bin/half")).unwrap();
-    let image = store.ensure(&reference).await.unwrap();
+    let image = store.ensure(&reference, &nobody()).await.unwrap();
     assert_eq!(
         tree(&image.rootfs),
         ["bin", "bin/app", "bin/other", "etc", "etc/passwd"]
@@ -311,7 +337,7 @@ async fn what_is_packed_can_be_run() {
     let reference = format!("oci-layout:{}@{digest}", layout.display());
     let image = store(&dir)
         .await
-        .ensure(&reference.parse().unwrap())
+        .ensure(&reference.parse().unwrap(), &nobody())
         .await
         .unwrap();
     assert_eq!(image.config, config);
@@ -434,7 +460,10 @@ async fn images_come_from_a_registry() {
     let store = store(&dir).await;
     let digest = image["digest"].as_str().unwrap();
     let reference = format!("{}/team/app:ignored@{digest}", registry.addr);
-    let unpacked = store.ensure(&reference.parse().unwrap()).await.unwrap();
+    let unpacked = store
+        .ensure(&reference.parse().unwrap(), &nobody())
+        .await
+        .unwrap();
     assert_eq!(
         tree(&unpacked.rootfs),
         ["bin", "bin/app", "bin/other", "etc", "etc/passwd"]
@@ -445,7 +474,10 @@ async fn images_come_from_a_registry() {
     let index = blob_digest(list.to_string().as_bytes());
     let reference = format!("{}/team/app@{index}", registry.addr);
     assert_eq!(
-        store.ensure(&reference.parse().unwrap()).await.unwrap(),
+        store
+            .ensure(&reference.parse().unwrap(), &nobody())
+            .await
+            .unwrap(),
         unpacked
     );
 
@@ -456,7 +488,10 @@ async fn images_come_from_a_registry() {
         let fresh = tempfile::tempdir().unwrap();
         let store = ImageStore::open(fresh.path()).await.unwrap();
         let reference = format!("{}/{missing}@{part}", registry.addr);
-        let error = store.ensure(&reference.parse().unwrap()).await.unwrap_err();
+        let error = store
+            .ensure(&reference.parse().unwrap(), &nobody())
+            .await
+            .unwrap_err();
         assert!(
             matches!(error, ImageError::NotFound { .. }),
             "{missing}: {error:?}"
@@ -466,7 +501,10 @@ async fn images_come_from_a_registry() {
     let addr = registry.addr.clone();
     drop(registry);
     let gone = format!("{addr}/team/app@sha256:{}", "2".repeat(64));
-    let error = store.ensure(&gone.parse().unwrap()).await.unwrap_err();
+    let error = store
+        .ensure(&gone.parse().unwrap(), &nobody())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::Unavailable { .. }), "{error:?}");
 }
 
@@ -511,7 +549,10 @@ async fn a_registry_that_lies_is_refused() {
         let server = tokio::spawn(async move { axum::serve(listener, app).await });
         let store = store(&dir).await;
         let reference = format!("{addr}/app@{digest}");
-        let error = store.ensure(&reference.parse().unwrap()).await.unwrap_err();
+        let error = store
+            .ensure(&reference.parse().unwrap(), &nobody())
+            .await
+            .unwrap_err();
         assert!(
             matches!(error, ImageError::DigestMismatch { .. }),
             "{lie}: {error:?}"

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Kubernetes says within this time what is in a Secret.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
+/// The key of Secrets of type `kubernetes.io/dockerconfigjson`.
+const DOCKER_CONFIG: &str = ".dockerconfigjson";
+
 /// What a Secret has, by key. Never logged, and so without `Debug`.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
@@ -34,6 +37,11 @@ pub enum SecretError {
         /// Which key.
         key: String,
     },
+    /// It is of another type.
+    #[error(
+        "Secret {0} has no key {DOCKER_CONFIG:?}: make it with kubectl create secret docker-registry"
+    )]
+    NotDocker(String),
     /// An environment takes text without NUL only.
     #[error("Secret {secret}: what is under {key:?} is not text")]
     NotText {
@@ -89,23 +97,38 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The docker configuration in a Secret with credentials of registries.
+    pub async fn docker_config(&mut self, name: &str) -> Result<Vec<u8>, SecretError> {
+        let config = self.read(name, DOCKER_CONFIG).await?;
+        config.ok_or_else(|| SecretError::NotDocker(self.full(name)))
+    }
+
     async fn must(&mut self, from: &SecretKeyRef) -> Result<String, SecretError> {
-        if !self.known.contains_key(&from.name) {
-            let data = self.secrets.read(self.namespace, &from.name).await?;
-            self.known.insert(from.name.clone(), data);
-        }
-        let (secret, key) = (
-            format!("{}/{}", self.namespace, from.name),
-            from.key.clone(),
-        );
-        let data = self.known.get(&from.name);
-        let Some(value) = data.and_then(|data| data.get(&from.key)) else {
+        let value = self.read(&from.name, &from.key).await?;
+        let (secret, key) = (self.full(&from.name), from.key.clone());
+        let Some(value) = value else {
             return Err(SecretError::NoKey { secret, key });
         };
-        match String::from_utf8(value.clone()) {
+        match String::from_utf8(value) {
             Ok(text) if !text.contains('\0') => Ok(text),
             _ => Err(SecretError::NotText { secret, key }),
         }
+    }
+}
+
+impl Reader<'_> {
+    /// How people know a Secret.
+    pub fn full(&self, name: &str) -> String {
+        format!("{}/{name}", self.namespace)
+    }
+
+    async fn read(&mut self, name: &str, key: &str) -> Result<Option<Vec<u8>>, SecretError> {
+        if !self.known.contains_key(name) {
+            let data = self.secrets.read(self.namespace, name).await?;
+            self.known.insert(name.to_owned(), data);
+        }
+        let data = self.known.get(name);
+        Ok(data.and_then(|data| data.get(key)).cloned())
     }
 }
 

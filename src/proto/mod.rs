@@ -14,4 +14,12 @@ pub mod ateapi {
 #[allow(clippy::all, missing_docs, rustdoc::all)]
 pub mod atenode {
     tonic::include_proto!("atenode");
+
+    impl std::fmt::Debug for PullSecret {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("PullSecret")
+                .field("name", &self.name)
+                .finish_non_exhaustive()
+        }
+    }
 }

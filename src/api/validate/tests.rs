@@ -56,7 +56,7 @@ fn good_objects_pass() {
     });
     let build = json!({"url": "https://x/runsc", "sha256Hash": "a".repeat(64)});
     let spec = json!({
-        "containers": [full], "workerSelector": {"matchLabels": {"a_b": "c"}},
+        "containers": [full], "workerSelector": {"matchLabels": {"a_b": "c"}}, "imagePullSecrets": [{"name": "s"}],
         "snapshotsConfig": {"location": "s3://bucket/prefix"}, "golden": {"settleSeconds": 3600},
         "runsc": {"amd64": build, "arm64": build}, "retention": {"snapshots": 1}, "allowedNamespaces": ["a"],
     });

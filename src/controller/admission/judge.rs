@@ -66,6 +66,13 @@ impl Judge {
         let namespace = template.namespace().unwrap_or_default();
         let mut secrets = Reader::new(&*self.secrets, &namespace);
         let mut warnings = vec![];
+        for (i, secret) in template.spec.image_pull_secrets.iter().enumerate() {
+            if let Err(why) = secrets.docker_config(&secret.name).await {
+                warnings.push(format!(
+                    "spec.imagePullSecrets[{i}]: {why}; the golden snapshot waits for it"
+                ));
+            }
+        }
         for (i, container) in template.spec.containers.iter().enumerate() {
             for (j, env) in container.env.iter().enumerate() {
                 let Some(from) = &env.value_from else {
@@ -119,7 +126,7 @@ fn words(violations: Vec<Violation>) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::api::TemplateKey;
-    use crate::api::template::{ActorTemplateSpec, Container, EnvVar};
+    use crate::api::template::{ActorTemplateSpec, Container, EnvVar, PullSecret};
     use crate::kube::SecretError;
     use crate::kube::secrets::Data;
     use k8s_openapi::api::core::v1::ObjectReference;
@@ -216,6 +223,11 @@ mod tests {
         secretive.spec.containers[0].env = vec![optional, env];
         let wanted = "spec.containers[0].env[1].valueFrom.secretKeyRef: there is no Secret team/s; the golden snapshot waits for it";
         assert_eq!(judge.template(&secretive).await.warnings, [wanted]);
+        let mut private = template(&digest, None);
+        private.spec.image_pull_secrets = vec![PullSecret { name: "r".into() }];
+        let wanted =
+            "spec.imagePullSecrets[0]: there is no Secret team/r; the golden snapshot waits for it";
+        assert_eq!(judge.template(&private).await.warnings, [wanted]);
     }
 
     #[test]

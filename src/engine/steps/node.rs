@@ -5,9 +5,9 @@ use super::{
 };
 use crate::api::names::SnapshotId;
 use crate::api::record::Assignment;
-use crate::api::{Epoch, Reason};
+use crate::api::{ActorTemplate, Epoch, Reason};
 use crate::engine::DriveError;
-use crate::engine::workload::{identity, workload};
+use crate::engine::workload::{With, identity, workload};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::Sandbox;
 use crate::lifecycle::placement::{self, Source};
@@ -136,8 +136,13 @@ impl Operation {
         }
         let order = match placement::source(&self.record, &template, on) {
             Ok(source) => {
-                let secrets = (source == Source::Boot).then_some(&*self.engine.secrets);
-                let made = workload(&template, arch(), secrets).await;
+                let with = match source {
+                    Source::Boot => With::Everything,
+                    Source::Local { .. } | Source::Durable { .. } | Source::Golden { .. } => {
+                        With::Nothing
+                    }
+                };
+                let made = self.workload(&template, with).await;
                 made.map(|workload| (source, workload))
             }
             Err(why) => Err(why),
@@ -151,9 +156,21 @@ impl Operation {
         };
         let answer = match address {
             Ok(address) => {
+                let left_out = workload.pull_secrets_left_out;
                 let fence = self.fence().await?;
-                self.order_start(&address, &assignment, source, workload, fence)
-                    .await
+                let first = self
+                    .order_start(&address, &assignment, source.clone(), workload, fence)
+                    .await;
+                match first {
+                    Err(NodeError::Failed {
+                        reason: Reason::ImageUnavailable,
+                        ..
+                    }) if left_out => {
+                        self.start_pulling(&address, &assignment, source, &template)
+                            .await?
+                    }
+                    answer => answer,
+                }
             }
             Err(e) => Err(e),
         };
@@ -172,6 +189,32 @@ impl Operation {
             Err(e) => self.failed_by_node(e),
         }
         Ok(())
+    }
+
+    /// As the first order, for a node that does not have the images.
+    async fn start_pulling(
+        &self,
+        address: &str,
+        assignment: &Assignment,
+        source: Source,
+        template: &ActorTemplate,
+    ) -> Result<Result<(String, Vec<wire::StepTiming>), NodeError>, DriveError> {
+        let workload = match self.workload(template, With::PullSecrets).await {
+            Ok(workload) => workload,
+            Err((reason, message)) => return Ok(Err(NodeError::Failed { reason, message })),
+        };
+        let fence = self.fence().await?;
+        Ok(self
+            .order_start(address, assignment, source, workload, fence)
+            .await)
+    }
+
+    async fn workload(
+        &self,
+        template: &ActorTemplate,
+        with: With,
+    ) -> Result<wire::Workload, (Reason, String)> {
+        workload(template, arch(), &*self.engine.secrets, with).await
     }
 
     pub(super) async fn order_start(

@@ -53,6 +53,7 @@ impl Herder {
                 "slot {name} has this actor; stop it there first"
             )));
         }
+        self.node.images.may_be_missing(&workload).await?;
         let order = StartOrder { workload, snapshot };
         match slot.start(actor, fence.epoch, order).await? {
             Answer::Started { address, steps } => Ok((address, steps)),

@@ -143,7 +143,10 @@ async fn node(options: &Options, layout: Layout) -> Result<Node, Error> {
         stores.clone(),
     );
     Ok(Node {
-        images: Images::new(ImageStore::open(&layout.images()).await?),
+        images: Images::new(
+            ImageStore::open(&layout.images()).await?,
+            options.docker_config.clone(),
+        ),
         runtimes,
         snapshots: Snapshots::open(&layout, stores, options.cache_bytes).await?,
         fences: Fences::open(layout.incarnation())?,

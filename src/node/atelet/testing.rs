@@ -218,6 +218,7 @@ impl World {
             allowed_runtimes: BTreeSet::new(),
             allow_runsc_on_path: true,
             cache_bytes: 4 << 30,
+            docker_config: None,
             s3: S3Config::default(),
             form: Form::Processes(Processes {
                 pools: self.pools.subscribe(),
@@ -336,6 +337,7 @@ impl World {
                 backend: Some(Backend::Gvisor(GvisorConfig::default())),
             }),
             port: 8080,
+            ..Workload::default()
         }
     }
 

@@ -2,9 +2,10 @@
 
 use super::outcome::Failure;
 use crate::api::Reason;
-use crate::image::{ImageConfig, ImageRef, ImageStore, ResolvedUser, UnpackedImage};
-use crate::proto::atenode::{Container, ContainerBundle, EnvVar, Workload};
+use crate::image::{Credentials, ImageConfig, ImageRef, ImageStore, ResolvedUser, UnpackedImage};
+use crate::proto::atenode::{Container, ContainerBundle, EnvVar, PullSecret, Workload};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// Where programs are looked for when neither image nor template says so; what container engines use.
@@ -18,13 +19,15 @@ const MOUNT_POINTS: [&str; 2] = ["dev", "run/ate"];
 /// Images of this node, and what was read of them.
 pub(super) struct Images {
     store: ImageStore,
+    docker_config: Option<PathBuf>,
     known: Mutex<HashMap<String, (UnpackedImage, ResolvedUser)>>,
 }
 
 impl Images {
-    pub fn new(store: ImageStore) -> Images {
+    pub fn new(store: ImageStore, docker_config: Option<PathBuf>) -> Images {
         Images {
             store,
+            docker_config,
             known: Mutex::default(),
         }
     }
@@ -33,13 +36,34 @@ impl Images {
     pub async fn bundles(&self, workload: &Workload) -> Result<Vec<ContainerBundle>, Failure> {
         let mut bundles = Vec::with_capacity(workload.containers.len());
         for container in &workload.containers {
-            let (image, user) = self.image(&container.image).await?;
+            let (image, user) = self.image(&container.image, workload).await?;
             bundles.push(bundle(container, &image, user)?);
         }
         Ok(bundles)
     }
 
-    async fn image(&self, reference: &str) -> Result<(UnpackedImage, ResolvedUser), Failure> {
+    /// Fails when a workload without its pull secrets has an image that is not here.
+    pub async fn may_be_missing(&self, workload: &Workload) -> Result<(), Failure> {
+        if !workload.pull_secrets_left_out {
+            return Ok(());
+        }
+        for container in &workload.containers {
+            let image: ImageRef = container.image.parse()?;
+            if self.store.find(&image).await?.is_none() {
+                let message = format!(
+                    "image {image} is not on this node, and the order came without its pull secrets"
+                );
+                return Err(Failure::Failed(Reason::ImageUnavailable, message));
+            }
+        }
+        Ok(())
+    }
+
+    async fn image(
+        &self,
+        reference: &str,
+        workload: &Workload,
+    ) -> Result<(UnpackedImage, ResolvedUser), Failure> {
         let known = self.known().get(reference).cloned();
         if let Some(known) = known
             && known.0.rootfs.is_dir()
@@ -47,7 +71,13 @@ impl Images {
             return Ok(known);
         }
         let image: ImageRef = reference.parse()?;
-        let image = self.store.ensure(&image).await?;
+        let image = match self.store.find(&image).await? {
+            Some(image) => image,
+            None => {
+                let credentials = self.credentials(&workload.pull_secrets).await?;
+                self.store.ensure(&image, &credentials).await?
+            }
+        };
         let user = image.user(None)?;
         for name in MOUNT_POINTS {
             // The runtime says better what is in the way, if it is.
@@ -61,6 +91,17 @@ impl Images {
         }
         all.insert(reference.to_owned(), (image.clone(), user.clone()));
         Ok((image, user))
+    }
+
+    async fn credentials(&self, secrets: &[PullSecret]) -> Result<Credentials, Failure> {
+        let mut credentials = Credentials::default();
+        for secret in secrets {
+            credentials.add(&format!("Secret {}", secret.name), &secret.config)?;
+        }
+        if let Some(file) = &self.docker_config {
+            credentials.add_file(file).await?;
+        }
+        Ok(credentials)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, (UnpackedImage, ResolvedUser)>> {
