@@ -24,6 +24,7 @@ pub const MORE: &[&str] = &[
     "router.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
     "router.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
     "atelet.cacheBytes=1000000000",
+    "atelet.imageBytes=2000000000",
     "atelet.dockerConfigSecret=registries",
     "atelet.nodeSelector.disk=ssd",
     "router.service.type=NodePort",

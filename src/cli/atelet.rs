@@ -58,6 +58,9 @@ pub(super) struct Args {
     /// Bytes that copies of snapshots may take
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 30)]
     cache_bytes: u64,
+    /// Bytes that unpacked images may take, those that run and those of golden snapshots apart
+    #[arg(long, value_name = "BYTES", default_value_t = 32 << 30)]
+    image_bytes: u64,
     /// Docker configuration (config.json) with credentials of registries, after the pull secrets of templates; read at each pull
     #[arg(long, value_name = "FILE")]
     docker_config: Option<PathBuf>,
@@ -131,6 +134,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<()> {
             allowed_runtimes: args.allowed_runtimes.into_iter().collect(),
             allow_runsc_on_path: true,
             cache_bytes: args.cache_bytes,
+            image_bytes: args.image_bytes,
             docker_config: args.docker_config,
             s3,
             form,

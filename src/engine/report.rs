@@ -13,7 +13,7 @@ use crate::lifecycle::settle::{self, Verdict};
 use crate::proto::atenode as wire;
 use crate::rpc::nodes::NodeError;
 use crate::store::StoreError;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,6 +25,8 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 const ROLL_BACK_LIMIT: Duration = Duration::from_secs(120);
 /// How long the suspension of what runs on a worker that leaves may take before it is left to recovery.
 const SUSPEND_LIMIT: Duration = Duration::from_secs(120);
+/// Golden snapshots' images that a node is told of.
+const MAX_GOLDEN_IMAGES: usize = 4096;
 /// How long an unchanged report is not taken in again: other replicas may have removed what this one has seen.
 const TAKE_IN_AGAIN: Duration = Duration::from_secs(15);
 
@@ -82,7 +84,20 @@ impl Engine {
             incarnation,
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             stop_slots,
+            golden_images: self.golden_images(),
         })
+    }
+
+    fn golden_images(&self) -> Vec<String> {
+        let templates = self.catalog.templates();
+        let golden = templates.iter().filter(|template| {
+            let status = template.status.as_ref();
+            status.is_some_and(|s| !s.golden_snapshots.is_empty())
+        });
+        let containers = golden.flat_map(|template| &template.spec.containers);
+        let images = containers.map(|c| c.image.clone());
+        let distinct: BTreeSet<String> = images.collect();
+        distinct.into_iter().take(MAX_GOLDEN_IMAGES).collect()
     }
 
     /// Returns the slots that are to be stopped.

@@ -9,6 +9,7 @@
 //! it is unpacked in (`unpack`), and sizes are capped.
 
 mod blob;
+mod cache;
 mod credentials;
 mod error;
 pub mod layout;

@@ -4,17 +4,18 @@
 //! in it is on disk; `refs/HEX` maps an index to the image chosen from it; `tmp/HEX/` and
 //! `tmp/HEX.ref` are work in progress, which belongs to whoever holds `locks/HEX` and is worth nothing to anybody else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use super::cache::{self, Kept, Uses};
 use super::credentials::Credentials;
 use super::error::{io, refused};
 use super::manifest::{self, Descriptor, Document, Manifest};
@@ -44,6 +45,7 @@ pub struct ImageStore {
 struct Inner {
     root: PathBuf,
     patience: Patience,
+    uses: Uses,
     /// One at a time for each digest in this process; the lock files are for the others.
     flights: tokio::sync::Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -64,6 +66,9 @@ pub struct UnpackedImage {
 struct Record {
     digest: Digest,
     config: ImageConfig,
+    /// Of its files together.
+    #[serde(default)]
+    bytes: u64,
 }
 
 impl UnpackedImage {
@@ -107,6 +112,7 @@ impl ImageStore {
             let inner = Inner {
                 root,
                 patience,
+                uses: Uses::default(),
                 flights: tokio::sync::Mutex::default(),
             };
             inner.sweep()?;
@@ -123,6 +129,21 @@ impl ImageStore {
     /// `Io`.
     pub async fn find(&self, image: &ImageRef) -> Result<Option<UnpackedImage>> {
         self.inner.find(image.digest.clone()).await
+    }
+
+    /// Notes that an image that was found before is used again.
+    pub fn used(&self, image: &UnpackedImage) {
+        self.inner.uses.note(&image.digest);
+    }
+
+    /// Makes room: images that nobody asked for lately and that are not `pinned` go, the longest unused first, until the others take at
+    /// most `budget` bytes. A digest of an index pins what was chosen from it. Returns what went.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn trim(&self, budget: u64, pinned: HashSet<Digest>) -> Result<Vec<Digest>> {
+        let inner = self.inner.clone();
+        blocking(move || inner.trim(budget, &pinned)).await
     }
 
     /// The image, fetched with `credentials` and unpacked if it is not here yet. Whoever asks for the same meanwhile waits for the one that
@@ -200,10 +221,7 @@ impl Inner {
             .buffered(PARALLEL_LAYERS)
             .try_collect()
             .await?;
-        let record = Record {
-            digest: digest.clone(),
-            config,
-        };
+        let digest = digest.clone();
         let (inner, shown) = (self.clone(), image.to_string());
         blocking(move || {
             let mut unpack = Unpack::new(&tmp.join("content/rootfs"))?;
@@ -212,6 +230,11 @@ impl Inner {
                 tracing::debug!(image = shown, layer = %layer.digest, "layer unpacked");
             }
             let done = unpack.finish()?;
+            let record = Record {
+                digest,
+                config,
+                bytes: done.bytes,
+            };
             inner.complete(&tmp, &record)?;
             drop(work);
             tracing::info!(
@@ -245,6 +268,69 @@ impl Inner {
         sync_dir(&self.root.join("images"))
     }
 
+    /// Removes what the cache has too much of, and says what that was.
+    fn trim(&self, budget: u64, pinned: &HashSet<Digest>) -> Result<Vec<Digest>> {
+        let images = self.root.join("images");
+        let mut kept = Vec::new();
+        for hex in names(&images)? {
+            let path = images.join(&hex).join("image.json");
+            // One that cannot be read is not counted: it is made anew when somebody asks for it.
+            let (Ok(json), Ok(meta)) = (fs::read(&path), fs::metadata(&path)) else {
+                continue;
+            };
+            let Ok(record) = serde_json::from_slice::<Record>(&json) else {
+                continue;
+            };
+            let written = meta.modified().map_err(io("read", &path))?;
+            kept.push(Kept {
+                used: self.uses.last(&record.digest, written),
+                digest: record.digest,
+                bytes: record.bytes,
+            });
+        }
+        let mut pinned = pinned.clone();
+        pinned.extend(self.chosen(&pinned)?);
+        let gone = cache::surplus(kept, budget, &pinned, SystemTime::now());
+        for digest in &gone {
+            self.remove(digest)?;
+        }
+        Ok(gone)
+    }
+
+    /// The images that were chosen from those of `pinned` that are indexes.
+    fn chosen(&self, pinned: &HashSet<Digest>) -> Result<Vec<Digest>> {
+        let refs = self.root.join("refs");
+        let mut chosen = Vec::new();
+        for index in pinned {
+            let path = refs.join(index.hex());
+            match fs::read_to_string(&path) {
+                Ok(text) => chosen.extend(text.parse()),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(io("read", &path)(e)),
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Takes an image away, at once for whoever asks for it.
+    fn remove(&self, digest: &Digest) -> Result<()> {
+        let Some(_held) = try_lock(&self.root.join("locks").join(digest.hex()))? else {
+            return Ok(());
+        };
+        let (from, to) = (self.image(digest), self.tmp(digest));
+        remove_dir(&to)?;
+        fs::rename(&from, &to).map_err(io("remove", &from))?;
+        self.uses.forget(digest);
+        let refs = self.root.join("refs");
+        for name in names(&refs)? {
+            let path = refs.join(&name);
+            if fs::read_to_string(&path).is_ok_and(|text| text == digest.to_string()) {
+                fs::remove_file(&path).map_err(io("remove", &path))?;
+            }
+        }
+        remove_dir(&to)
+    }
+
     async fn find(self: &Arc<Self>, digest: Digest) -> Result<Option<UnpackedImage>> {
         let inner = self.clone();
         blocking(move || {
@@ -275,6 +361,7 @@ impl Inner {
             path,
             source: e.into(),
         })?;
+        self.uses.note(digest);
         Ok(Some(UnpackedImage {
             rootfs: dir.join("rootfs"),
             config: record.config,
@@ -417,6 +504,13 @@ fn try_lock(path: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(io("lock", path)(e)),
     }
+}
+
+fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>> {
+    let entries = fs::read_dir(dir).map_err(io("list", dir))?;
+    entries
+        .map(|entry| Ok(entry.map_err(io("list", dir))?.file_name()))
+        .collect()
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

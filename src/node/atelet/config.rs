@@ -34,6 +34,8 @@ pub struct Options {
     pub allow_runsc_on_path: bool,
     /// Bytes that node copies of snapshots may take; those that exist nowhere else are kept in any case.
     pub cache_bytes: u64,
+    /// Bytes that images may take; those that run or are of golden snapshots are kept in any case.
+    pub image_bytes: u64,
     /// Docker configuration that images are pulled with, after the pull secrets of their templates; read at each pull, and may be
     /// missing.
     pub docker_config: Option<PathBuf>,

@@ -61,6 +61,9 @@ pub(super) struct Assignment {
     pub generation: String,
     /// Of the runtime that runs it; empty while it is not known yet.
     pub runtime_build: String,
+    /// Its images, which stay on the node meanwhile; empty while they are not known yet.
+    #[serde(default)]
+    pub images: Vec<String>,
 }
 
 /// How far an assignment is.

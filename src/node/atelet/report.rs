@@ -124,6 +124,7 @@ impl Reporter {
         sent: Duration,
     ) -> Duration {
         self.end_unwanted(answer, request);
+        self.node.images.keep_golden(answer.golden_images.clone());
         let length = Duration::from_millis(answer.lease_ms);
         self.node.lease.answered(sent, length, request.lapsed);
         let slots = self.slots.clone();

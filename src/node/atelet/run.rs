@@ -38,6 +38,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a stop waits for answers to be taken; a followed log has no end of its own.
 const GRACE: Duration = Duration::from_secs(3);
+/// How often images are held against their budget.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// Orders of one connection at a time.
 const MAX_ORDERS: usize = 1024;
 
@@ -64,6 +66,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     };
     let report = tokio::spawn(reporter.run(loops.clone()));
     let lease = tokio::spawn(slots.clone().follow_lease());
+    let trim = tokio::spawn(trim_images(node.clone(), slots.clone()));
 
     let herder = Herder {
         node: node.clone(),
@@ -91,10 +94,23 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     }
     report.abort();
     lease.abort();
+    trim.abort();
     if options.stop_slots_on_exit {
         end_all(&node, &slots).await;
     }
     served
+}
+
+/// Keeps images within their budget, for ever.
+async fn trim_images(node: Arc<Node>, slots: Arc<Slots>) {
+    loop {
+        tokio::time::sleep(TRIM_EVERY).await;
+        let assignments = slots.list().into_iter().filter_map(|slot| slot.assignment());
+        let used = assignments.flat_map(|assignment| assignment.images);
+        if let Err(error) = node.images.trim(used.collect()).await {
+            tracing::warn!(error = chain(&error), "images cannot be removed");
+        }
+    }
 }
 
 /// One node agent at a time works in a directory.
@@ -146,6 +162,7 @@ async fn node(options: &Options, layout: Layout) -> Result<Node, Error> {
         images: Images::new(
             ImageStore::open(&layout.images()).await?,
             options.docker_config.clone(),
+            options.image_bytes,
         ),
         runtimes,
         snapshots: Snapshots::open(&layout, stores, options.cache_bytes).await?,

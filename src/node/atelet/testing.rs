@@ -91,6 +91,7 @@ impl Nodes for Apiserver {
             incarnation: 7,
             lease_ms: lease.unwrap().as_millis() as u64,
             stop_slots: std::mem::take(&mut self.stop_slots.lock().unwrap()),
+            golden_images: vec![],
         }))
     }
 }
@@ -218,6 +219,7 @@ impl World {
             allowed_runtimes: BTreeSet::new(),
             allow_runsc_on_path: true,
             cache_bytes: 4 << 30,
+            image_bytes: 4 << 30,
             docker_config: None,
             s3: S3Config::default(),
             form: Form::Processes(Processes {

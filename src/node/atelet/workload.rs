@@ -2,7 +2,7 @@
 
 use super::outcome::Failure;
 use crate::api::Reason;
-use crate::image::{Credentials, ImageConfig, ImageRef, ImageStore, ResolvedUser, UnpackedImage};
+use crate::image::{Credentials, ImageConfig, ImageError, ImageRef, ImageStore, ResolvedUser, UnpackedImage};
 use crate::proto::atenode::{Container, ContainerBundle, EnvVar, PullSecret, Workload};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,14 +20,20 @@ const MOUNT_POINTS: [&str; 2] = ["dev", "run/ate"];
 pub(super) struct Images {
     store: ImageStore,
     docker_config: Option<PathBuf>,
+    /// Bytes that images may take.
+    budget: u64,
+    /// Images of golden snapshots; `None` before the API server named them.
+    golden: Mutex<Option<Vec<String>>>,
     known: Mutex<HashMap<String, (UnpackedImage, ResolvedUser)>>,
 }
 
 impl Images {
-    pub fn new(store: ImageStore, docker_config: Option<PathBuf>) -> Images {
+    pub fn new(store: ImageStore, docker_config: Option<PathBuf>, budget: u64) -> Images {
         Images {
             store,
             docker_config,
+            budget,
+            golden: Mutex::default(),
             known: Mutex::default(),
         }
     }
@@ -40,6 +46,27 @@ impl Images {
             bundles.push(bundle(container, &image, user)?);
         }
         Ok(bundles)
+    }
+
+    /// The images of golden snapshots are these now.
+    pub fn keep_golden(&self, images: Vec<String>) {
+        *self.golden.lock().unwrap_or_else(PoisonError::into_inner) = Some(images);
+    }
+
+    /// Removes images beyond the budget, but for those that are `used` or of golden snapshots. Nothing before it is known which those are.
+    pub async fn trim(&self, used: Vec<String>) -> Result<(), ImageError> {
+        let golden = self.golden.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(golden) = golden else {
+            return Ok(());
+        };
+        let pinned = used.into_iter().chain(golden);
+        let pinned = pinned.filter_map(|image| Some(image.parse::<ImageRef>().ok()?.digest));
+        let gone = self.store.trim(self.budget, pinned.collect()).await?;
+        if !gone.is_empty() {
+            tracing::info!(?gone, "images removed to make room");
+            self.known().retain(|_, (image, _)| !gone.contains(&image.digest));
+        }
+        Ok(())
     }
 
     /// Fails when a workload without its pull secrets has an image that is not here.
@@ -65,10 +92,12 @@ impl Images {
         workload: &Workload,
     ) -> Result<(UnpackedImage, ResolvedUser), Failure> {
         let known = self.known().get(reference).cloned();
-        if let Some(known) = known
-            && known.0.rootfs.is_dir()
-        {
-            return Ok(known);
+        if let Some(known) = known {
+            // Noted first, so that it is not removed from now on.
+            self.store.used(&known.0);
+            if known.0.rootfs.is_dir() {
+                return Ok(known);
+            }
         }
         let image: ImageRef = reference.parse()?;
         let image = match self.store.find(&image).await? {

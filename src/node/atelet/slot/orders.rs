@@ -106,6 +106,7 @@ impl Slot {
             host_port: 0,
             generation: uuid::Uuid::new_v4().to_string(),
             runtime_build: String::new(),
+            images: vec![],
         });
         if let Err(error) = self.persist(state) {
             state.desired.assignment = None;

@@ -9,7 +9,9 @@ use super::{MAX_PORTS, Slot, address, ahead};
 use crate::api::Reason;
 use crate::lifecycle::Observed;
 use crate::lifecycle::slot::Sandbox;
-use crate::proto::atenode::{RestoreWorkloadRequest, RunWorkloadRequest, SandboxSpec, StepTiming};
+use crate::proto::atenode::{
+    RestoreWorkloadRequest, RunWorkloadRequest, SandboxSpec, StepTiming, Workload,
+};
 use crate::sandbox::logs;
 use crate::snapshot::Pin;
 use rand::Rng;
@@ -127,6 +129,7 @@ impl Slot {
             let assignment = state.desired.assignment.as_mut().ok_or_else(gone)?;
             assignment.host_port = port;
             assignment.runtime_build.clone_from(&runtime.build);
+            assignment.images = images_of(workload);
             let assignment = assignment.clone();
             self.persist(&state).map_err(|e| boot_failed(&e))?;
             (assignment, executor, created)
@@ -224,6 +227,11 @@ impl Slot {
         std::fs::write(&list, containers.join("\n")).map_err(io("write", &list))?;
         Ok(logs)
     }
+}
+
+fn images_of(workload: &Workload) -> Vec<String> {
+    let containers = workload.containers.iter();
+    containers.map(|c| c.image.clone()).collect()
 }
 
 pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
