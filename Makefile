@@ -67,6 +67,7 @@ bench: ## Measure against the targets; writes target/bench.json
 	@e2e/setup.sh cluster
 	cargo build --release --bins --features bench
 	@e2e/bench/run.sh $(TARGET)/release
+	@e2e/bench/image.sh $(TARGET)/release
 	@e2e/bench/api.sh $(TARGET)/release
 	@e2e/bench/pods.sh $(TARGET)/release
 

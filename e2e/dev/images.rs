@@ -52,7 +52,14 @@ crane mutate --insecure "$registry/$name:base" -t "$registry/$name:latest" --set
 echo "image=$registry/$name@$(crane digest --insecure "$registry/$name:latest")"
 "#;
 
-fn build(registry: &Registry, dir: &Path, name: &str, program: &str, ask: &str, server: &str) -> String {
+fn build(
+    registry: &Registry,
+    dir: &Path,
+    name: &str,
+    program: &str,
+    ask: &str,
+    server: &str,
+) -> String {
     let (work, file) = (dir.join(name), dir.join(format!("{name}-server")));
     std::fs::create_dir(&work).unwrap();
     std::fs::write(&file, server).unwrap();
@@ -60,13 +67,22 @@ fn build(registry: &Registry, dir: &Path, name: &str, program: &str, ask: &str, 
     std::fs::write(work.join("config.json"), config).unwrap();
     let output = Command::new("bash")
         .args(["-c", BUILD, "build"])
-        .args([work.to_str().unwrap(), &registry.host(), name, program, ask, file.to_str().unwrap()])
+        .args([
+            work.to_str().unwrap(),
+            &registry.host(),
+            name,
+            program,
+            ask,
+            file.to_str().unwrap(),
+        ])
         .env("DOCKER_CONFIG", &work)
         .output()
         .unwrap();
     let said = text(&output.stdout);
     let image = said.lines().find_map(|line| line.strip_prefix("image="));
-    image.unwrap_or_else(|| panic!("{said}\n{}", text(&output.stderr))).to_owned()
+    image
+        .unwrap_or_else(|| panic!("{said}\n{}", text(&output.stderr)))
+        .to_owned()
 }
 
 #[test]
@@ -74,11 +90,26 @@ fn node_and_python_servers_of_a_private_registry_run_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let images = [
-        ("node", build(&registry, dir.path(), "node", "node", "", NODE)),
-        ("python", build(&registry, dir.path(), "python", "/usr/bin/python3", "import sysconfig; print(sysconfig.get_path('stdlib'))", PYTHON)),
+        (
+            "node",
+            build(&registry, dir.path(), "node", "node", "", NODE),
+        ),
+        (
+            "python",
+            build(
+                &registry,
+                dir.path(),
+                "python",
+                "/usr/bin/python3",
+                "import sysconfig; print(sysconfig.get_path('stdlib'))",
+                PYTHON,
+            ),
+        ),
     ];
     let config = dir.path().join("docker.json");
-    let write = |password: &str| std::fs::write(&config, registry.docker_config(password).to_string()).unwrap();
+    let write = |password: &str| {
+        std::fs::write(&config, registry.docker_config(password).to_string()).unwrap()
+    };
     write("hunter3-wrong");
     let dev = Dev::start(&["--docker-config", config.to_str().unwrap()]);
     dev.apply("apiVersion: ate.dev/v1alpha1\nkind: WorkerPool\nmetadata: {name: pool, namespace: default}\nspec: {replicas: 2}\n");
@@ -90,7 +121,10 @@ fn node_and_python_servers_of_a_private_registry_run_unchanged() {
         said.starts_with("ImageUnavailable").then_some(said)
     });
     let with = format!("with the credentials of {}", config.display());
-    assert!(refused.contains("does not allow pulling") && refused.contains(&with), "{refused}");
+    assert!(
+        refused.contains("does not allow pulling") && refused.contains(&with),
+        "{refused}"
+    );
     let described = dev.kubectl(&["describe", "actortemplate", "node"]);
     assert!(described.contains(&with), "{described}");
 
@@ -98,7 +132,12 @@ fn node_and_python_servers_of_a_private_registry_run_unchanged() {
     write(PASSWORD);
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
     for (name, _) in &images {
-        dev.kubectl(&["wait", "--for=condition=Ready", &format!("actortemplate/{name}"), &limit]);
+        dev.kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            &format!("actortemplate/{name}"),
+            &limit,
+        ]);
         dev.actor(name, name);
         let visit = || serde_json::from_str::<serde_json::Value>(&dev.get(name, "/")).unwrap();
         let says = |memory: u64| serde_json::json!({"memory": memory, "cwd": "/srv", "uid": 1000, "greeting": "hello"});

@@ -26,7 +26,7 @@ const ROLL_BACK_LIMIT: Duration = Duration::from_secs(120);
 /// How long the suspension of what runs on a worker that leaves may take before it is left to recovery.
 const SUSPEND_LIMIT: Duration = Duration::from_secs(120);
 /// Golden snapshots' images that a node is told of.
-const MAX_GOLDEN_IMAGES: usize = 4096;
+const MAX_GOLDEN_IMAGES: usize = 1024;
 /// How long an unchanged report is not taken in again: other replicas may have removed what this one has seen.
 const TAKE_IN_AGAIN: Duration = Duration::from_secs(15);
 

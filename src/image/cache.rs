@@ -2,10 +2,16 @@
 //! as the budget goes.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::Digest;
+use super::error::io;
+use super::store::{Inner, Record, remove_dir, try_lock};
+use super::{Digest, Result};
 
 /// Whoever was just given an image has so long to pin it: as long as a sandbox may take to come up, and some more.
 const GRACE: Duration = Duration::from_secs(15 * 60);
@@ -42,6 +48,85 @@ pub(super) fn surplus(
     gone
 }
 
+impl Inner {
+    /// Removes what the cache has too much of, and says what that was.
+    pub(super) fn trim(&self, budget: u64, pinned: &HashSet<Digest>) -> Result<Vec<Digest>> {
+        let images = self.root.join("images");
+        let mut kept = Vec::new();
+        for hex in names(&images)? {
+            let path = images.join(&hex).join("image.json");
+            // One that cannot be read is not counted: it is made anew when somebody asks for it.
+            let (Ok(json), Ok(meta)) = (fs::read(&path), fs::metadata(&path)) else {
+                continue;
+            };
+            let Ok(record) = serde_json::from_slice::<Record>(&json) else {
+                continue;
+            };
+            let written = meta.modified().map_err(io("read", &path))?;
+            let used = self.uses.last(&record.digest, written);
+            if used > written {
+                // For the next process.
+                let file = File::options().write(true).open(&path);
+                let noted = file.and_then(|file| file.set_modified(used));
+                noted.map_err(io("write", &path))?;
+            }
+            kept.push(Kept {
+                used,
+                digest: record.digest,
+                bytes: record.bytes,
+            });
+        }
+        let mut pinned = pinned.clone();
+        pinned.extend(self.chosen(&pinned)?);
+        let gone = surplus(kept, budget, &pinned, SystemTime::now());
+        for digest in &gone {
+            self.remove(digest)?;
+        }
+        Ok(gone)
+    }
+
+    /// The images that were chosen from those of `pinned` that are indexes.
+    fn chosen(&self, pinned: &HashSet<Digest>) -> Result<Vec<Digest>> {
+        let refs = self.root.join("refs");
+        let mut chosen = Vec::new();
+        for index in pinned {
+            let path = refs.join(index.hex());
+            match fs::read_to_string(&path) {
+                Ok(text) => chosen.extend(text.parse()),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(io("read", &path)(e)),
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Takes an image away, at once for whoever asks for it.
+    fn remove(&self, digest: &Digest) -> Result<()> {
+        let Some(_held) = try_lock(&self.root.join("locks").join(digest.hex()))? else {
+            return Ok(());
+        };
+        let (from, to) = (self.image(digest), self.tmp(digest));
+        remove_dir(&to)?;
+        fs::rename(&from, &to).map_err(io("remove", &from))?;
+        self.uses.forget(digest);
+        let refs = self.root.join("refs");
+        for name in names(&refs)? {
+            let path = refs.join(&name);
+            if fs::read_to_string(&path).is_ok_and(|text| text == digest.to_string()) {
+                fs::remove_file(&path).map_err(io("remove", &path))?;
+            }
+        }
+        remove_dir(&to)
+    }
+}
+
+fn names(dir: &Path) -> Result<Vec<OsString>> {
+    let entries = fs::read_dir(dir).map_err(io("list", dir))?;
+    entries
+        .map(|entry| Ok(entry.map_err(io("list", dir))?.file_name()))
+        .collect()
+}
+
 /// When images were asked for since this process began.
 #[derive(Debug, Default)]
 pub(super) struct Uses(Mutex<HashMap<Digest, SystemTime>>);
@@ -53,7 +138,9 @@ impl Uses {
 
     /// The later of `before` and what was noted.
     pub(super) fn last(&self, digest: &Digest, before: SystemTime) -> SystemTime {
-        self.lock().get(digest).map_or(before, |used| before.max(*used))
+        self.lock()
+            .get(digest)
+            .map_or(before, |used| before.max(*used))
     }
 
     pub(super) fn forget(&self, digest: &Digest) {
@@ -81,7 +168,14 @@ mod tests {
             bytes,
             used: now - Duration::from_secs(age),
         };
-        let all = || vec![kept(1, 40, 5000), kept(2, 30, 9000), kept(3, 20, 7000), kept(4, 10, 10)];
+        let all = || {
+            vec![
+                kept(1, 40, 5000),
+                kept(2, 30, 9000),
+                kept(3, 20, 7000),
+                kept(4, 10, 10),
+            ]
+        };
         for (budget, pinned, gone) in [
             (100, &[][..], &[][..]),
             (99, &[], &[2]),
@@ -93,7 +187,11 @@ mod tests {
         ] {
             let pinned: HashSet<Digest> = pinned.iter().map(|n| digest(*n)).collect();
             let gone: Vec<Digest> = gone.iter().map(|n| digest(*n)).collect();
-            assert_eq!(surplus(all(), budget, &pinned, now), gone, "{budget} {pinned:?}");
+            assert_eq!(
+                surplus(all(), budget, &pinned, now),
+                gone,
+                "{budget} {pinned:?}"
+            );
         }
     }
 }

@@ -10,18 +10,18 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::cache::{self, Kept, Uses};
+use super::cache::Uses;
 use super::credentials::Credentials;
 use super::error::{io, refused};
 use super::manifest::{self, Descriptor, Document, Manifest};
 use super::registry::Patience;
 use super::source::Source;
-use super::unpack::{self, Unpack};
+use super::unpack::{self, Totals, Unpack};
 use super::{
     Digest, ImageConfig, ImageError, ImageRef, ResolvedUser, Result, blob, blocking, user,
 };
@@ -42,10 +42,10 @@ pub struct ImageStore {
 }
 
 #[derive(Debug)]
-struct Inner {
-    root: PathBuf,
+pub(super) struct Inner {
+    pub(super) root: PathBuf,
     patience: Patience,
-    uses: Uses,
+    pub(super) uses: Uses,
     /// One at a time for each digest in this process; the lock files are for the others.
     flights: tokio::sync::Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -63,12 +63,12 @@ pub struct UnpackedImage {
 
 /// What `image.json` holds.
 #[derive(Serialize, Deserialize)]
-struct Record {
-    digest: Digest,
+pub(super) struct Record {
+    pub(super) digest: Digest,
     config: ImageConfig,
     /// Of its files together.
     #[serde(default)]
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl UnpackedImage {
@@ -214,28 +214,50 @@ impl Inner {
         let config = manifest::read_config(&source.config(&manifest.config).await?)?;
 
         let blobs = tmp.join("blobs");
+        let count = manifest.layers.len();
+        // Each layer is unpacked as soon as it and those below it are here, while others are on their way.
+        let (sender, receiver) = tokio::sync::mpsc::channel(PARALLEL_LAYERS);
+        let unpacking = tokio::spawn(blocking(move || {
+            let unpacked = unpack_all(&tmp, receiver)?;
+            Ok((work, tmp, unpacked))
+        }));
         let layers = manifest.layers.into_iter().enumerate();
         // A layer may be there twice, so its digest does not name the file.
         let layers = layers.map(|(i, layer)| fetch_layer(source, layer, blobs.join(i.to_string())));
-        let layers: Vec<_> = futures::stream::iter(layers)
-            .buffered(PARALLEL_LAYERS)
-            .try_collect()
-            .await?;
-        let digest = digest.clone();
-        let (inner, shown) = (self.clone(), image.to_string());
-        blocking(move || {
-            let mut unpack = Unpack::new(&tmp.join("content/rootfs"))?;
-            for (layer, file) in &layers {
-                blob::read_layer(file, layer, |tar| unpack.layer(tar))?;
-                tracing::debug!(image = shown, layer = %layer.digest, "layer unpacked");
+        let mut layers = futures::stream::iter(layers).buffered(PARALLEL_LAYERS);
+        let mut fetched = Ok(());
+        while let Some(layer) = layers.next().await {
+            match layer {
+                Ok(layer) => {
+                    // Nobody takes it when unpacking failed, which says why.
+                    if sender.send(layer).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    fetched = Err(error);
+                    break;
+                }
             }
-            let done = unpack.finish()?;
-            let record = Record {
-                digest,
-                config,
-                bytes: done.bytes,
-            };
-            inner.complete(&tmp, &record)?;
+        }
+        drop((sender, layers));
+        let (work, tmp, (layers, done)) = unpacking.await.unwrap_or_else(|join| {
+            let what = format!("the unpacking of an image ended early: {join}");
+            Err(ImageError::Bug { what })
+        })?;
+        fetched?;
+        if layers != count {
+            let what = format!("{layers} of {count} layers were unpacked");
+            return Err(ImageError::Bug { what });
+        }
+        let record = Record {
+            digest: digest.clone(),
+            config,
+            bytes: done.bytes,
+        };
+        let shown = image.to_string();
+        blocking(move || {
+            self.complete(&tmp, &record)?;
             drop(work);
             tracing::info!(
                 image = shown,
@@ -245,8 +267,7 @@ impl Inner {
                 ms = begun.elapsed().as_millis() as u64,
                 "image unpacked"
             );
-            inner
-                .read(&record.digest)?
+            self.read(&record.digest)?
                 .ok_or_else(|| refused("the image", "it vanished when it was complete"))
         })
         .await
@@ -266,69 +287,6 @@ impl Inner {
         let to = self.image(&record.digest);
         fs::rename(&content, &to).map_err(io("complete", &to))?;
         sync_dir(&self.root.join("images"))
-    }
-
-    /// Removes what the cache has too much of, and says what that was.
-    fn trim(&self, budget: u64, pinned: &HashSet<Digest>) -> Result<Vec<Digest>> {
-        let images = self.root.join("images");
-        let mut kept = Vec::new();
-        for hex in names(&images)? {
-            let path = images.join(&hex).join("image.json");
-            // One that cannot be read is not counted: it is made anew when somebody asks for it.
-            let (Ok(json), Ok(meta)) = (fs::read(&path), fs::metadata(&path)) else {
-                continue;
-            };
-            let Ok(record) = serde_json::from_slice::<Record>(&json) else {
-                continue;
-            };
-            let written = meta.modified().map_err(io("read", &path))?;
-            kept.push(Kept {
-                used: self.uses.last(&record.digest, written),
-                digest: record.digest,
-                bytes: record.bytes,
-            });
-        }
-        let mut pinned = pinned.clone();
-        pinned.extend(self.chosen(&pinned)?);
-        let gone = cache::surplus(kept, budget, &pinned, SystemTime::now());
-        for digest in &gone {
-            self.remove(digest)?;
-        }
-        Ok(gone)
-    }
-
-    /// The images that were chosen from those of `pinned` that are indexes.
-    fn chosen(&self, pinned: &HashSet<Digest>) -> Result<Vec<Digest>> {
-        let refs = self.root.join("refs");
-        let mut chosen = Vec::new();
-        for index in pinned {
-            let path = refs.join(index.hex());
-            match fs::read_to_string(&path) {
-                Ok(text) => chosen.extend(text.parse()),
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(io("read", &path)(e)),
-            }
-        }
-        Ok(chosen)
-    }
-
-    /// Takes an image away, at once for whoever asks for it.
-    fn remove(&self, digest: &Digest) -> Result<()> {
-        let Some(_held) = try_lock(&self.root.join("locks").join(digest.hex()))? else {
-            return Ok(());
-        };
-        let (from, to) = (self.image(digest), self.tmp(digest));
-        remove_dir(&to)?;
-        fs::rename(&from, &to).map_err(io("remove", &from))?;
-        self.uses.forget(digest);
-        let refs = self.root.join("refs");
-        for name in names(&refs)? {
-            let path = refs.join(&name);
-            if fs::read_to_string(&path).is_ok_and(|text| text == digest.to_string()) {
-                fs::remove_file(&path).map_err(io("remove", &path))?;
-            }
-        }
-        remove_dir(&to)
     }
 
     async fn find(self: &Arc<Self>, digest: Digest) -> Result<Option<UnpackedImage>> {
@@ -431,13 +389,28 @@ impl Inner {
         Ok(())
     }
 
-    fn image(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn image(&self, digest: &Digest) -> PathBuf {
         self.root.join("images").join(digest.hex())
     }
 
-    fn tmp(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn tmp(&self, digest: &Digest) -> PathBuf {
         self.root.join("tmp").join(digest.hex())
     }
+}
+
+/// Unpacks layers below `tmp` in the order in which they come; how many there were.
+fn unpack_all(
+    tmp: &Path,
+    mut layers: tokio::sync::mpsc::Receiver<(Descriptor, PathBuf)>,
+) -> Result<(usize, Totals)> {
+    let mut unpack = Unpack::new(&tmp.join("content/rootfs"))?;
+    let mut count = 0;
+    while let Some((layer, file)) = layers.blocking_recv() {
+        blob::read_layer(&file, &layer, |tar| unpack.layer(tar))?;
+        tracing::debug!(layer = %layer.digest, "layer unpacked");
+        count += 1;
+    }
+    Ok((count, unpack.finish()?))
 }
 
 async fn fetch_layer(
@@ -488,14 +461,14 @@ impl Drop for Work {
     }
 }
 
-fn remove_dir(dir: &Path) -> Result<()> {
+pub(super) fn remove_dir(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(io("remove", dir)(e)),
         _ => Ok(()),
     }
 }
 
-fn try_lock(path: &Path) -> Result<Option<File>> {
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
     let mut options = File::options();
     let file = options.create(true).truncate(false).write(true).open(path);
     let file = file.map_err(io("open", path))?;
@@ -504,13 +477,6 @@ fn try_lock(path: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(io("lock", path)(e)),
     }
-}
-
-fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>> {
-    let entries = fs::read_dir(dir).map_err(io("list", dir))?;
-    entries
-        .map(|entry| Ok(entry.map_err(io("list", dir))?.file_name()))
-        .collect()
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

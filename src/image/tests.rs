@@ -1,11 +1,12 @@
 //! Images as their users see them: from layouts and a real registry, damaged, raced for, interrupted, packed.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -308,6 +309,51 @@ async fn work_in_progress_of_a_live_process_is_not_swept() {
     drop(lock);
     drop(store(&dir).await);
     assert!(!tmp.exists());
+}
+
+#[tokio::test]
+async fn images_that_nobody_uses_make_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = blobs(&dir);
+    let layer = |name: &str| Layer::new().file(name, "xxxxxxxx").gzip();
+    let plain = blobs.reference(&blobs.image(vec![layer("a")]));
+    let image = blobs.image(vec![layer("b")]);
+    let index = blobs.reference(&blobs.index(std::slice::from_ref(&image)));
+    let first = store(&dir).await;
+    first.ensure(&plain, &nobody()).await.unwrap();
+    first.ensure(&index, &nobody()).await.unwrap();
+    let none = HashSet::new();
+    assert_eq!(first.trim(0, none.clone()).await.unwrap(), [], "just used");
+
+    // A later process, long after.
+    let images = dir.path().join("store/images");
+    let age = || {
+        for entry in std::fs::read_dir(&images).unwrap() {
+            let record = entry.unwrap().path().join("image.json");
+            let record = std::fs::File::options().write(true).open(record).unwrap();
+            let then = SystemTime::now() - Duration::from_secs(3600);
+            record.set_modified(then).unwrap();
+        }
+    };
+    age();
+    let later = store(&dir).await;
+    assert_eq!(later.trim(16, none.clone()).await.unwrap(), [], "both fit");
+    let pinned = HashSet::from([index.digest.clone()]);
+    let gone = later.trim(0, pinned).await.unwrap();
+    assert_eq!(gone, [plain.digest.clone()]);
+    assert_eq!(later.find(&plain).await.unwrap(), None);
+    later.find(&index).await.unwrap().unwrap();
+    assert_eq!(later.trim(0, none.clone()).await.unwrap(), [], "just used");
+    let third = store(&dir).await;
+    assert_eq!(
+        third.trim(0, none.clone()).await.unwrap(),
+        [],
+        "as the process before knew"
+    );
+    age();
+    assert_eq!(third.trim(7, none).await.unwrap().len(), 1);
+    assert_empty(&dir);
+    later.ensure(&plain, &nobody()).await.unwrap();
 }
 
 /// A directory as a newcomer packs it.

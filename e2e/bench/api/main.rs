@@ -3,6 +3,7 @@
 
 mod client;
 mod get;
+mod pull;
 mod seed;
 mod streams;
 mod wake;
@@ -31,6 +32,8 @@ enum Command {
     Seed(seed::Args),
     /// Lists everything page by page
     List(get::ListArgs),
+    /// Pulls and unpacks an image
+    Pull(pull::Args),
     /// Begin, claim and commit over many connections
     Wake(wake::Args),
 }
@@ -84,6 +87,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Streams(args) => streams::measure(args).await,
         Command::Seed(args) => seed::measure(args).await,
         Command::List(args) => get::list(args).await,
+        Command::Pull(args) => pull::pull(args).await,
         Command::Wake(args) => wake::measure(args).await,
     }
 }

@@ -3,6 +3,7 @@
 use super::node::{self, Order, who};
 use super::store::Life;
 use super::world::World;
+use crate::api::Reason;
 use crate::proto::atenode::*;
 use crate::rpc::nodes::{NodeClient, NodeError};
 use async_trait::async_trait;
@@ -156,6 +157,17 @@ impl NodeClient for Calls {
         r: RestoreRequest,
         limit: Duration,
     ) -> Result<RestoreResponse, NodeError> {
+        let workload = r.workload.clone().unwrap_or_default();
+        {
+            let mut state = self.world.lock();
+            state.pull_secrets.push(workload.pull_secrets.len());
+            if state.no_images && workload.pull_secrets_left_out {
+                return Err(NodeError::Failed {
+                    reason: Reason::ImageUnavailable,
+                    message: "no image".into(),
+                });
+            }
+        }
         let order = Self::order(r.target_ateom_uid, &r.actor, r.fence);
         let (world, what) = (
             self.world.clone(),

@@ -5,7 +5,9 @@ use super::schedule::options;
 use super::store::{Life, Mortal};
 use super::world::{Guards, World};
 use crate::api::record::{ActorRecord, SpecRecord, StatusRecord};
-use crate::api::template::{ActorTemplateSpec, ActorTemplateStatus, GoldenPolicy, GoldenSnapshot};
+use crate::api::template::{
+    ActorTemplateSpec, ActorTemplateStatus, GoldenPolicy, GoldenSnapshot, PullSecret,
+};
 use crate::api::{ActorKey, ActorTemplate, TemplateKey, WorkerPool, WorkerPoolSpec};
 use crate::engine::{Call, Engine, Options};
 use crate::kube::secrets::Data;
@@ -27,6 +29,8 @@ const FIRST: &str = "r";
 pub struct One {
     pub replicas: i32,
     pub allowed: Vec<String>,
+    /// Pull secrets of the template.
+    pub pull: Vec<PullSecret>,
     /// Where there are some, actors start from them.
     pub goldens: Vec<GoldenSnapshot>,
 }
@@ -46,6 +50,7 @@ impl Catalog for One {
             ..ActorTemplateStatus::default()
         });
         template.spec.allowed_namespaces = self.allowed.clone();
+        template.spec.image_pull_secrets = self.pull.clone();
         Some(Arc::new(template))
     }
     fn templates(&self) -> Vec<Arc<ActorTemplate>> {
@@ -61,13 +66,16 @@ impl Catalog for One {
     }
 }
 
-/// Nobody's template names one.
-pub struct NoSecrets;
+/// The Secret `registry`, with credentials of registries.
+pub struct OneSecret;
 
 #[async_trait::async_trait]
-impl Secrets for NoSecrets {
-    async fn read(&self, _: &str, _: &str) -> Result<Data, SecretError> {
-        Err(SecretError::Unknown)
+impl Secrets for OneSecret {
+    async fn read(&self, namespace: &str, name: &str) -> Result<Data, SecretError> {
+        match name {
+            "registry" => Ok([(".dockerconfigjson".into(), b"{}".to_vec())].into()),
+            _ => Err(SecretError::Missing(format!("{namespace}/{name}"))),
+        }
     }
 }
 
@@ -165,6 +173,7 @@ impl One {
         One {
             replicas,
             allowed: vec![],
+            pull: vec![],
             goldens: vec![],
         }
     }
@@ -192,7 +201,7 @@ pub fn replica(
         Arc::new(mortal),
         Arc::new(nodes),
         Arc::new(catalog),
-        Arc::new(NoSecrets),
+        Arc::new(OneSecret),
         Options {
             replica: Some(name.into()),
             ..options()

@@ -10,6 +10,7 @@ mod audit;
 mod calls;
 mod draining;
 mod guards;
+mod images;
 mod kit;
 mod node;
 mod recovery;

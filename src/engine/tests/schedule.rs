@@ -2,7 +2,7 @@
 
 use super::audit;
 use super::calls::Calls;
-use super::kit::{NoSecrets, One};
+use super::kit::{One, OneSecret};
 use super::store::{Life, Mortal};
 use super::world::{BUILDS, Content, Guards, Promise, World};
 use crate::api::record::{ActorRecord, Desired, Phase, SpecRecord, StatusRecord};
@@ -233,7 +233,7 @@ impl Simulation {
             store,
             nodes,
             Arc::new(One::of(2)),
-            Arc::new(NoSecrets),
+            Arc::new(OneSecret),
             options,
         );
         let stop = CancellationToken::new();

@@ -170,6 +170,10 @@ pub struct State {
     pub crashes: u64,
     /// Snapshots that came to a node of another build than theirs.
     pub misfits: u64,
+    /// No node has any image.
+    pub no_images: bool,
+    /// How many pull secrets came with each restore.
+    pub pull_secrets: Vec<usize>,
     /// Nodes that were given another build of the runtime.
     pub rollouts: u64,
     start: Instant,
@@ -211,6 +215,8 @@ impl World {
             orders: 0,
             crashes: 0,
             misfits: 0,
+            no_images: false,
+            pull_secrets: vec![],
             rollouts: 0,
             start: Instant::now(),
             history: VecDeque::new(),

@@ -4,7 +4,7 @@ use tar::EntryType;
 
 use super::super::testing::{Entry, Layer, tree};
 use super::*;
-use crate::image::ImageError;
+use crate::image::{Digest, ImageError};
 
 /// A directory to unpack in, beside one that nothing may touch.
 struct Fixture {
@@ -430,6 +430,88 @@ fn a_file_that_is_too_large_is_refused_before_it_is_written() {
     let error = unpack.layer(&mut endless).unwrap_err();
     assert!(error.to_string().contains("bytes unpacked"), "{error}");
     assert_eq!(tree(&f.root()), Vec::<String>::new());
+}
+
+/// The same bytes again and again.
+struct Again<'a>(&'a [u8], usize);
+
+impl Read for Again<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let at = self.1 % self.0.len();
+        let n = buffer.len().min(self.0.len() - at);
+        buffer[..n].copy_from_slice(&self.0[at..at + n]);
+        self.1 += n;
+        Ok(n)
+    }
+}
+
+#[test]
+fn a_layer_without_end_is_refused_at_its_millionth_entry() {
+    let f = Fixture::new();
+    // Entries that leave nothing on the disk are the fastest.
+    let layer = Layer::new().entry(Entry::new(EntryType::Char, "dev/null"));
+    let entry = &layer.plain()[..512];
+    let mut unpack = Unpack::new(&f.root()).unwrap();
+    let error = unpack.layer(&mut Again(entry, 0)).unwrap_err();
+    assert!(error.to_string().contains("over 1000000 files"), "{error}");
+    assert_eq!(unpack.totals.files, MAX_IMAGE_FILES + 1);
+}
+
+#[test]
+fn what_a_compressed_layer_grows_to_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let f = Fixture::new();
+    // A few kilobytes that claim to be 40 GiB, and would be: the claim is refused before a byte of them is written.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("bomb").unwrap();
+    header.set_size(40 << 30);
+    header.set_cksum();
+    let plain = io::Read::chain(&header.as_bytes()[..], io::repeat(0).take(64 << 20));
+    let zstd = zstd::encode_all(plain, 1).unwrap();
+    assert!(zstd.len() < 64 << 10);
+    let path = dir.path().join("layer");
+    std::fs::write(&path, &zstd).unwrap();
+    let digest = Digest::of(sha2::Digest::new_with_prefix(&zstd));
+    let layer = serde_json::json!({"mediaType": "tar", "digest": digest, "size": zstd.len()});
+    let layer = serde_json::from_value(layer).unwrap();
+    let mut unpack = Unpack::new(&f.root()).unwrap();
+    let read = crate::image::blob::read_layer(&path, &layer, |tar| unpack.layer(tar));
+    let error = read.unwrap_err();
+    assert!(error.to_string().contains("bytes unpacked"), "{error}");
+    assert_eq!(tree(&f.root()), Vec::<String>::new());
+}
+
+#[test]
+fn a_sparse_file_counts_as_what_it_becomes() {
+    let f = Fixture::new();
+    let sparse = |real: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.name[..1].copy_from_slice(b"a");
+        // In base 256, since octal digits end below the cap.
+        let number = |field: &mut [u8; 12], value: u64| {
+            field[0] = 0x80;
+            field[4..].copy_from_slice(&value.to_be_bytes());
+        };
+        number(&mut gnu.realsize, real);
+        number(&mut gnu.sparse[0].offset, real);
+        number(&mut gnu.sparse[0].numbytes, 0);
+        header.set_cksum();
+        let mut layer = header.as_bytes().to_vec();
+        layer.extend_from_slice(&[0; 1024]);
+        layer
+    };
+    let unpack = |layer: Vec<u8>| Unpack::new(&f.root()).unwrap().layer(&mut &layer[..]);
+    unpack(sparse(100_000)).unwrap();
+    assert_eq!(std::fs::read(f.root().join("a")).unwrap(), vec![0; 100_000]);
+    let error = unpack(sparse(MAX_IMAGE_BYTES + 1)).unwrap_err();
+    assert!(error.to_string().contains("bytes unpacked"), "{error}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use super::outcome::Failure;
 use crate::api::Reason;
-use crate::image::{Credentials, ImageConfig, ImageError, ImageRef, ImageStore, ResolvedUser, UnpackedImage};
+use crate::image::{
+    Credentials, ImageConfig, ImageError, ImageRef, ImageStore, ResolvedUser, UnpackedImage,
+};
 use crate::proto::atenode::{Container, ContainerBundle, EnvVar, PullSecret, Workload};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -55,7 +57,11 @@ impl Images {
 
     /// Removes images beyond the budget, but for those that are `used` or of golden snapshots. Nothing before it is known which those are.
     pub async fn trim(&self, used: Vec<String>) -> Result<(), ImageError> {
-        let golden = self.golden.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let golden = self
+            .golden
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let Some(golden) = golden else {
             return Ok(());
         };
@@ -64,7 +70,8 @@ impl Images {
         let gone = self.store.trim(self.budget, pinned.collect()).await?;
         if !gone.is_empty() {
             tracing::info!(?gone, "images removed to make room");
-            self.known().retain(|_, (image, _)| !gone.contains(&image.digest));
+            self.known()
+                .retain(|_, (image, _)| !gone.contains(&image.digest));
         }
         Ok(())
     }
@@ -229,6 +236,27 @@ mod tests {
             };
             assert_eq!(command_line(&container, &config), want);
         }
+    }
+
+    #[tokio::test]
+    async fn an_image_that_is_not_here_is_told_of_where_its_pull_secrets_were_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::new(ImageStore::open(dir.path()).await.unwrap(), None, 0);
+        let container = Container {
+            image: format!("registry.example/a@sha256:{}", "0".repeat(64)),
+            ..Container::default()
+        };
+        let mut workload = Workload {
+            containers: vec![container],
+            ..Workload::default()
+        };
+        images.may_be_missing(&workload).await.unwrap();
+        workload.pull_secrets_left_out = true;
+        let failed = images.may_be_missing(&workload).await;
+        assert!(
+            matches!(failed, Err(Failure::Failed(Reason::ImageUnavailable, _))),
+            "{failed:?}"
+        );
     }
 
     #[test]
