@@ -8,6 +8,9 @@ use crate::kube::secrets::Reader;
 use crate::lifecycle::placement::request_port;
 use crate::proto::atenode as wire;
 
+/// Bytes of all pull secrets of a workload: as much as one Secret may have.
+const MAX_PULL_SECRETS: usize = 1 << 20;
+
 /// What of a template's Secrets a workload gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum With {
@@ -54,13 +57,20 @@ async fn pull_secrets(
     named: &[PullSecret],
     secrets: &mut Reader<'_>,
 ) -> Result<Vec<wire::PullSecret>, (Reason, String)> {
+    let failed = |why: String| {
+        let message = format!("imagePullSecrets: {why}");
+        (Reason::SecretUnavailable, message)
+    };
     let mut read = Vec::with_capacity(named.len());
+    let mut bytes = 0;
     for PullSecret { name } in named {
         let config = secrets.docker_config(name).await;
-        let config = config.map_err(|why| {
-            let message = format!("imagePullSecrets: {why}");
-            (Reason::SecretUnavailable, message)
-        })?;
+        let config = config.map_err(|why| failed(why.to_string()))?;
+        bytes += config.len();
+        if bytes > MAX_PULL_SECRETS {
+            let why = format!("they have over {MAX_PULL_SECRETS} bytes together; name fewer");
+            return Err(failed(why));
+        }
         let name = secrets.full(name);
         read.push(wire::PullSecret { name, config });
     }
@@ -165,11 +175,12 @@ mod tests {
     impl Secrets for Two {
         async fn read(&self, namespace: &str, name: &str) -> Result<Data, SecretError> {
             let (key, value) = match name {
-                "registry" => (".dockerconfigjson", "{}"),
-                "words" => ("word", "open"),
+                "registry" => (".dockerconfigjson", b"{}".to_vec()),
+                "large" => (".dockerconfigjson", vec![b' '; MAX_PULL_SECRETS + 1]),
+                "words" => ("word", b"open".to_vec()),
                 _ => return Err(SecretError::Missing(format!("{namespace}/{name}"))),
             };
-            Ok([(key.to_owned(), value.as_bytes().to_vec())].into())
+            Ok([(key.to_owned(), value)].into())
         }
     }
 
@@ -215,6 +226,10 @@ mod tests {
         }
         for (name, said) in [
             ("gone", "imagePullSecrets: there is no Secret team/gone"),
+            (
+                "large",
+                "imagePullSecrets: they have over 1048576 bytes together; name fewer",
+            ),
             (
                 "words",
                 r#"imagePullSecrets: Secret team/words has no key ".dockerconfigjson": make it with kubectl create secret docker-registry"#,

@@ -340,7 +340,7 @@ async fn images_that_nobody_uses_make_room() {
     assert_eq!(later.trim(16, none.clone()).await.unwrap(), [], "both fit");
     let pinned = HashSet::from([index.digest.clone()]);
     let gone = later.trim(0, pinned).await.unwrap();
-    assert_eq!(gone, [plain.digest.clone()]);
+    assert_eq!(gone, std::slice::from_ref(&plain.digest));
     assert_eq!(later.find(&plain).await.unwrap(), None);
     later.find(&index).await.unwrap().unwrap();
     assert_eq!(later.trim(0, none.clone()).await.unwrap(), [], "just used");
