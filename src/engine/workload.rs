@@ -168,11 +168,11 @@ mod tests {
     use crate::kube::SecretError;
     use crate::kube::secrets::Data;
 
-    /// One Secret of each kind.
-    struct Two;
+    /// A Secret of each kind.
+    struct Each;
 
     #[async_trait::async_trait]
-    impl Secrets for Two {
+    impl Secrets for Each {
         async fn read(&self, namespace: &str, name: &str) -> Result<Data, SecretError> {
             let (key, value) = match name {
                 "registry" => (".dockerconfigjson", b"{}".to_vec()),
@@ -216,7 +216,7 @@ mod tests {
             ),
             (&["gone"], With::Nothing, 0, &[], true),
         ] {
-            let made = workload(&template(pull), "amd64", &Two, with)
+            let made = workload(&template(pull), "amd64", &Each, with)
                 .await
                 .unwrap();
             assert_eq!(made.containers[0].env.len(), env, "{pull:?} {with:?}");
@@ -235,7 +235,7 @@ mod tests {
                 r#"imagePullSecrets: Secret team/words has no key ".dockerconfigjson": make it with kubectl create secret docker-registry"#,
             ),
         ] {
-            let failed = workload(&template(&[name]), "amd64", &Two, With::PullSecrets).await;
+            let failed = workload(&template(&[name]), "amd64", &Each, With::PullSecrets).await;
             assert_eq!(failed, Err((Reason::SecretUnavailable, said.into())));
         }
     }

@@ -5,6 +5,8 @@
 //! again. What runs in it, with which arguments and mounts, is decided elsewhere: this room knows nothing of templates,
 //! actors or sandboxes. The node agent calls it; the command line calls [`layout`].
 //!
+//! Who we are to registries is told by the caller ([`Credentials`]); what stays on the disk is `cache`'s choice.
+//!
 //! Nothing in an image is trusted: blobs are held against their digests, an entry can touch nothing outside the directory
 //! it is unpacked in (`unpack`), and sizes are capped.
 
