@@ -39,7 +39,7 @@ until_ok "the registry" curl -sf "http://127.0.0.1:$port/v2/"
 
 # Files as images have them: those of this machine, as many as make 100 MB, in two layers.
 find /usr/lib /usr/share -xdev -type f -size -4096k -printf '%s %p\n' | LC_ALL=C sort -k 2 |
-  awk -v most="$bytes" '{ sum += $1; if (sum > most) exit; print $2 > (sum * 2 > most ? "'"$dir"'/upper" : "'"$dir"'/lower") }'
+  awk -v most="$bytes" 'NF == 2 && (sum += $1) <= most { print $2 > (sum * 2 > most ? "'"$dir"'/upper" : "'"$dir"'/lower") }'
 for layer in lower upper; do
   tar -C / --owner=0 --group=0 -czf "$dir/$layer.tgz" -T "$dir/$layer" 2>/dev/null
 done
