@@ -47,6 +47,9 @@ pub(super) struct Ahead {
     pub generation: String,
     /// What an assignment must be made of to take it.
     pub fits: String,
+    /// Images that it is made of, as the workload names them.
+    #[serde(default)]
+    pub images: Vec<String>,
 }
 
 /// What a slot is assigned.

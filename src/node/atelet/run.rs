@@ -105,12 +105,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
 async fn trim_images(node: Arc<Node>, slots: Arc<Slots>) {
     loop {
         tokio::time::sleep(TRIM_EVERY).await;
-        let assignments = slots
-            .list()
-            .into_iter()
-            .filter_map(|slot| slot.assignment());
-        let used = assignments.flat_map(|assignment| assignment.images);
-        if let Err(error) = node.images.trim(used.collect()).await {
+        let used = slots.list().iter().flat_map(|slot| slot.images()).collect();
+        if let Err(error) = node.images.trim(used).await {
             tracing::warn!(error = chain(&error), "images cannot be removed");
         }
     }

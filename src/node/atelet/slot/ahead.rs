@@ -7,7 +7,7 @@ use super::super::files::Ahead;
 use super::super::outcome::Failure;
 use super::super::provider::{Access, Place};
 use super::super::runtime::Runtime;
-use super::start::{boot_failed, make_dir};
+use super::start::{boot_failed, images_of, make_dir};
 use super::{Slot, State};
 use crate::api::Reason;
 use crate::lifecycle::slot::worth_ahead;
@@ -66,6 +66,8 @@ impl Slot {
         let mut workload = workload.clone();
         // A restored sandbox has its environment in memory, and secrets are not ours to keep.
         workload.containers.iter_mut().for_each(|c| c.env.clear());
+        let secrets = std::mem::take(&mut workload.pull_secrets);
+        workload.pull_secrets_left_out |= !secrets.is_empty();
         self.node.latest.note(&self.place, &workload);
         state.last = Some(workload);
     }
@@ -85,7 +87,7 @@ impl Slot {
         let made = async {
             let turn = self.node.creating.acquire().await;
             let runtime = self.node.runtimes.resolve(workload.runtime.as_ref()).await;
-            let containers = self.node.images.bundles(&workload).await;
+            let containers = self.bundles_ahead(&workload).await;
             (turn, runtime, containers)
         };
         let (_turn, runtime, containers) = tokio::select! {
@@ -110,6 +112,11 @@ impl Slot {
         }
     }
 
+    async fn bundles_ahead(&self, workload: &Workload) -> Result<Vec<ContainerBundle>, Failure> {
+        self.node.images.may_be_missing(workload).await?;
+        self.node.images.bundles(workload).await
+    }
+
     async fn create_ahead(
         &self,
         workload: &Workload,
@@ -122,6 +129,7 @@ impl Slot {
             state.desired.ahead = Some(Ahead {
                 generation: generation.clone(),
                 fits: fits(runtime, &containers),
+                images: images_of(workload),
             });
             // Before there is anything, so that it is found.
             self.persist(&state).map_err(|e| boot_failed(&e))?;

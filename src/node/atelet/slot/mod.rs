@@ -207,6 +207,16 @@ impl Slot {
         self.state().desired.assignment.clone()
     }
 
+    /// The images of what it runs, and of what it has ready, as workloads name them.
+    pub fn images(&self) -> Vec<String> {
+        let state = self.state();
+        let (assignment, ahead) = (&state.desired.assignment, &state.desired.ahead);
+        let runs = assignment.iter().flat_map(|a| &a.images);
+        runs.chain(ahead.iter().flat_map(|a| &a.images))
+            .cloned()
+            .collect()
+    }
+
     /// The slot as it is reported; `None` while it has no executor.
     pub fn view(&self) -> Option<wire::Slot> {
         let state = self.state();

@@ -229,7 +229,7 @@ impl Slot {
     }
 }
 
-fn images_of(workload: &Workload) -> Vec<String> {
+pub(super) fn images_of(workload: &Workload) -> Vec<String> {
     let containers = workload.containers.iter();
     containers.map(|c| c.image.clone()).collect()
 }
