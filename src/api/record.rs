@@ -129,6 +129,9 @@ pub struct Header {
     pub operation: Epoch,
     /// The current transition starts from the image, without any snapshot; gone when it ends.
     pub boot: bool,
+    /// The current suspend can be cut short: its image is complete on a node, the worker is given back, and a wake goes on from
+    /// there without waiting for the owner. Gone when the suspend ends.
+    pub yields: bool,
     /// Who owns the transition; `None` outside one.
     pub lease: Option<Lease>,
     /// Stamp of the last write. Set by the store.
@@ -257,7 +260,7 @@ pub struct StatusRecord {
     pub created: Timestamp,
     /// Created through gRPC: its name is a cluster-wide flat id.
     pub flat: bool,
-    /// Where it runs; `Some` in Running, Suspending and Pausing.
+    /// Where it runs; `Some` in Running, Pausing, and Suspending until that yields.
     pub assignment: Option<Assignment>,
     /// Newest durable snapshot of its own.
     pub durable: Option<SnapshotRecord>,

@@ -11,6 +11,8 @@ pub enum Edge {
     Start(Phase),
     /// A transition whose lease expired is taken over: the phase stays.
     TakeOver,
+    /// A transition that yields ends and this one starts, whoever owns it; any other is taken over when its lease expired.
+    Preempt(Phase),
 }
 
 /// Why an operation begins.
@@ -39,6 +41,7 @@ impl Intent {
         use Desired as D;
         use Phase as P;
         match (self, phase) {
+            (Intent::Want(D::Running), P::Suspending) => Edge::Preempt(P::Resuming),
             (_, P::Resuming | P::Suspending | P::Pausing) => Edge::TakeOver,
             (Intent::Recover, P::Suspended | P::Running | P::Paused) => Edge::Refuse,
             (Intent::Lost, P::Running) => Edge::Start(P::Suspending),
@@ -95,7 +98,8 @@ mod tests {
 
     #[test]
     fn every_edge() {
-        use Edge::{Refuse as R, Start, TakeOver as T};
+        use Edge::{Preempt, Refuse as R, Start, TakeOver as T};
+        let cut_short = Preempt(Phase::Resuming);
         let (resume, suspend, pause) = (
             Start(Phase::Resuming),
             Start(Phase::Suspending),
@@ -103,7 +107,10 @@ mod tests {
         );
         // in the order Suspended, Resuming, Running, Suspending, Pausing, Paused
         for (intent, edges) in [
-            (Intent::Want(Desired::Running), [resume, T, R, T, T, resume]),
+            (
+                Intent::Want(Desired::Running),
+                [resume, T, R, cut_short, T, resume],
+            ),
             (
                 Intent::Want(Desired::Suspended),
                 [R, T, suspend, T, T, suspend],

@@ -146,7 +146,7 @@ pub enum Begun {
         /// The store's clock.
         now: Timestamp,
     },
-    /// An operation owns it and its lease holds; whatever the edge. The lease's owner may be the caller itself: then
+    /// An operation owns it and its lease holds; whatever the edge, unless that preempts and the operation yields. The lease's owner may be the caller itself: then
     /// an earlier begin of its own took effect and its reply was lost, or another task of this process is at it.
     Held {
         /// As it is now.
@@ -298,8 +298,8 @@ pub trait Store: Send + Sync + 'static {
     async fn get_flat(&self, id: &str) -> Result<ActorRecord, StoreError>;
     /// Fences and reads in one step.
     async fn begin(&self, begin: Begin) -> Result<Begun, StoreError>;
-    /// The owner writes phase, desired, assignment and status; spec and meta stay as they are in the store. With a
-    /// phase that is not transitional the lease and `boot` end. `Fenced` when epoch or owner differ. The same commit again, with
+    /// The owner writes phase, desired, whether it yields, assignment and status; spec and meta stay as they are in the store. With a
+    /// phase that is not transitional the lease, `boot` and `yields` end. `Fenced` when epoch or owner differ. The same commit again, with
     /// nothing in between, succeeds without a new version.
     async fn commit(
         &self,

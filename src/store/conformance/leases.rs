@@ -35,6 +35,41 @@ pub async fn a_held_actor_is_not_taken(store: &dyn Store) {
     }
 }
 
+pub async fn a_held_actor_that_yields_is_taken_by_what_preempts(store: &dyn Store) {
+    let stored = created(store, "team", "a").await;
+    let preempting = || Begin {
+        edges: [Edge::Preempt(Phase::Resuming); 6],
+        ..waking(&stored.key, OTHER, LONG)
+    };
+    let suspending = Begin {
+        edges: [Edge::Start(Phase::Suspending); 6],
+        desired: Some(Desired::Suspended),
+        ..waking(&stored.key, ME, LONG)
+    };
+    let mut mine = owned(store, suspending).await;
+    let begun = store.begin(preempting()).await.unwrap();
+    assert!(matches!(begun, Begun::Held { .. }), "{begun:?}");
+
+    mine.header.yields = true;
+    let mine = committed(store, &mine).await;
+    assert!(mine.header.yields && mine.header.lease.is_some());
+    let begun = store.begin(waking(&stored.key, OTHER, LONG)).await.unwrap();
+    assert!(
+        matches!(begun, Begun::Held { .. }),
+        "only to what preempts: {begun:?}"
+    );
+    let begun = store.begin(preempting()).await.unwrap();
+    let Begun::Owned { record, before, .. } = begun else {
+        panic!("{begun:?}")
+    };
+    assert_eq!(before, Phase::Suspending);
+    assert_eq!(record.header.phase, Phase::Resuming);
+    assert_eq!(record.header.operation, record.header.epoch);
+    assert!(!record.header.yields, "a wake does not");
+    let late = store.commit(&mine, ME, Durability::Memory).await;
+    assert!(matches!(late, Err(StoreError::Fenced(_))), "{late:?}");
+}
+
 pub async fn deletion_is_final(store: &dyn Store) {
     let stored = created(store, "team", "a").await;
     let begin = Begin {

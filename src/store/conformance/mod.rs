@@ -204,6 +204,7 @@ macro_rules! suite {
                 }
                 leases::{
                     a_held_actor_is_not_taken,
+                    a_held_actor_that_yields_is_taken_by_what_preempts,
                     an_expired_lease_is_taken_over,
                     deletion_is_final,
                     a_renewed_lease_holds,

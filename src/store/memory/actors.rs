@@ -83,18 +83,27 @@ impl State {
             return Err(StoreError::NotFound(begin.key.to_string()));
         }
         let header = &mut record.header;
-        if header.lease.is_some_and(|lease| lease.deadline > now) {
+        let before = header.phase;
+
+        let (edge, preempts) = match begin.edges[before as usize] {
+            Edge::Preempt(phase) if header.yields => (Edge::Start(phase), true),
+            Edge::Preempt(_) => (Edge::TakeOver, false),
+            edge => (edge, false),
+        };
+        if header.lease.is_some_and(|lease| lease.deadline > now) && !preempts {
             return Ok(Begun::Held { record, now });
         }
-        let before = header.phase;
-        match begin.edges[before as usize] {
+        match edge {
             Edge::Start(phase) => {
                 header.phase = phase;
                 header.operation = header.epoch.next();
                 header.boot = begin.boot;
+                header.yields = false;
             }
             Edge::TakeOver if before.is_transitional() => header.boot |= begin.boot,
-            Edge::TakeOver | Edge::Refuse => return Ok(Begun::Refused { record, now }),
+            Edge::TakeOver | Edge::Refuse | Edge::Preempt(_) => {
+                return Ok(Begun::Refused { record, now });
+            }
         }
         header.epoch = header.epoch.next();
         if header.desired != Desired::Deleted {
@@ -140,6 +149,7 @@ impl State {
         stored.header.desired = record.header.desired;
         stored.header.lease = Some(lease).filter(|_| record.header.phase.is_transitional());
         stored.header.boot &= record.header.phase.is_transitional();
+        stored.header.yields = record.header.yields && record.header.phase.is_transitional();
         stored.status = status;
         Ok(self.write_actor(stored))
     }

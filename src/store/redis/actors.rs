@@ -128,6 +128,7 @@ fn edges(edges: &[Edge; 6]) -> Vec<u8> {
         Edge::Refuse => b'0',
         Edge::TakeOver => b'1',
         Edge::Start(phase) => b'2' + *phase as u8,
+        Edge::Preempt(phase) => b'8' + *phase as u8,
     };
     edges.iter().map(digit).collect()
 }
@@ -194,6 +195,7 @@ pub async fn commit(
         .number((record.header.desired as u8).into())
         .number(record.status.last_activity.0.min(LATEST))
         .arg(encode_status(key, &record.status)?)
+        .arg(if record.header.yields { "1" } else { "" })
         .durability(durability)
         .repeatable();
     let mut reply = client.call(call).await?.ok(key)?;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 1 | version |
 //! | 1, 1 | phase, desired |
-//! | 1 | flags: 1 flat id, 2 leased, 4 boots |
+//! | 1 | flags: 1 flat id, 2 leased, 4 boots, 8 yields |
 //! | 5 | epoch |
 //! | 3 | epoch less operation: takeovers of the current transition |
 //! | 7 | stamp of the last write |
@@ -29,6 +29,7 @@ use uuid::Uuid;
 const FLAT: u8 = 1;
 const LEASED: u8 = 2;
 const BOOTS: u8 = 4;
+const YIELDS: u8 = 8;
 
 /// The version byte of actors. 1 kept among the status what the third flag says; in 2 snapshots had no runtime.
 const VERSION: u8 = 3;
@@ -149,6 +150,7 @@ fn header(out: &mut Vec<u8>, record: &ActorRecord) -> Result<(), &'static str> {
         epoch,
         operation,
         boot,
+        yields,
         lease,
         resource_version,
         writes,
@@ -156,7 +158,9 @@ fn header(out: &mut Vec<u8>, record: &ActorRecord) -> Result<(), &'static str> {
     let flat = if record.status.flat { FLAT } else { 0 };
     let leased = if lease.is_some() { LEASED } else { 0 };
     let boots = if *boot { BOOTS } else { 0 };
-    out.extend_from_slice(&[VERSION, *phase as u8, *desired as u8, flat | leased | boots]);
+    let yields = if *yields { YIELDS } else { 0 };
+    let flags = flat | leased | boots | yields;
+    out.extend_from_slice(&[VERSION, *phase as u8, *desired as u8, flags]);
     push(out, epoch.0, 5)?;
     let takeovers = epoch.0.checked_sub(operation.0);
     push(
@@ -236,6 +240,7 @@ fn decode(
         epoch,
         operation,
         boot: flags & BOOTS != 0,
+        yields: flags & YIELDS != 0,
         lease,
         resource_version: ResourceVersion::from_tick(tick, shard),
         writes,

@@ -1,7 +1,7 @@
 -- The bytes of an actor as codec/actor.rs writes them. Members of the sorted set are namespace \0 name \0 record.
 local ACTOR = '>BBBBI5I3I7I5I6c16'
 local LEASE = '>c8I6'
-local FLAT, LEASED, BOOTS = 1, 2, 4
+local FLAT, LEASED, BOOTS, YIELDS = 1, 2, 4, 8
 
 local function find(actors, key)
   local member = redis.call('ZRANGEBYLEX', actors, '[' .. key .. '\0', '(' .. key .. '\1', 'LIMIT', '0', '1')[1]
@@ -22,16 +22,19 @@ local function decode(bytes)
   spec, at = struct.unpack('>Hc0', bytes, at)
   -- Made at once: a table that grows is made anew with every doubling.
   return {
-    phase = phase, desired = desired, flags = flags, boot = bit.band(flags, BOOTS) ~= 0, epoch = epoch,
-    takeovers = takeovers, tick = tick, writes = writes, activity = activity, uid = uid, owner = owner,
-    deadline = deadline, spec = spec, status = string.sub(bytes, at),
+    phase = phase, desired = desired, flags = flags, boot = bit.band(flags, BOOTS) ~= 0,
+    yields = bit.band(flags, YIELDS) ~= 0, epoch = epoch, takeovers = takeovers, tick = tick, writes = writes, activity = activity, uid = uid,
+    owner = owner, deadline = deadline, spec = spec, status = string.sub(bytes, at),
   }
 end
 
 local function encode(a)
-  local flags = bit.band(a.flags, bit.bnot(LEASED + BOOTS))
+  local flags = bit.band(a.flags, bit.bnot(LEASED + BOOTS + YIELDS))
   if a.boot then
     flags = bit.bor(flags, BOOTS)
+  end
+  if a.yields then
+    flags = bit.bor(flags, YIELDS)
   end
   local lease = ''
   if a.owner then

@@ -1,5 +1,6 @@
 -- KEYS: clock, log, actors, meta, leases. ARGV: .., .., key, edges, desired or '', owner, lease in ms, boot or '', uid or ''
--- edges: a digit for each phase: 0 refuse, 1 take over, 2 + phase start.
+-- edges: a character for each phase, above '0' by: 0 refuse, 1 take over, 2 + phase start, 8 + phase start what a transition
+-- yields to, else take over.
 -- Deletion is final.
 local DELETED = 3
 local key, lease = ARGV[3], tonumber(ARGV[7])
@@ -16,11 +17,15 @@ end
 if ARGV[9] ~= '' and a.uid ~= ARGV[9] then
   return reply('NOTFOUND')
 end
-if a.owner and a.deadline > now then
-  return reply('HELD', before, meta)
-end
 local phase = a.phase
 local edge = string.byte(ARGV[4], phase + 1) - 48
+local preempts = edge >= 8 and a.yields
+if a.owner and a.deadline > now and not preempts then
+  return reply('HELD', before, meta)
+end
+if edge >= 8 then
+  edge = preempts and edge - 6 or 1
+end
 if edge == 0 or (edge == 1 and not transitional(phase)) then
   return reply('REFUSED', before, meta)
 end
@@ -28,7 +33,7 @@ a.epoch = a.epoch + 1
 if edge > 1 then
   a.phase = edge - 2
   a.takeovers = 0
-  a.boot = ARGV[8] ~= ''
+  a.boot, a.yields = ARGV[8] ~= '', false
 else
   a.takeovers = a.takeovers + 1
   a.boot = a.boot or ARGV[8] ~= ''

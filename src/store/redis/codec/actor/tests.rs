@@ -17,7 +17,7 @@ prop_compose! {
 prop_compose! {
     fn header()(
         phase in 0u8..6, desired in 0u8..4, epoch in 0u64..1 << 40, takeovers in 0u64..1 << 24,
-        boot in any::<bool>(), lease in option::of((any::<u64>(), 0u64..1 << 48)), tick in 0u64..1 << 53, writes in 0u64..1 << 40,
+        boot in any::<bool>(), yields in any::<bool>(), lease in option::of((any::<u64>(), 0u64..1 << 48)), tick in 0u64..1 << 53, writes in 0u64..1 << 40,
     ) -> Header {
         Header {
             phase: Phase::from_number(phase).unwrap(),
@@ -25,6 +25,7 @@ prop_compose! {
             epoch: Epoch(epoch),
             operation: Epoch(epoch.saturating_sub(takeovers)),
             boot,
+            yields,
             lease: lease.map(|(owner, deadline)| Lease { owner, deadline: Timestamp(deadline) }),
             resource_version: ResourceVersion::from_tick(tick, 7),
             writes,
