@@ -244,6 +244,15 @@ fn a_crash_around_any_store_call_loses_nothing() {
 }
 
 #[test]
+fn a_crash_at_any_step_of_the_spool_loses_nothing() {
+    crash_at(
+        ["keep", "publish", "seal"]
+            .map(|step| format!("spool.{step}"))
+            .into_iter(),
+    );
+}
+
+#[test]
 fn a_crash_at_any_step_of_a_slot_loses_nothing() {
     let steps = lifecycle::slot::STEPS;
     let steps = steps.iter().map(|step| format!("slot.{}", step.name()));

@@ -29,6 +29,17 @@ struct Ended {
     failure: Option<(Reason, String)>,
 }
 
+impl Ended {
+    /// An operation of somebody else ended with this record.
+    fn at(record: ActorRecord) -> Ended {
+        let failure = record.status.failure.as_ref();
+        Ended {
+            failure: failure.map(|f| (f.reason, f.message.clone())),
+            record: Some(record),
+        }
+    }
+}
+
 impl Engine {
     /// Brings an actor where `intent` wants it, joining what is under way in the same direction.
     pub(super) async fn reach(
@@ -51,7 +62,11 @@ impl Engine {
                     if !intent.joins(phase, desired) {
                         return Err(DriveError::InProgress);
                     }
-                    if let Some(outcome) = self.join(key, intent, call).await? {
+                    if let Some(outcome) = self
+                        .rested(key, call)
+                        .await?
+                        .and_then(|record| outcome(intent, key, Ended::at(record)))
+                    {
                         return outcome;
                     }
                 }
@@ -65,7 +80,14 @@ impl Engine {
                     let ended = timeout_at(call.deadline, ended)
                         .await
                         .map_err(|_| DriveError::DeadlineExceeded)?;
-                    let ended = ended.map_err(|_| DriveError::InProgress)??;
+                    let ended = match ended.map_err(|_| DriveError::InProgress)? {
+                        Err(DriveError::InProgress)
+                            if intent == Intent::Want(Desired::Suspended) =>
+                        {
+                            return self.cut_short(key, intent, call).await;
+                        }
+                        ended => ended?,
+                    };
                     if let Some(outcome) = outcome(intent, key, ended) {
                         return outcome;
                     }
@@ -115,13 +137,24 @@ impl Engine {
         }
     }
 
-    /// Waits for an operation of somebody else. `None`: it ended elsewhere or its lease expired, begin again.
-    async fn join(
+    /// What the caller is told whose operation another one took over: where that leads.
+    async fn cut_short(
         &self,
         key: &ActorKey,
         intent: Intent,
         call: Call,
-    ) -> Result<Option<Result<ActorRecord, DriveError>>, DriveError> {
+    ) -> Result<ActorRecord, DriveError> {
+        loop {
+            match self.rested(key, call).await? {
+                None => {}
+                Some(record) if intent.is_met(record.header.phase) => return Ok(record),
+                Some(_) => return Err(DriveError::InProgress),
+            }
+        }
+    }
+
+    /// Waits for an operation of somebody else: the record at rest. `None`: it is not yet, or its lease expired.
+    async fn rested(&self, key: &ActorKey, call: Call) -> Result<Option<ActorRecord>, DriveError> {
         let late = || Err(DriveError::DeadlineExceeded);
         match timeout_at(call.deadline, self.running.ended(key)).await {
             Err(_) => return late(),
@@ -133,21 +166,7 @@ impl Engine {
             Err(StoreError::NotFound(_)) => Err(DriveError::NotFound(key.clone())),
             Err(e) => Err(e.into()),
             Ok(record) if record.header.phase.is_transitional() => Ok(None),
-            Ok(record) => {
-                let failure = record
-                    .status
-                    .failure
-                    .as_ref()
-                    .map(|f| (f.reason, f.message.clone()));
-                Ok(outcome(
-                    intent,
-                    key,
-                    Ended {
-                        record: Some(record),
-                        failure,
-                    },
-                ))
-            }
+            Ok(record) => Ok(Some(record)),
         }
     }
 }

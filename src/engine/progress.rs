@@ -15,15 +15,17 @@ pub(super) struct Running(Arc<Mutex<HashMap<ActorKey, watch::Receiver<()>>>>);
 pub(super) struct Guard {
     all: Arc<Mutex<HashMap<ActorKey, watch::Receiver<()>>>>,
     key: ActorKey,
-    _ended: watch::Sender<()>,
+    ended: watch::Sender<()>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.all
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.key);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // A wake that cut this one short may be under way by now.
+        let own = |receiver: &watch::Receiver<()>| receiver.same_channel(&self.ended.subscribe());
+        if all.get(&self.key).is_some_and(own) {
+            all.remove(&self.key);
+        }
     }
 }
 
@@ -38,7 +40,7 @@ impl Running {
         Guard {
             all: self.0.clone(),
             key: key.clone(),
-            _ended: ended,
+            ended,
         }
     }
 

@@ -5,7 +5,7 @@ use super::steps::sandbox_of;
 use super::workload::identity;
 use super::{Call, DriveError, Engine};
 use crate::api::record::{ActorRecord, Claim, Desired, Phase, WorkerPhase, WorkerRecord};
-use crate::api::{ActorKey, Epoch, PoolKey, Timestamp, WorkerKey};
+use crate::api::{ActorKey, Epoch, PoolKey, SnapshotId, Timestamp, WorkerKey};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::Sandbox;
 use crate::lifecycle::edges::Intent;
@@ -13,6 +13,7 @@ use crate::lifecycle::settle::{self, Verdict};
 use crate::proto::atenode as wire;
 use crate::rpc::nodes::NodeError;
 use crate::store::StoreError;
+use rand::seq::IndexedRandom;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,22 +31,39 @@ const MAX_GOLDEN_IMAGES: usize = 1024;
 /// How long an unchanged report is not taken in again: other replicas may have removed what this one has seen.
 const TAKE_IN_AGAIN: Duration = Duration::from_secs(15);
 
+/// Of a node's own snapshots at most so many are held against records at a time; which ones, chance decides.
+const MOST_JUDGED: usize = 32;
+
 /// The slots that each node reported last, and when, so that an unchanged report costs one write.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<HashMap<String, (Vec<wire::Slot>, Instant)>>);
+pub(super) struct Seen {
+    slots: Mutex<HashMap<String, (Vec<wire::Slot>, Instant)>>,
+    /// When a node's own snapshots were judged last.
+    judged: Mutex<HashMap<String, Instant>>,
+}
 
 impl Seen {
     fn changed(&self, node: &str, slots: &[wire::Slot]) -> bool {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(node)
             .is_none_or(|(seen, at)| seen != slots || at.elapsed() > TAKE_IN_AGAIN)
     }
 
     fn remember(&self, node: &str, slots: &[wire::Slot]) {
-        self.0
+        self.slots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(node.to_owned(), (slots.to_vec(), Instant::now()));
+    }
+
+    /// Whether a node's own snapshots are to be judged again; then they count as judged.
+    fn judge_again(&self, node: &str, at_once: bool) -> bool {
+        let mut all = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = at_once || all.get(node).is_none_or(|at| at.elapsed() > TAKE_IN_AGAIN);
+        if due {
+            all.insert(node.to_owned(), Instant::now());
+        }
+        due
     }
 }
 
@@ -76,6 +94,10 @@ impl Engine {
             stop_slots = self.take_in(report, lapsed).await?;
             self.reports.remember(&report.node, &report.slots);
         }
+        let mut drop_snapshots = vec![];
+        if self.reports.judge_again(&report.node, lapsed || silent) {
+            drop_snapshots = self.superseded(&report.local_snapshots).await?;
+        }
         if report.incarnation > self.incarnation().await? {
             self.forget_incarnation();
         }
@@ -84,6 +106,7 @@ impl Engine {
             incarnation,
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             stop_slots,
+            drop_snapshots,
             golden_images: self.golden_images(),
         })
     }
@@ -98,6 +121,32 @@ impl Engine {
         let images = containers.map(|c| c.image.clone());
         let distinct: BTreeSet<String> = images.collect();
         distinct.into_iter().take(MAX_GOLDEN_IMAGES).collect()
+    }
+
+    /// Of the snapshots that a node alone has, those that no record needs any more.
+    async fn superseded(
+        &self,
+        snapshots: &[wire::LocalSnapshot],
+    ) -> Result<Vec<String>, DriveError> {
+        let judged: Vec<_> = match snapshots.len() > MOST_JUDGED {
+            true => snapshots
+                .choose_multiple(&mut rand::rng(), MOST_JUDGED)
+                .collect(),
+            false => snapshots.iter().collect(),
+        };
+        let mut gone = vec![];
+        for snapshot in judged {
+            let Ok(id) = snapshot.id.parse::<SnapshotId>() else {
+                continue;
+            };
+            let key = ActorKey::new(&snapshot.namespace, &snapshot.name);
+            let actor = self.find(&key).await?;
+            if settle::is_superseded(&id, actor.as_ref()) {
+                tracing::info!(actor = %key, id = snapshot.id, "no record needs this snapshot of a node any more");
+                gone.push(snapshot.id.clone());
+            }
+        }
+        Ok(gone)
     }
 
     /// Returns the slots that are to be stopped.

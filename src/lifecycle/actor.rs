@@ -41,8 +41,10 @@ pub struct Progress {
     pub sandbox: Observed<Sandbox>,
     /// Whether the snapshot of this transition is complete. Absent in a fresh operation.
     pub saved: Observed<SnapshotRecord>,
-    /// That snapshot is on its node only, although it was to be published.
+    /// That snapshot is on its node only: it is still to be published.
     pub kept: bool,
+    /// This wake cut a suspend short: when it fails, what that was to publish still is.
+    pub cut_short: bool,
     /// Why the operation cannot reach its goal, once it cannot.
     pub failure: Option<(Reason, String)>,
     /// The worker's node did not renew its lease: what it ran is fenced off.
@@ -74,6 +76,7 @@ impl Progress {
             sandbox,
             saved: Observed::Absent,
             kept: false,
+            cut_short: before == Phase::Suspending && actor.header.phase == Phase::Resuming,
             failure: None,
             node_lost: false,
             held_back: false,
@@ -97,6 +100,7 @@ impl Progress {
             sandbox,
             saved: Observed::Unknown,
             kept: false,
+            cut_short: false,
             failure: None,
             node_lost: false,
             held_back: false,
@@ -114,8 +118,6 @@ pub enum Outcome {
     Suspended(SnapshotRecord),
     /// It is asleep with a new snapshot on its node.
     Paused(SnapshotRecord),
-    /// It is asleep with a new snapshot on its node, which could not be published.
-    Kept(SnapshotRecord),
     /// It is asleep as before: it could not be started, or was not wanted any more.
     AsBefore,
     /// It goes on running: it could not be saved.
@@ -135,8 +137,10 @@ pub enum Step {
     Observe,
     /// Start the sandbox on the reserved worker.
     Start,
-    /// Save the sandbox and end it.
+    /// Save the sandbox on its node and end it.
     Checkpoint,
+    /// Write that the snapshot is complete on its node: from here on it is published without a worker, and a wake need not wait.
+    Spool(SnapshotRecord),
     /// Publish the snapshot that is on the node.
     Publish,
     /// Look whether the snapshot of this transition is complete.
@@ -179,6 +183,9 @@ fn resuming(actor: &ActorRecord, progress: &Progress) -> Step {
     match (&progress.claim, &progress.sandbox) {
         (Observed::Unknown, _) => Step::FindClaim,
         (Observed::Absent, _) if wanted => Step::Claim,
+        (Observed::Absent, _) if progress.cut_short && actor.status.local.is_some() => {
+            Step::Publish
+        }
         (Observed::Absent, _) => Step::Commit(Outcome::AsBefore),
         (Observed::Known(_), _) if progress.node_lost => Step::Abandon,
         (Observed::Known(_), Observed::Absent) if wanted && !progress.inherited => Step::Start,
@@ -200,15 +207,25 @@ fn saving(actor: &ActorRecord, progress: &Progress) -> Step {
     if progress.claim == Observed::Unknown {
         return Step::FindClaim;
     }
+    let unpublished = progress.kept && actor.header.phase == Phase::Suspending;
     if let Observed::Known(snapshot) = &progress.saved {
         return match (&progress.claim, &progress.sandbox) {
             (Observed::Known(_), Observed::Unknown) if !progress.node_lost => Step::Observe,
             (Observed::Known(_), Observed::Known(_)) if !progress.node_lost => Step::Stop,
-            _ => Step::Commit(saved(actor, progress, snapshot.clone())),
+            _ if unpublished && progress.node_lost => {
+                Step::Commit(Outcome::RolledBack(Reason::NodeLost))
+            }
+            _ if unpublished => Step::Spool(snapshot.clone()),
+            _ => Step::Commit(saved(actor, snapshot.clone())),
         };
     }
-    if progress.claim == Observed::Absent {
-        return saving_without_worker(actor, progress);
+    if actor.header.yields || progress.claim == Observed::Absent {
+        return match progress.claim {
+            Observed::Known(_) if !progress.node_lost => Step::Release,
+            Observed::Known(_) | Observed::Absent | Observed::Unknown => {
+                saving_without_worker(actor, progress)
+            }
+        };
     }
     if progress.node_lost {
         return match progress.saved {
@@ -232,7 +249,7 @@ fn saving(actor: &ActorRecord, progress: &Progress) -> Step {
     }
 }
 
-/// From Paused to Suspended: there is no sandbox, only a snapshot on a node.
+/// There is no sandbox, only a snapshot on a node.
 fn saving_without_worker(actor: &ActorRecord, progress: &Progress) -> Step {
     match (&actor.status.local, &progress.saved, &progress.failure) {
         (None, _, _) => Step::Commit(Outcome::AsBefore),
@@ -251,9 +268,8 @@ fn loss(progress: &Progress) -> Reason {
         .map_or(Reason::SandboxLost, |(reason, _)| *reason)
 }
 
-fn saved(actor: &ActorRecord, progress: &Progress, snapshot: SnapshotRecord) -> Outcome {
+fn saved(actor: &ActorRecord, snapshot: SnapshotRecord) -> Outcome {
     match actor.header.phase {
-        Phase::Suspending if progress.kept => Outcome::Kept(snapshot),
         Phase::Pausing => Outcome::Paused(snapshot),
         Phase::Suspending | Phase::Suspended | Phase::Resuming | Phase::Running | Phase::Paused => {
             Outcome::Suspended(snapshot)
@@ -284,6 +300,15 @@ fn settled(progress: &Progress, asleep: bool) -> Step {
     }
 }
 
+/// The record of a suspend whose snapshot is complete on its node: its worker may be given back, and a wake may come first.
+pub fn spooled(actor: &ActorRecord, snapshot: &SnapshotRecord) -> ActorRecord {
+    let mut next = actor.clone();
+    next.header.yields = true;
+    on_node(&mut next, snapshot);
+    next.status.assignment = None;
+    next
+}
+
 /// The record at the end of a transition. `now` is the store's clock.
 pub fn conclude(
     actor: &ActorRecord,
@@ -294,6 +319,7 @@ pub fn conclude(
     let mut next = actor.clone();
     next.header.lease = None;
     next.header.boot = false;
+    next.header.yields = false;
     next.status.last_transition = now;
     match outcome {
         Outcome::Running => {
@@ -310,12 +336,9 @@ pub fn conclude(
             next.status.failure = None;
         }
         Outcome::Paused(snapshot) => {
-            paused(&mut next, snapshot);
+            on_node(&mut next, snapshot);
+            asleep(&mut next, Phase::Paused);
             next.status.failure = None;
-        }
-        Outcome::Kept(snapshot) => {
-            paused(&mut next, snapshot);
-            next.status.failure = failure(actor, progress, now);
         }
         Outcome::AsBefore => {
             let phase = if actor.status.local.is_some() {
@@ -336,10 +359,10 @@ pub fn conclude(
     next
 }
 
-fn paused(next: &mut ActorRecord, snapshot: &SnapshotRecord) {
+/// Its newest snapshot is on the node that it ran on.
+fn on_node(next: &mut ActorRecord, snapshot: &SnapshotRecord) {
     let assignment = next.status.assignment.as_ref();
     let node = assignment.map(|a| a.node.clone()).unwrap_or_default();
-    asleep(next, Phase::Paused);
     next.status.local = Some(LocalSnapshotRecord {
         snapshot: snapshot.clone(),
         node,

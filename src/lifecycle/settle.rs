@@ -1,7 +1,7 @@
 //! What a worker's claim is worth: the actor's record alone is truth.
 
 use crate::api::record::{ActorRecord, Claim, Phase};
-use crate::api::{Timestamp, WorkerKey};
+use crate::api::{SnapshotId, Timestamp, WorkerKey};
 
 /// What is to be done about a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,23 @@ pub fn judge(
     }
 }
 
+/// Whether the snapshot `id`, which is on a node only, is of no use to anybody any more and never will be. `actor`: the record of
+/// the actor that the node says it is of.
+pub fn is_superseded(id: &SnapshotId, actor: Option<&ActorRecord>) -> bool {
+    let Some(actor) = actor.filter(|a| a.status.uid == id.actor) else {
+        return true;
+    };
+    let (header, local) = (&actor.header, &actor.status.local);
+    let needed = local.as_ref().is_some_and(|l| l.snapshot.epoch == id.epoch);
+    let in_progress = header.phase.is_transitional() && header.operation == id.epoch;
+    // A record that is older than the snapshot has lost what it knew.
+    !needed && !in_progress && header.epoch >= id.epoch
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::record::Assignment;
+    use crate::api::record::{Assignment, LocalSnapshotRecord, SnapshotRecord};
     use crate::api::{ActorKey, Epoch, PoolKey};
     use uuid::Uuid;
 
@@ -72,6 +85,51 @@ mod tests {
             address: String::new(),
         });
         actor
+    }
+
+    #[test]
+    fn what_is_on_a_node_goes_when_no_record_can_need_it_again() {
+        let id = |epoch| SnapshotId {
+            actor: uuid::Uuid::nil(),
+            epoch: Epoch(epoch),
+        };
+        let of = |phase, epoch, operation, local: Option<u64>| {
+            let mut actor = actor(phase, epoch, None);
+            actor.header.operation = Epoch(operation);
+            actor.status.local = local.map(|epoch| LocalSnapshotRecord {
+                snapshot: SnapshotRecord {
+                    epoch: Epoch(epoch),
+                    bytes: 1,
+                    time: Timestamp(1),
+                    runtime: None,
+                },
+                node: "n".into(),
+            });
+            Some(actor)
+        };
+        for (record, superseded) in [
+            (None, true),
+            (of(Phase::Paused, 5, 5, Some(5)), false),
+            // Woken from it, and not saved since.
+            (of(Phase::Running, 6, 6, Some(5)), false),
+            // Being saved, by whom it may be taken over.
+            (of(Phase::Suspending, 7, 5, None), false),
+            // Rolled back, or published.
+            (of(Phase::Suspended, 5, 5, None), true),
+            (of(Phase::Resuming, 6, 6, None), true),
+            (of(Phase::Paused, 8, 8, Some(8)), true),
+            // The store lost what came later.
+            (of(Phase::Suspended, 4, 4, None), false),
+        ] {
+            assert_eq!(
+                is_superseded(&id(5), record.as_ref()),
+                superseded,
+                "{record:?}"
+            );
+        }
+        let mut other = of(Phase::Paused, 5, 5, Some(5)).unwrap();
+        other.status.uid = uuid::Uuid::from_u128(1);
+        assert!(is_superseded(&id(5), Some(&other)), "another of its name");
     }
 
     #[test]

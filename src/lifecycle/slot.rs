@@ -32,7 +32,7 @@ pub enum Desired {
         /// Of the assignment.
         epoch: Epoch,
     },
-    /// Save the sandbox, end it, and publish or keep the image.
+    /// Save the sandbox, end it, and keep the image.
     Saving {
         /// Of the assignment.
         epoch: Epoch,
@@ -99,7 +99,7 @@ pub enum Step {
     Save,
     /// The sandbox that was to be saved has ended by itself: say so, and leave it as it is.
     GiveUpSaving,
-    /// Publish or keep the image, then free the slot.
+    /// Keep the image on this node, then free the slot.
     Deliver,
     /// End the sandbox.
     End,

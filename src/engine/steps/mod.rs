@@ -9,9 +9,10 @@ pub(in crate::engine) use node::sandbox_of;
 
 use super::{DriveError, Engine, metrics};
 use crate::api::names::ResourceVersion;
-use crate::api::record::{ActorRecord, Assignment, Phase};
+use crate::api::record::{ActorRecord, Assignment, Phase, SnapshotRecord};
 use crate::api::{ActorTemplate, Epoch, Reason, Timestamp};
-use crate::lifecycle::actor::{Outcome, Progress, Step, conclude};
+use crate::lifecycle::Observed;
+use crate::lifecycle::actor::{Outcome, Progress, Step, conclude, spooled};
 use crate::proto::atenode::StepTiming;
 use crate::store::Durability;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 const RUN_LIMIT: Duration = Duration::from_secs(600);
 /// A restore may have to fetch a snapshot.
 const RESTORE_LIMIT: Duration = Duration::from_secs(180);
-/// A checkpoint writes and publishes a snapshot.
+/// A checkpoint writes a snapshot on its node; a publication moves it from there.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(180);
 /// Ending a sandbox, asking what runs, looking at a snapshot.
 const SHORT_LIMIT: Duration = Duration::from_secs(20);
@@ -137,6 +138,7 @@ impl Operation {
             Step::Observe => self.observe().await,
             Step::Start => self.start().await,
             Step::Checkpoint => self.checkpoint().await,
+            Step::Spool(snapshot) => self.spool(&snapshot).await,
             Step::Publish => self.publish().await,
             Step::FindSnapshot => self.find_snapshot().await,
             Step::Stop => self.stop().await,
@@ -155,16 +157,26 @@ impl Operation {
             .get_or_insert((reason, message.into()));
     }
 
+    /// If the store forgets it, the snapshot is found on its node once more.
+    async fn spool(&mut self, snapshot: &SnapshotRecord) -> Result<(), DriveError> {
+        let next = spooled(&self.record, snapshot);
+        let (store, owner) = (&self.engine.store, self.engine.owner);
+        self.record = store.commit(&next, owner, Durability::Memory).await?;
+        self.progress.saved = Observed::Absent;
+        self.progress.kept = false;
+        self.progress.failure = None;
+        Ok(())
+    }
+
     async fn commit(&mut self, outcome: Outcome) -> Result<(), DriveError> {
         let mut next = conclude(&self.record, &self.progress, &outcome, self.now());
         next.status.last_duration_micros =
             u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let durability = match outcome {
             Outcome::Running | Outcome::GoesOn | Outcome::AsBefore => Durability::Memory,
-            Outcome::Suspended(_)
-            | Outcome::Paused(_)
-            | Outcome::Kept(_)
-            | Outcome::RolledBack(_) => Durability::Fsync,
+            Outcome::Suspended(_) | Outcome::Paused(_) | Outcome::RolledBack(_) => {
+                Durability::Fsync
+            }
         };
         self.record = self
             .engine

@@ -1,7 +1,7 @@
 //! Steps about snapshots: save, publish, find, delete.
 
 use super::node::reason_of;
-use super::{ASK_AGAIN, CHECKPOINT_LIMIT, Operation, SHORT_LIMIT};
+use super::{ASK_AGAIN, CHECKPOINT_LIMIT, Operation, SHORT_LIMIT, busy_limit};
 use crate::api::record::{Desired, RolledBack, SnapshotRecord};
 use crate::api::{Phase, Reason, Timestamp};
 use crate::engine::DriveError;
@@ -30,7 +30,10 @@ impl Operation {
             Err(e) => Err(e),
         };
         match answer {
-            Ok(response) => self.saved(response.bytes, &response.runtime, true),
+            Ok(response) => {
+                self.saved(response.bytes, &response.runtime, true);
+                self.progress.kept = !local;
+            }
             Err(e) => {
                 self.failed_by_node(e);
                 self.progress.saved = Observed::Unknown;
@@ -57,18 +60,24 @@ impl Operation {
         let Some(local) = self.record.status.local.clone() else {
             return Ok(());
         };
+        self.progress.cut_short = false;
         let id = self.record.snapshot_id(&local.snapshot);
         let request = wire::PublishRequest {
             actor: Some(identity(&self.record)),
+            fence: Some(self.fence().await?),
             snapshot: Some(self.snapshot_ref(id, false)),
         };
+        // Who asks again joins what is under way; asking often shows sooner that a node is lost.
+        let limit = match self.record.header.phase {
+            Phase::Suspending => SHORT_LIMIT,
+            Phase::Suspended
+            | Phase::Resuming
+            | Phase::Running
+            | Phase::Pausing
+            | Phase::Paused => CHECKPOINT_LIMIT,
+        };
         let answer = match self.address_of(&local.node).await {
-            Ok(address) => {
-                self.engine
-                    .nodes
-                    .publish(&address, request, CHECKPOINT_LIMIT)
-                    .await
-            }
+            Ok(address) => self.engine.nodes.publish(&address, request, limit).await,
             Err(e) => Err(e),
         };
         match answer {
@@ -84,22 +93,27 @@ impl Operation {
                     self.record.status.local = None;
                 }
             }
-            Err(e @ NodeError::Unreachable(_)) => {
-                if self
-                    .engine
-                    .directory
-                    .is_lost(&*self.engine.store, &local.node)
-                    .await?
-                {
-                    self.local_lost();
-                } else {
-                    self.fail(Reason::NodeUnreachable, e.to_string());
-                }
-            }
+            Err(e) if e.outcome_unknown() => self.not_published(&local.node, e).await?,
             Err(e) => {
                 let (reason, message) = reason_of(e);
                 self.fail(reason, message);
             }
+        }
+        Ok(())
+    }
+
+    /// A node did not say whether it published. A suspend asks again until the node is lost, for it may just have been
+    /// restarted; a wake does not wait.
+    async fn not_published(&mut self, node: &str, error: NodeError) -> Result<(), DriveError> {
+        let (directory, phase) = (&self.engine.directory, self.record.header.phase);
+        if directory.is_lost(&*self.engine.store, node).await? {
+            self.local_lost();
+        } else if phase == Phase::Suspending && self.started.elapsed() < busy_limit(phase, false) {
+            tracing::debug!(actor = %self.record.key, node, %error, "asked again to publish");
+            tokio::time::sleep(ASK_AGAIN * 5).await;
+        } else {
+            let (reason, message) = reason_of(error);
+            self.fail(reason, message);
         }
         Ok(())
     }

@@ -254,8 +254,18 @@ impl NodeClient for Calls {
             .snapshot
             .and_then(|s| s.id.parse().ok())
             .expect("a snapshot id");
+        let order = Self::order(String::new(), &r.actor, r.fence);
         let world = self.world.clone();
-        let act = move |node| node::publish(world.clone(), node, id);
+        let act = move |node| {
+            node::publish(
+                world.clone(),
+                Order {
+                    node,
+                    ..order.clone()
+                },
+                id,
+            )
+        };
         let bytes = self
             .carry(format!("publish {id}"), address, limit, act)
             .await?;

@@ -56,6 +56,8 @@ missed! {
     nodes_must_stop_what_they_are_told_before_they_thaw: NoStopSlots from 0;
     nodes_must_end_what_they_say_they_ended: NoStop from 0;
     a_snapshot_must_be_published_before_it_is_acknowledged: EarlyAnswer from 0;
+    only_a_suspend_whose_image_is_complete_is_cut_short: NoYielding from 0;
+    nodes_must_drop_what_no_record_needs: NoDropping from 0;
     the_store_must_know_the_owner: NoOwners from 14000;
     a_lease_must_have_lapsed_before_a_node_is_lost: NoWaiting from 0;
     a_release_must_name_its_epoch: NoClaimEpochs from 500;

@@ -149,11 +149,14 @@ impl Kit {
                 node: n.name.clone(),
                 address: n.address.clone(),
                 slots: state.slots_of(node),
+                local_snapshots: state.local_of(node),
                 runtime: n.runtime.map(|r| r.to_string()).unwrap_or_default(),
                 ..ReportRequest::default()
             }
         };
-        self.engine.report(&report).await.unwrap();
+        let answer = self.engine.report(&report).await.unwrap();
+        let mut state = self.world.lock();
+        state.forget_local(node, &answer.drop_snapshots);
     }
 
     /// A request for an actor that runs: what it counts.

@@ -17,6 +17,7 @@ mod recovery;
 mod round_trips;
 mod runtimes;
 mod schedule;
+mod spool;
 mod store;
 mod waiting;
 mod world;

@@ -178,7 +178,7 @@ fn begin_start(state: &mut State, order: &Order) -> Answer<Begun> {
     }
 }
 
-/// Saves an actor, ends its sandbox, and publishes the snapshot unless it is to stay on the node. Returns the build of the
+/// Saves an actor on the node and ends its sandbox. Returns the build of the
 /// runtime that made it.
 pub async fn checkpoint(
     world: World,
@@ -212,6 +212,7 @@ pub async fn checkpoint(
             state.set(slot, running, actor);
             return failed(Reason::CheckpointFailed);
         }
+        state.names.insert(id.actor, order.who.key.clone());
         state.nodes[order.node].local.insert(
             id,
             Saved {
@@ -224,10 +225,7 @@ pub async fn checkpoint(
         state.set(slot, Content::Ending, actor);
         turn = state.slots[slot].turn;
     }
-    if !snapshot.local && world.lock().guards != Guards::EarlyAnswer {
-        sleep(world.moment(150)).await;
-        put(&mut world.lock(), order.node, id)?;
-    }
+    sleep(world.moment(40)).await;
     let mut state = world.lock();
     if state.slots[slot].turn == turn {
         state.set(slot, Content::Free, None);
@@ -327,9 +325,27 @@ pub async fn stop(world: World, order: Order) -> Answer<()> {
 }
 
 /// Publishes a snapshot that is on this node.
-pub async fn publish(world: World, node: usize, id: SnapshotId) -> Answer<u64> {
-    sleep(world.moment(150)).await;
-    put(&mut world.lock(), node, id).map(|()| 1)
+pub async fn publish(world: World, order: Order, id: SnapshotId) -> Answer<u64> {
+    {
+        let mut state = world.lock();
+        state.may_act(order.node)?;
+        state.admit(&order, false)?;
+    }
+    let early = world.lock().guards == Guards::EarlyAnswer;
+    let published = async move {
+        sleep(world.moment(300)).await;
+        while world.lock().publications_stall {
+            sleep(world.moment(50)).await;
+        }
+        put(&mut world.lock(), order.node, id).map(|()| 1)
+    };
+    match early {
+        true => {
+            tokio::spawn(published);
+            Ok(1)
+        }
+        false => published.await,
+    }
 }
 
 /// A snapshot, if it is complete.
@@ -399,6 +415,28 @@ impl State {
             }
         });
         slot.collect()
+    }
+
+    /// What a node says of the snapshots that only it has.
+    pub fn local_of(&self, node: usize) -> Vec<wire::LocalSnapshot> {
+        let owner = |id: &SnapshotId| {
+            let known = self.names.get(&id.actor).cloned();
+            known.unwrap_or_default()
+        };
+        let local = self.nodes[node].local.keys().map(|id| wire::LocalSnapshot {
+            id: id.to_string(),
+            namespace: owner(id).namespace,
+            name: owner(id).name,
+        });
+        local.collect()
+    }
+
+    /// Nobody needs these any more.
+    pub fn forget_local(&mut self, node: usize, ids: &[String]) {
+        if self.guards != Guards::NoDropping {
+            let local = &mut self.nodes[node].local;
+            local.retain(|id, _| !ids.contains(&id.to_string()));
+        }
     }
 
     /// The node's lease is renewed. What is to be stopped is, before anything thaws.

@@ -59,6 +59,7 @@ pub struct Tally {
     crashes: u64,
     rollouts: u64,
     misfits: u64,
+    cut_short: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -69,6 +70,7 @@ impl std::ops::AddAssign for Tally {
         self.crashes += other.crashes;
         self.rollouts += other.rollouts;
         self.misfits += other.misfits;
+        self.cut_short += other.cut_short;
     }
 }
 
@@ -81,11 +83,13 @@ impl fmt::Display for Tally {
             crashes,
             rollouts,
             misfits,
+            cut_short,
         } = self;
         write!(
             f,
             "{delivered} requests answered, {rolled_back} actors rolled back, {orders} orders, {crashes} crashes, \
-             {rollouts} nodes with another runtime, {misfits} snapshots on one of those"
+             {rollouts} nodes with another runtime, {misfits} snapshots on one of those, \
+             {cut_short} suspends cut short"
         )
     }
 }
@@ -100,9 +104,10 @@ impl Tally {
             crashes,
             rollouts,
             misfits,
+            cut_short,
         } = self;
         assert!(
-            [delivered, rolled_back, orders, crashes, rollouts]
+            [delivered, rolled_back, orders, crashes, rollouts, cut_short]
                 .iter()
                 .all(|n| **n > 100),
             "{self}"
@@ -175,6 +180,7 @@ fn play(seed: u64, guards: Guards, told: bool) -> Result<Tally, Failure> {
                 crashes: state.crashes,
                 rollouts: state.rollouts,
                 misfits: state.misfits,
+                cut_short: state.cut_short,
             }),
         }
     })
@@ -273,7 +279,7 @@ impl Simulation {
                     address: n.address.clone(),
                     incarnation: 0,
                     slots: state.slots_of(node),
-                    local_snapshots: vec![],
+                    local_snapshots: state.local_of(node),
                     lapsed: !state.has_lease(node),
                     runtime: n.runtime.map(|r| r.to_string()).unwrap_or_default(),
                 };
@@ -291,6 +297,7 @@ impl Simulation {
                 let mut state = self.world.lock();
                 if !state.is_cut(node) {
                     let until = sent + Duration::from_millis(answer.lease_ms);
+                    state.forget_local(node, &answer.drop_snapshots);
                     state.renewed(node, until, &request.slots, &answer.stop_slots);
                 }
             }
@@ -537,7 +544,26 @@ impl Simulation {
         if !actors.is_empty() || !leaked.is_empty() {
             return Err(format!("7: left after deletion: {actors:?} {leaked:?}"));
         }
-        Ok(())
+        self.nothing_spooled(until).await
+    }
+
+    /// Of actors that are gone no node keeps anything for good.
+    async fn nothing_spooled(&self, until: Instant) -> Result<(), String> {
+        loop {
+            let left = {
+                let state = self.world.lock();
+                let of_node = |n: usize| state.local_of(n).into_iter().map(|s| s.id);
+                let there = (0..2).filter(|n| !state.nodes[*n].lost);
+                there.flat_map(of_node).collect::<Vec<_>>()
+            };
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("7: nodes keep {left:?}, which nobody needs"));
+            }
+            sleep(REPORT_EVERY).await;
+        }
     }
 
     /// Waits until nothing moves.

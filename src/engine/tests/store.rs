@@ -4,7 +4,7 @@
 use super::audit;
 use super::world::{Guards, World};
 use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
-use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
+use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, Phase, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use crate::store::memory::MemoryStore;
 use crate::store::*;
@@ -227,6 +227,21 @@ macro_rules! forward {
 
 forward! {
     {
+        async fn begin(&self, mut begin: Begin) -> Result<Begun, StoreError> {
+            if self.guards() == Guards::NoYielding {
+                begin.edges = begin.edges.map(|edge| match edge {
+                    Edge::Preempt(phase) => Edge::Start(phase),
+                    edge => edge,
+                });
+            }
+            let begun = self.call("begin", self.inner.begin(begin)).await?;
+            if let Begun::Owned { record, before, .. } = &begun {
+                let from_spool = (*before, record.header.phase) == (Phase::Suspending, Phase::Resuming);
+                self.life.world.lock().cut_short += u64::from(from_spool);
+            }
+            Ok(begun)
+        }
+
         async fn commit(
             &self,
             record: &ActorRecord,
@@ -281,7 +296,6 @@ forward! {
     create_actor(record: ActorRecord, cap: u64) -> ActorRecord;
     get_actor(key: &ActorKey) -> ActorRecord;
     get_flat(id: &str) -> ActorRecord;
-    begin(begin: Begin) -> Begun;
     renew(key: &ActorKey, epoch: Epoch, owner: u64, lease: Duration) -> ();
     update_spec(key: &ActorKey, expected: ResourceVersion, spec: &SpecRecord, meta: &MetaRecord) -> ActorRecord;
     remove_actor(key: &ActorKey, epoch: Epoch, owner: u64) -> ();

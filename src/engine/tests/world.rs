@@ -34,8 +34,12 @@ pub enum Guards {
     NoStopSlots,
     /// A stop is answered without having ended anything.
     NoStop,
-    /// A checkpoint is answered before the snapshot is published.
+    /// A publication is answered before it is done.
     EarlyAnswer,
+    /// A wake cuts a suspend short whose image is not complete.
+    NoYielding,
+    /// Nodes keep snapshots that they are told to drop.
+    NoDropping,
     /// The store takes commits of those that lost the actor.
     NoOwners,
     /// The store says that leases of nodes lapsed before they did.
@@ -149,6 +153,10 @@ pub struct Promise {
 pub struct State {
     pub rng: StdRng,
     pub guards: Guards,
+    /// Nothing is published until this ends.
+    pub publications_stall: bool,
+    /// Suspends that a wake cut short.
+    pub cut_short: u64,
     /// No faults any more.
     pub calm: bool,
     /// History is kept.
@@ -161,6 +169,8 @@ pub struct State {
     pub slots: Vec<Slot>,
     pub durable: BTreeMap<SnapshotId, Saved>,
     pub promises: BTreeMap<Uuid, Promise>,
+    /// Names of the actors that were ever saved.
+    pub names: BTreeMap<Uuid, ActorKey>,
     /// Claims that were seen.
     pub claims: BTreeMap<WorkerKey, (Uuid, Epoch)>,
     pub violation: Option<String>,
@@ -200,6 +210,8 @@ impl World {
         let world = World(Arc::new(Mutex::new(State {
             rng,
             guards,
+            publications_stall: false,
+            cut_short: 0,
             calm: false,
             told: false,
             changes: 0,
@@ -208,6 +220,7 @@ impl World {
             slots: vec![],
             durable: BTreeMap::new(),
             promises: BTreeMap::new(),
+            names: BTreeMap::new(),
             claims: BTreeMap::new(),
             violation: None,
             delivered: 0,

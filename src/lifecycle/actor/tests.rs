@@ -87,7 +87,7 @@ fn every_progress() -> Vec<Progress> {
         for sandbox in &sandboxes {
             for saved in &saved {
                 for failure in &failures {
-                    for bits in 0..32 {
+                    for bits in 0..64 {
                         all.push(Progress {
                             claim: claim.clone(),
                             sandbox: sandbox.clone(),
@@ -98,6 +98,7 @@ fn every_progress() -> Vec<Progress> {
                             held_back: bits & 4 != 0,
                             superseded: bits & 8 != 0,
                             kept: bits & 16 != 0,
+                            cut_short: bits & 32 != 0,
                         });
                     }
                 }
@@ -116,7 +117,11 @@ fn every_actor() -> Vec<ActorRecord> {
                 let mut actor = actor(phase, desired);
                 actor.status.assignment = assigned.then(|| assignment("n"));
                 actor.status.local = if local { local_on("n") } else { None };
-                all.push(actor);
+                all.push(actor.clone());
+                if phase == Phase::Suspending && !assigned && local {
+                    actor.header.yields = true;
+                    all.push(actor);
+                }
             }
         }
     }
@@ -182,14 +187,16 @@ fn claims_only_without_a_claim() {
 
 #[test]
 fn releases_only_a_clean_worker() {
-    // After the commit of a sleep the slot has been clean: see the next test.
+    // After the commit of a sleep, or of its image, the slot has been clean: see the next test.
     whenever(
         |step| *step == Step::Release,
         |actor, p| {
             let phase = actor.header.phase;
             is_claimed(p)
                 && !p.node_lost
-                && (p.sandbox == Observed::Absent || !phase.is_transitional())
+                && (p.sandbox == Observed::Absent
+                    || !phase.is_transitional()
+                    || actor.header.yields)
         },
     );
 }
@@ -200,7 +207,7 @@ fn sleeps_only_when_the_snapshot_is_complete_and_the_slot_clean_or_lost() {
         |step| {
             matches!(
                 step,
-                Step::Commit(Outcome::Suspended(_) | Outcome::Paused(_) | Outcome::Kept(_))
+                Step::Spool(_) | Step::Commit(Outcome::Suspended(_) | Outcome::Paused(_))
             )
         },
         |_, p| {
@@ -210,9 +217,10 @@ fn sleeps_only_when_the_snapshot_is_complete_and_the_slot_clean_or_lost() {
     );
     whenever(
         |step| matches!(step, Step::Commit(Outcome::RolledBack(_))),
-        |_, p| {
+        |actor, p| {
             p.saved == Observed::Absent && (p.node_lost || p.sandbox == Observed::Absent)
-                || p.node_lost && p.claim == Observed::Absent
+                || p.node_lost && (p.claim == Observed::Absent || p.kept)
+                || p.node_lost && actor.header.yields
         },
     );
 }
@@ -228,8 +236,25 @@ fn what_is_on_its_node_only_is_never_called_suspended() {
         failure: Some((Reason::CheckpointFailed, "no such bucket".into())),
         ..Progress::taken_over(&record)
     };
-    let next = conclude(&record, &progress, &Outcome::Kept(snapshot(7)), NOW);
-    assert_eq!(next.header.phase, Phase::Paused);
+    let spooled = super::spooled(
+        &ActorRecord {
+            status: crate::api::record::StatusRecord {
+                assignment: Some(assignment("n")),
+                ..record.status.clone()
+            },
+            ..record.clone()
+        },
+        &snapshot(7),
+    );
+    assert!(spooled.header.yields && spooled.header.lease.is_some());
+    assert_eq!(spooled.status.assignment, None);
+    let next = conclude(&spooled, &progress, &Outcome::AsBefore, NOW);
+    assert_eq!(
+        (next.header.phase, next.header.yields),
+        (Phase::Paused, false)
+    );
+    let local = next.status.local.unwrap();
+    assert_eq!((local.snapshot, &*local.node), (snapshot(7), "n"));
     let failure = next.status.failure.unwrap();
     assert_eq!(failure.message, "no such bucket");
     assert_eq!(failure.retry_at, NOW, "it may wake at once");
@@ -332,7 +357,7 @@ fn every_end_keeps_the_newest_snapshot_that_there_is() {
         let before = &actor.status;
         match outcome {
             Outcome::Suspended(s) => assert_eq!((next.durable, next.local), (Some(s), None)),
-            Outcome::Paused(s) | Outcome::Kept(s) => {
+            Outcome::Paused(s) => {
                 assert_eq!(next.durable, before.durable);
                 assert_eq!(next.local.map(|l| l.snapshot), Some(s));
             }

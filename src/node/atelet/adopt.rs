@@ -87,7 +87,7 @@ async fn sweep(node: &Node, slots: &[Arc<Slot>]) -> Result<(), Error> {
             Phase::Starting | Phase::Serving | Phase::Ending => None,
         })
         .collect();
-    node.snapshots.sweep_spool(&images)?;
+    node.snapshots.sweep_drafts(&images)?;
     node.runtimes.sweep()?;
     let sandboxes = node.layout.sandboxes();
     for generation in files::names(&sandboxes)? {

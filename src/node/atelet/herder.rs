@@ -69,7 +69,7 @@ impl Herder {
         self.node.fences.admit(&actor, &fence, false)?;
         let slot = match (
             self.slot(&request.target_ateom_uid),
-            self.node.snapshots.saved(&target),
+            self.node.snapshots.saved(&target.id),
         ) {
             (Ok(slot), _) => slot,
             // Done before; the slot was rebuilt since.
@@ -108,10 +108,18 @@ impl Herder {
     }
 
     async fn publish(&self, request: PublishRequest) -> Result<PublishResponse, Failure> {
+        let actor = identity::actor(request.actor, true)?;
+        let fence = identity::fence(request.fence)?;
         let target = identity::target(request.snapshot)?;
         self.node.lease.may_act()?;
+        self.node.fences.admit(&actor, &fence, false)?;
         let mut laps = super::laps::Laps::begin();
-        let bytes = self.node.snapshots.publish_held(&target).await?;
+        // It goes on when whoever ordered it goes away: the next one joins it.
+        let node = self.node.clone();
+        let published = tokio::spawn(async move { node.snapshots.publish(&target).await });
+        let ended =
+            |_| Failure::Failed(Reason::CheckpointFailed, "the publication broke off".into());
+        let bytes = published.await.map_err(ended)??;
         laps.lap("publish");
         self.node.changed.send_replace(());
         let steps = laps.steps();

@@ -5,8 +5,9 @@
 //! actors/NAMESPACE:TEMPLATE:NAME/   uid, containers, logs/NAME.log: kept while the actor sleeps
 //! sandboxes/GENERATION/    a sandbox's writable layer; no colon, for runsc splits options there
 //! images/                  unpacked images
-//! snapshots/ID/, held/ID.json       node copies of snapshots, and what is known of each
-//! spool/ID/image/          an image between its checkpoint and its publication
+//! spool/ID/image/          an image while it is written; complete, it moves on to
+//! snapshots/ID/, held/ID.json       node copies of snapshots, and what is known of each: whether it is the only one, that is,
+//!                          still to be published, or was fetched or published before
 //! workers/POD/             in a cluster, what a worker pod has of all this
 //! runtimes/SHA256          fetched runtimes
 //! incarnation              the highest store incarnation that was witnessed

@@ -69,7 +69,7 @@ impl Reporter {
             };
             match answer {
                 Ok(answer) => {
-                    due = Instant::now() + self.take_in(&answer, &request, sent);
+                    due = Instant::now() + self.take_in(&answer, &request, sent).await;
                     last = Some(request);
                     pause = RETRY_PAUSE.0;
                 }
@@ -94,7 +94,7 @@ impl Reporter {
             address: self.address.clone(),
             incarnation: self.node.fences.witness(Incarnation(0)).0,
             slots,
-            local_snapshots: self.node.snapshots.local_ids(),
+            local_snapshots: self.node.snapshots.local(),
             lapsed: self.node.lease.state() == Lease::Lapsed,
             runtime: runtime.unwrap_or_default(),
         }
@@ -117,7 +117,7 @@ impl Reporter {
     }
 
     /// Acts on the answer to what was sent at `sent`; returns when to report next.
-    fn take_in(
+    async fn take_in(
         &self,
         answer: &ReportResponse,
         request: &ReportRequest,
@@ -125,6 +125,7 @@ impl Reporter {
     ) -> Duration {
         self.end_unwanted(answer, request);
         self.node.images.keep_golden(answer.golden_images.clone());
+        self.drop_unneeded(answer).await;
         let length = Duration::from_millis(answer.lease_ms);
         self.node.lease.answered(sent, length, request.lapsed);
         let slots = self.slots.clone();
@@ -133,6 +134,16 @@ impl Reporter {
             Lease::Held | Lease::Unknown => PERIOD.min(length / RENEWALS),
             // It lapsed after this report was made, which has to be told.
             Lease::Lapsed => RETRY_PAUSE.0,
+        }
+    }
+
+    /// Removes what no record will need again, whatever orders come.
+    async fn drop_unneeded(&self, answer: &ReportResponse) {
+        for id in &answer.drop_snapshots {
+            tracing::info!(id, "no actor needs this snapshot any more");
+            if let Err(error) = self.node.snapshots.discard(id).await {
+                tracing::warn!(id, error = chain(&error), "cannot remove a snapshot");
+            }
         }
     }
 

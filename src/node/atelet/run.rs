@@ -53,6 +53,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let _lock = lock(&layout)?;
     let node = Arc::new(node(&options, layout).await?);
     let found = adopt(&node).await?;
+    for id in node.snapshots.unhashed() {
+        let node = node.clone();
+        tokio::spawn(async move { node.snapshots.hash(&id).await });
+    }
     let loops = CancellationToken::new();
     let slots = Slots::new(node.clone(), found, loops.clone());
     let follow = tokio::spawn(slots.clone().follow(wanted(options.form)));

@@ -1,30 +1,36 @@
-//! Snapshots on this node: fetched for a restore, kept after a checkpoint, published, described, deleted.
+//! Snapshots on this node: fetched for a restore, kept after a checkpoint and published from there ([`spool`]), described,
+//! removed ([`remove`]).
 //!
 //! Beside every node copy, `held/ID.json` says what it is of, what it needs, and whether it is the only one there is:
-//! those are pinned until they are published or deleted.
+//! those are the node's spool, and pinned until they are published or deleted.
+
+mod remove;
+mod spool;
 
 use super::error::{Error, io};
 use super::files::{self, Identity, Target};
 use super::layout::Layout;
 use super::outcome::Failure;
 use super::runtime::Runtime;
-use crate::api::{Epoch, Reason, SnapshotId};
+use crate::api::Reason;
+use crate::proto::atenode::LocalSnapshot;
 use crate::snapshot::{
-    self, ActorIdentity, Cpu, LocalCache, Meta, Pin, RuntimeIdentity, SnapshotError, Stores,
+    self, ActorIdentity, Cpu, LocalCache, Location, Manifest, Meta, Pin, RuntimeIdentity,
+    SnapshotError, Stores,
 };
 use crate::telemetry::chain;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-/// How often a publication is tried.
-const PUBLISH_ATTEMPTS: u32 = 3;
-/// Pause before the second try; doubled for the third.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
+/// Snapshots that are published at the same time.
+const PUBLISHED_AT_ONCE: usize = 2;
 
-/// Name of an image in its directory of the spool.
+/// Name of an image in the directory that it is written in.
 pub(super) const IMAGE: &str = "image";
 
 /// What is known of a node copy.
@@ -35,17 +41,37 @@ struct Held {
     bytes: u64,
     /// There is no other copy.
     only: bool,
+    /// The start of the machine since which its files are there without hashes: nothing says that they outlive another one.
+    #[serde(default)]
+    unhashed_since: Option<String>,
+}
+
+/// What is done about a snapshot, one thing at a time.
+#[derive(Default)]
+struct Flight {
+    turn: tokio::sync::Mutex<()>,
+    /// It is not needed any more.
+    cancel: CancellationToken,
+    /// Objects of it are on their way.
+    publishes: AtomicBool,
 }
 
 pub(super) struct Snapshots {
     cache: LocalCache,
     stores: Arc<Stores>,
     held_dir: PathBuf,
-    spool: PathBuf,
+    /// Where images are written, and fetched to.
+    drafts: PathBuf,
     cpu: Cpu,
+    /// Which start of the machine this is.
+    boot: String,
+    /// Bytes that the spool may take before a suspend waits for its publication.
+    spool_bytes: u64,
     held: Mutex<HashMap<String, (Held, Option<Pin>)>>,
-    /// One fetch a snapshot at a time.
-    fetches: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    flights: Mutex<HashMap<String, Weak<Flight>>>,
+    publishing: Semaphore,
+    /// One after another: it is bound by disk and processor anyway, and nobody waits for it.
+    hashing: Semaphore,
 }
 
 impl Snapshots {
@@ -61,15 +87,31 @@ impl Snapshots {
             cache,
             stores,
             held_dir: layout.held(),
-            spool: layout.spool(),
+            drafts: layout.spool(),
             cpu: cpu(),
+            boot: boot()?,
+            spool_bytes: budget,
             held: Mutex::default(),
-            fetches: Mutex::default(),
+            flights: Mutex::default(),
+            publishing: Semaphore::new(PUBLISHED_AT_ONCE),
+            hashing: Semaphore::new(1),
         };
         for name in files::names(&snapshots.held_dir)? {
             let id = name.strip_suffix(".json").unwrap_or_default();
             let path = snapshots.held_dir.join(&name);
             let held = files::read::<Held>(&path).ok().flatten();
+            let torn = |held: &Held| {
+                held.unhashed_since
+                    .as_ref()
+                    .is_some_and(|at| *at != snapshots.boot)
+            };
+            if held.as_ref().is_some_and(torn) {
+                tracing::error!(
+                    id,
+                    "a snapshot was lost with the machine, before it was published"
+                );
+                snapshots.cache.remove(id).await?;
+            }
             match (held, snapshots.cache.pin(id)) {
                 (Some(held), Some(pin)) => {
                     let pin = held.only.then_some(pin);
@@ -81,16 +123,19 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// The ids of snapshots that are on this node only.
-    pub fn local_ids(&self) -> Vec<String> {
+    /// The snapshots that are on this node only, and whose they are.
+    pub fn local(&self) -> Vec<LocalSnapshot> {
         let held = self.held();
-        let mut ids: Vec<_> = held
-            .iter()
-            .filter(|(_, (held, _))| held.only)
-            .map(|(id, _)| id.clone())
+        let only = held.iter().filter(|(_, (held, _))| held.only);
+        let mut all: Vec<_> = only
+            .map(|(id, (held, _))| LocalSnapshot {
+                id: id.clone(),
+                namespace: held.meta.actor.namespace.clone(),
+                name: held.meta.actor.name.clone(),
+            })
             .collect();
-        ids.sort();
-        ids
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
     }
 
     /// Bytes of the copies here.
@@ -98,33 +143,33 @@ impl Snapshots {
         self.cache.bytes()
     }
 
-    /// Where the image of a checkpoint goes until it is published or kept.
-    pub fn spool(&self, id: &str) -> PathBuf {
-        self.spool_dir(id).join(IMAGE)
+    /// Where the image of a checkpoint is written.
+    pub fn draft(&self, id: &str) -> PathBuf {
+        self.draft_dir(id).join(IMAGE)
     }
 
     /// The directory that the image is written in: whoever writes it needs no other.
-    pub fn spool_dir(&self, id: &str) -> PathBuf {
-        self.spool.join(id)
+    pub fn draft_dir(&self, id: &str) -> PathBuf {
+        self.drafts.join(id)
     }
 
-    /// What is in the spool of an actor: whole images, and those that a killed executor left half written.
-    pub fn spooled(&self, actor: &Identity) -> Result<Vec<PathBuf>, Error> {
+    /// What was written for an actor: whole images, and those that a killed executor left half written.
+    pub fn drafts(&self, actor: &Identity) -> Result<Vec<PathBuf>, Error> {
         let Ok(uid) = uuid::Uuid::try_parse(&actor.uid) else {
             return Ok(vec![]);
         };
         // Ids begin with the actor's uid.
         let own = uid.simple().to_string();
-        let names = files::names(&self.spool)?.into_iter();
+        let names = files::names(&self.drafts)?.into_iter();
         let names = names.filter(|name| name.starts_with(&own));
-        Ok(names.map(|name| self.spool.join(name)).collect())
+        Ok(names.map(|name| self.drafts.join(name)).collect())
     }
 
-    /// Removes what nobody will publish any more: all of the spool but `wanted`.
-    pub fn sweep_spool(&self, wanted: &BTreeSet<String>) -> Result<(), Error> {
-        for name in files::names(&self.spool)? {
+    /// Removes what nobody will keep any more: all that was written but `wanted`.
+    pub fn sweep_drafts(&self, wanted: &BTreeSet<String>) -> Result<(), Error> {
+        for name in files::names(&self.drafts)? {
             if !wanted.contains(&name) {
-                files::remove_dir(&self.spool.join(name))?;
+                files::remove_dir(&self.drafts.join(name))?;
             }
         }
         Ok(())
@@ -136,27 +181,32 @@ impl Snapshots {
             self.check(&target.id, runtime)?;
             return Ok(pin);
         }
-        if target.local {
-            return Err(Failure::Failed(
-                Reason::SnapshotUnreadable,
-                format!("snapshot {} is not on this node", target.id),
-            ));
-        }
         let flight = self.flight(&target.id);
-        let _one = flight.lock().await;
+        let _one = flight.turn.lock().await;
         if let Some(pin) = self.cached(&target.id).await? {
             self.check(&target.id, runtime)?;
             return Ok(pin);
         }
-        let at = self.stores.open(&target.uri).await?;
-        let manifest = snapshot::read_manifest(&at, &target.id).await?;
+        let manifest = self.published(target).await?;
+        let Some((at, manifest)) = manifest else {
+            let place = if target.local {
+                "neither on this node nor"
+            } else {
+                "not"
+            };
+            return Err(Failure::Failed(
+                Reason::SnapshotUnreadable,
+                format!("snapshot {} is {place} in {}", target.id, target.uri),
+            ));
+        };
         self.fits(&target.id, &manifest.meta, runtime)?;
-        let draft = self.spool.join(format!("fetch-{}", uuid::Uuid::new_v4()));
+        let draft = self.drafts.join(format!("fetch-{}", uuid::Uuid::new_v4()));
         let manifest = snapshot::fetch(&at, &target.id, &draft).await?;
         let held = Held {
             bytes: manifest.total_stored_bytes,
             meta: manifest.meta.clone(),
             only: false,
+            unhashed_since: None,
         };
         let adopted = self
             .adopt(&target.id, &draft, Some(manifest.sums()), held)
@@ -165,6 +215,19 @@ impl Snapshots {
             let _ = std::fs::remove_dir_all(&draft);
         }
         Ok(adopted?)
+    }
+
+    /// Where the snapshot is published, with its manifest, if it is.
+    async fn published(
+        &self,
+        target: &Target,
+    ) -> Result<Option<(Location, Manifest)>, SnapshotError> {
+        let at = self.stores.open(&target.uri).await?;
+        match snapshot::read_manifest(&at, &target.id).await {
+            Ok(manifest) => Ok(Some((at, manifest))),
+            Err(SnapshotError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn cached(&self, id: &str) -> Result<Option<Pin>, Failure> {
@@ -219,112 +282,6 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Publishes the image in the spool, tried a few times, then keeps it as a node copy. Returns the bytes as stored. After an error it
-    /// is a node copy, the only one there is.
-    pub async fn publish_spooled(
-        &self,
-        target: &Target,
-        actor: &Identity,
-        build: &str,
-    ) -> Result<u64, Failure> {
-        let (spool, meta) = (self.spool(&target.id), self.meta(actor, build));
-        match self.publish_from(&spool, target, &meta).await {
-            Ok((bytes, sums)) => {
-                let held = Held {
-                    meta,
-                    bytes,
-                    only: false,
-                };
-                self.enter(&target.id, &spool, Some(sums), held).await;
-                Ok(bytes)
-            }
-            Err(error) => {
-                self.keep_spooled(target, actor, build).await?;
-                Err(Failure::because(Reason::CheckpointFailed, &error))
-            }
-        }
-    }
-
-    /// Keeps the image in the spool as a node copy, the only one there is. Returns its bytes.
-    pub async fn keep_spooled(
-        &self,
-        target: &Target,
-        actor: &Identity,
-        build: &str,
-    ) -> Result<u64, Failure> {
-        let spool = self.spool(&target.id);
-        let failed = |e: &dyn std::error::Error| Failure::because(Reason::CheckpointFailed, e);
-        let held = Held {
-            meta: self.meta(actor, build),
-            bytes: size(&spool).map_err(|e| failed(&e))?,
-            only: true,
-        };
-        let bytes = held.bytes;
-        match self.adopt(&target.id, &spool, None, held).await {
-            Ok(_) => Ok(bytes),
-            Err(error) => Err(failed(&error)),
-        }
-    }
-
-    /// Publishes a node copy. Returns the bytes as stored.
-    pub async fn publish_held(&self, target: &Target) -> Result<u64, Failure> {
-        let held = self.held().get(&target.id).map(|(held, _)| held.clone());
-        let (Some(held), Some(pin)) = (held, self.cached(&target.id).await?) else {
-            let message = format!("snapshot {} is not on this node", target.id);
-            return Err(Failure::NotFound(message));
-        };
-        if !held.only {
-            return Ok(held.bytes);
-        }
-        let published = self.publish_from(pin.path(), target, &held.meta).await;
-        let (bytes, _) = published.map_err(|e| Failure::because(Reason::CheckpointFailed, &e))?;
-        let held = Held {
-            bytes,
-            only: false,
-            ..held
-        };
-        self.note(&target.id, held, None)
-            .map_err(|e| Failure::because(Reason::CheckpointFailed, &e))?;
-        Ok(bytes)
-    }
-
-    async fn publish_from(
-        &self,
-        dir: &Path,
-        target: &Target,
-        meta: &Meta,
-    ) -> Result<(u64, Vec<snapshot::FileSum>), SnapshotError> {
-        let at = self.stores.open(&target.uri).await?;
-        let mut pause = PUBLISH_PAUSE;
-        let mut attempt = 1;
-        loop {
-            let error = match snapshot::publish(&at, &target.id, dir, meta.clone()).await {
-                Ok(done) => return Ok((done.bytes, done.manifest.sums())),
-                // An earlier attempt whose answer was lost.
-                Err(SnapshotError::AlreadyExists { .. }) => {
-                    let manifest = snapshot::read_manifest(&at, &target.id).await?;
-                    return Ok((manifest.total_stored_bytes, manifest.sums()));
-                }
-                Err(error) => error,
-            };
-            let passing = matches!(
-                error,
-                SnapshotError::Unavailable { .. } | SnapshotError::Io { .. }
-            );
-            if !passing || attempt == PUBLISH_ATTEMPTS {
-                return Err(error);
-            }
-            tracing::warn!(
-                id = target.id,
-                error = chain(&error),
-                "publishing is tried again"
-            );
-            tokio::time::sleep(pause).await;
-            attempt += 1;
-            pause *= 2;
-        }
-    }
-
     /// What is known of a snapshot: bytes, runtime and architecture; `None` when it does not exist.
     pub async fn describe(&self, target: &Target) -> Result<Option<(u64, Meta)>, Failure> {
         let known = self.held().get(&target.id).map(|(held, _)| held.clone());
@@ -334,72 +291,15 @@ impl Snapshots {
                 _ => None,
             });
         }
-        let at = self.stores.open(&target.uri).await?;
-        match snapshot::read_manifest(&at, &target.id).await {
-            Ok(manifest) => Ok(Some((manifest.total_stored_bytes, manifest.meta))),
-            Err(SnapshotError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let manifest = self.published(target).await?;
+        Ok(manifest.map(|(_, manifest)| (manifest.total_stored_bytes, manifest.meta)))
     }
 
     /// Bytes of a snapshot that an order to save has led to already, and the build that made it.
-    pub fn saved(&self, target: &Target) -> Option<(u64, String)> {
+    pub fn saved(&self, id: &str) -> Option<(u64, String)> {
         let held = self.held();
-        let (held, _) = held.get(&target.id)?;
-        let saved = || (held.bytes, held.meta.runtime.build.clone());
-        (target.local || !held.only).then(saved)
-    }
-
-    /// Removes the actor's snapshots older than `before` that are not to be kept, in the object store and on this node.
-    pub async fn delete(
-        &self,
-        uri: &str,
-        actor: uuid::Uuid,
-        before: Epoch,
-        keep: &[String],
-    ) -> Result<(), Failure> {
-        let goes = |id: &str| {
-            let parsed = id.parse::<SnapshotId>();
-            parsed.is_ok_and(|p| p.actor == actor && p.epoch < before)
-                && !keep.iter().any(|k| k == id)
-        };
-        let local: Vec<String> = self.cache.ids().into_iter().filter(|id| goes(id)).collect();
-        for id in local {
-            self.forget(&id);
-            self.cache.remove(&id).await?;
-        }
-        if uri.is_empty() {
-            return Ok(());
-        }
-        match self.unpublish(uri, actor, goes).await {
-            // Nothing was ever put where nothing can be; whoever waits for its end would wait for good.
-            Err(SnapshotError::BadLocation { .. }) => Ok(()),
-            done => Ok(done?),
-        }
-    }
-
-    /// Removes those of the actor's published snapshots that `goes` names.
-    async fn unpublish(
-        &self,
-        uri: &str,
-        actor: uuid::Uuid,
-        goes: impl Fn(&str) -> bool,
-    ) -> Result<(), SnapshotError> {
-        let at = self.stores.open(uri).await?;
-        // Ids begin with the actor's uid, and listings are ordered: only this actor's are read.
-        let own = actor.simple().to_string();
-        let mut from = Some(format!("{}{own}", at.prefix));
-        loop {
-            let page = snapshot::list(&at, from.as_deref()).await?;
-            for id in page.ids.iter().filter(|id| goes(id)) {
-                snapshot::delete(&at, id).await?;
-            }
-            let beyond = page.ids.iter().any(|id| !id.starts_with(&own));
-            from = page.next.filter(|_| !beyond);
-            if from.is_none() {
-                return Ok(());
-            }
-        }
+        let (held, _) = held.get(id)?;
+        Some((held.bytes, held.meta.runtime.build.clone()))
     }
 
     fn meta(&self, actor: &Identity, build: &str) -> Meta {
@@ -416,14 +316,6 @@ impl Snapshots {
                 build: build.to_owned(),
             },
             cpu: self.cpu.clone(),
-        }
-    }
-
-    /// Like [`Snapshots::adopt`], for one that is published: without a node copy the next restore is slower, no more.
-    async fn enter(&self, id: &str, dir: &Path, sums: Option<Vec<snapshot::FileSum>>, held: Held) {
-        if let Err(error) = self.adopt(id, dir, sums, held).await {
-            tracing::warn!(id, error = chain(&error), "no node copy of a snapshot");
-            let _ = std::fs::remove_dir_all(dir);
         }
     }
 
@@ -464,14 +356,14 @@ impl Snapshots {
         self.held_dir.join(format!("{id}.json"))
     }
 
-    fn flight(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
-        fetches.retain(|_, flight| flight.strong_count() > 0);
-        if let Some(flight) = fetches.get(id).and_then(Weak::upgrade) {
+    fn flight(&self, id: &str) -> Arc<Flight> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        if let Some(flight) = flights.get(id).and_then(Weak::upgrade) {
             return flight;
         }
         let flight = Arc::default();
-        fetches.insert(id.to_owned(), Arc::downgrade(&flight));
+        flights.insert(id.to_owned(), Arc::downgrade(&flight));
         flight
     }
 
@@ -483,13 +375,11 @@ impl Snapshots {
 /// The sandbox class of this node agent's slots.
 const CLASS: &str = "gvisor";
 
-fn size(dir: &Path) -> Result<u64, Error> {
-    let entries = std::fs::read_dir(dir).map_err(io("list", dir))?;
-    Ok(entries
-        .flatten()
-        .filter_map(|entry| entry.metadata().ok())
-        .map(|meta| meta.len())
-        .sum())
+/// Names this start of the machine.
+fn boot() -> Result<String, Error> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let read = std::fs::read_to_string(path).map_err(io("read", path))?;
+    Ok(read.trim().to_owned())
 }
 
 /// This machine's processor: the flags of `/proc/cpuinfo`, sorted.

@@ -64,6 +64,7 @@ pub struct Apiserver {
     /// Those that were answered.
     pub reports: Arc<Mutex<Vec<ReportRequest>>>,
     pub stop_slots: Arc<Mutex<Vec<String>>>,
+    pub drop_snapshots: Arc<Mutex<Vec<String>>>,
     /// How long an answer's lease is; `None`: nothing is answered.
     pub lease: watch::Sender<Option<Duration>>,
 }
@@ -73,6 +74,7 @@ impl Default for Apiserver {
         Apiserver {
             reports: Arc::default(),
             stop_slots: Arc::default(),
+            drop_snapshots: Arc::default(),
             lease: watch::Sender::new(Some(Duration::from_secs(90))),
         }
     }
@@ -92,6 +94,7 @@ impl Nodes for Apiserver {
             lease_ms: lease.unwrap().as_millis() as u64,
             stop_slots: std::mem::take(&mut self.stop_slots.lock().unwrap()),
             golden_images: vec![],
+            drop_snapshots: std::mem::take(&mut self.drop_snapshots.lock().unwrap()),
         }))
     }
 }

@@ -1,14 +1,15 @@
 //! Orders, with real executors and sandboxes.
 
 mod lease;
+mod spool;
 
 use super::testing::{LONG, World, actor, count, fence, fetch, with_node};
 use crate::api::{Reason, Timestamp};
 use crate::node::atelet::files;
 use crate::proto::atenode::slot::Phase;
 use crate::proto::atenode::{
-    CheckpointRequest, DeleteSnapshotsRequest, DescribeSnapshotRequest, LogsRequest,
-    PublishRequest, RestoreResponse, SnapshotRef,
+    DeleteSnapshotsRequest, DescribeSnapshotRequest, LogsRequest, PublishRequest, RestoreResponse,
+    SnapshotRef,
 };
 use crate::rpc::nodes::{NodeClient, NodeError};
 use std::time::Instant;
@@ -158,14 +159,14 @@ fn snapshots_are_kept_published_described_and_deleted() {
         world.settled(1).await;
         assert!(exists(&world, &kept).await);
         let reported = || world.apiserver.reports.lock().unwrap().last().cloned();
-        assert_eq!(
-            reported().unwrap().local_snapshots,
-            std::slice::from_ref(&kept.id)
-        );
+        let local = reported().unwrap().local_snapshots;
+        assert_eq!(local.len(), 1);
+        assert_eq!((&local[0].id, &*local[0].name), (&kept.id, "a"));
 
         let request = PublishRequest {
             actor: Some(a.clone()),
             snapshot: Some(published.clone()),
+            fence: Some(fence(2)),
         };
         world
             .nodes
@@ -176,6 +177,13 @@ fn snapshots_are_kept_published_described_and_deleted() {
         let address = world.restore(&uid, &a, 3, &kept).await.unwrap();
         assert_eq!(count(&address).await.0, 2);
         let newer = world.checkpoint(&uid, &a, 4, false).await.unwrap();
+        let request = PublishRequest {
+            actor: Some(a.clone()),
+            snapshot: Some(newer.clone()),
+            fence: Some(fence(4)),
+        };
+        let done = world.nodes.publish(&world.address, request, LONG);
+        done.await.unwrap();
 
         let request = DeleteSnapshotsRequest {
             actor: Some(a.clone()),
@@ -210,9 +218,8 @@ fn a_snapshot_that_cannot_be_published_is_kept() {
         let a = actor("a");
         let address = world.run(&uid, &a, 1).await.unwrap();
         count(&address).await;
-        let mut kept = world.snapshot(&a, 2, true);
-        let request = CheckpointRequest {
-            target_ateom_uid: uid.clone(),
+        let mut kept = world.checkpoint(&uid, &a, 2, true).await.unwrap();
+        let request = PublishRequest {
             actor: Some(a.clone()),
             fence: Some(fence(2)),
             snapshot: Some(SnapshotRef {
@@ -221,7 +228,7 @@ fn a_snapshot_that_cannot_be_published_is_kept() {
                 ..kept.clone()
             }),
         };
-        let result = world.nodes.checkpoint(&world.address, request, LONG).await;
+        let result = world.nodes.publish(&world.address, request, LONG).await;
         let (reason, message) = failed(result);
         assert_eq!(reason, Reason::CheckpointFailed);
         assert!(message.contains("gs://bucket/"), "{message}");

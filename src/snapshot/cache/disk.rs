@@ -14,6 +14,8 @@ use crate::snapshot::{Result, SnapshotError, codec, is_plain_name};
 /// Directories on their way out.
 const TRASH: &str = ".trash-";
 const SUMS: &str = ".json";
+/// Sums that are being written.
+const FRESH: &str = ".json.new";
 
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
@@ -71,14 +73,21 @@ impl Disk {
 
     /// Moves `from` in as `id`: its sums first, so that a directory without sums is never one that is whole.
     pub(super) fn enter(&self, id: &str, from: &Path, sums: &[FileSum]) -> Result<()> {
+        self.note(id, sums)?;
+        let to = self.dir(id);
+        let moved = renameat2(AT_FDCWD, from, AT_FDCWD, &to, RenameFlags::RENAME_NOREPLACE);
+        moved.map_err(|e| io("move into the snapshot cache", from)(e.into()))
+    }
+
+    /// Writes the sums of `id`, all at once.
+    pub(super) fn note(&self, id: &str, sums: &[FileSum]) -> Result<()> {
         let path = self.sums(id);
         let json = serde_json::to_vec(sums).map_err(|e| SnapshotError::Bug {
             what: format!("sums cannot be encoded: {e}"),
         })?;
-        fs::write(&path, json).map_err(io("write", &path))?;
-        let to = self.dir(id);
-        let moved = renameat2(AT_FDCWD, from, AT_FDCWD, &to, RenameFlags::RENAME_NOREPLACE);
-        moved.map_err(|e| io("move into the snapshot cache", from)(e.into()))
+        let fresh = self.root.join(format!("{id}{FRESH}"));
+        fs::write(&fresh, json).map_err(io("write", &fresh))?;
+        fs::rename(&fresh, &path).map_err(io("replace", &path))
     }
 
     /// Takes entry `id` out; returns the directory to [`discard`].
@@ -175,6 +184,16 @@ fn bytes_in(dir: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
+/// The lengths of the files of `dir`, as sums without hashes.
+pub(super) fn measure_all(dir: &Path) -> Result<Vec<FileSum>> {
+    let measured = files(dir)?.into_iter().map(|(name, bytes)| FileSum {
+        name,
+        bytes,
+        sha256: String::new(),
+    });
+    Ok(measured.collect())
+}
+
 /// Hashes every file of `dir`.
 pub(super) fn hash_all(dir: &Path) -> Result<Vec<FileSum>> {
     let sum = |(name, _): (String, u64)| {
@@ -213,7 +232,7 @@ pub(super) fn compare(
         if bytes != sum.bytes {
             return Err(damaged(&name, "its length differs"));
         }
-        if depth == Depth::Hashes {
+        if depth == Depth::Hashes && !sum.sha256.is_empty() {
             let path = dir.join(&name);
             let (_, sha256) = codec::hash(&path).map_err(io("read", &path))?;
             if sha256 != sum.sha256 {

@@ -2,8 +2,9 @@
 //!
 //! On disk, below one directory: `ID/` holds the image's files, `ID.json` their lengths and hashes, written before the
 //! directory moves in. An entry is there exactly when both are; whatever else a crash left is removed when the cache is
-//! opened. Everything is verified on its way in and again at its first use after the cache was opened; at each use it is still there,
-//! file by file.
+//! opened. What came from elsewhere was verified on its way in. What was made here is there at once, and its hashes follow
+//! ([`LocalCache::seal`]). Everything is verified again at its first use after the cache was opened, by what is known of it; at each use it is
+//! still there, file by file.
 
 mod disk;
 #[cfg(test)]
@@ -110,7 +111,7 @@ impl LocalCache {
     /// Moves the finished image directory `dir` in as snapshot `id`, then evicts what is over budget.
     ///
     /// With `sums` (of the manifest that [`super::fetch`] or [`super::publish`] returned) only lengths are compared, since
-    /// those hashed every byte already; without, every file is hashed here. `dir` must be on the cache's file system.
+    /// those hashed every byte already; without, lengths are all that is known until [`LocalCache::seal`]. Nothing is read. `dir` must be on the cache's file system.
     /// When everything else is pinned the cache goes over its budget rather than refuse.
     ///
     /// # Errors
@@ -121,7 +122,7 @@ impl LocalCache {
         blocking(move || {
             let sums = match sums {
                 Some(sums) => disk::compare(&id, &dir, sums, disk::Depth::Lengths)?,
-                None => disk::hash_all(&dir)?,
+                None => disk::measure_all(&dir)?,
             };
             let trash = {
                 let mut state = inner.state();
@@ -145,6 +146,24 @@ impl LocalCache {
             trash.into_iter().for_each(disk::discard);
             let path = inner.disk.dir(&id);
             Ok(Pin { inner, id, path })
+        })
+        .await
+    }
+
+    /// Notes the hashes of the copy of snapshot `id`: `sums`, which fit, or as its files are now.
+    ///
+    /// # Errors
+    /// `Damaged` when `sums` do not fit; `Io`, also when there is no copy.
+    pub async fn seal(&self, id: &str, sums: Option<Vec<FileSum>>) -> Result<()> {
+        check_id(id)?;
+        let (disk, id) = (self.inner.disk.clone(), id.to_owned());
+        blocking(move || {
+            let dir = disk.dir(&id);
+            let sums = match sums {
+                Some(sums) => disk::compare(&id, &dir, sums, Depth::Lengths)?,
+                None => disk::hash_all(&dir)?,
+            };
+            disk.note(&id, &sums)
         })
         .await
     }

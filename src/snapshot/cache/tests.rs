@@ -27,7 +27,9 @@ impl Fixture {
 
     async fn adopt(&self, cache: &LocalCache, id: &str) -> Pin {
         let from = image(self.dir.path(), &format!("from-{id}"), id.len() as u8);
-        cache.adopt(id, &from, None).await.unwrap()
+        let pin = cache.adopt(id, &from, None).await.unwrap();
+        cache.seal(id, None).await.unwrap();
+        pin
     }
 }
 
@@ -82,6 +84,32 @@ async fn known_sums_are_compared_by_length() {
     sums[1].bytes -= 1;
     cache.adopt("one", &from, Some(sums)).await.unwrap();
     assert!(f.open().await.get("one").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_was_made_here_is_there_at_once_and_hashed_later() {
+    let f = Fixture::new();
+    let from = image(f.dir.path(), "from", 1);
+    let sums = disk::hash_all(&from).unwrap();
+    let cache = f.open().await;
+    drop(cache.adopt("one", &from, None).await.unwrap());
+    assert!(cache.get("one").await.unwrap().is_some());
+    // Not hashed before the cache was opened again: lengths are all that is known.
+    let cache = f.open().await;
+    assert!(cache.get("one").await.unwrap().is_some());
+    let mut others = sums.clone();
+    others[0].bytes += 1;
+    let refused = cache.seal("one", Some(others)).await;
+    assert!(matches!(refused, Err(SnapshotError::Damaged { .. })));
+    cache.seal("one", Some(sums.clone())).await.unwrap();
+    let noted = std::fs::read(f.root().join("one.json")).unwrap();
+    cache.seal("one", None).await.unwrap();
+    let hashed = std::fs::read(f.root().join("one.json")).unwrap();
+    assert_eq!(noted, hashed, "both ways say the same");
+    flip(&f.root().join("one/pages.img"), 150_000);
+    let error = f.open().await.get("one").await.unwrap_err();
+    assert!(matches!(error, SnapshotError::Damaged { .. }), "{error}");
+    assert!(cache.seal("none", None).await.is_err());
 }
 
 #[tokio::test]

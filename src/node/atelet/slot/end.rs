@@ -71,8 +71,8 @@ impl Slot {
         if let Some(assignment) = self.assignment() {
             let dir = self.sandbox_dir(&assignment.generation);
             remove_in_background(dir).await?;
-            // An image that was to be delivered, and is not wanted any more.
-            for dir in self.node.snapshots.spooled(&assignment.actor)? {
+            // An image that was to be kept, and is not wanted any more.
+            for dir in self.node.snapshots.drafts(&assignment.actor)? {
                 remove_in_background(dir).await?;
             }
         }
@@ -177,7 +177,10 @@ impl Slot {
     /// Whether the image that is to be saved is complete on this node.
     pub(super) fn is_saved(&self) -> bool {
         self.assignment().is_some_and(|a| match &a.phase {
-            Phase::Saving(target) => self.node.snapshots.spool(&target.id).is_dir(),
+            Phase::Saving(target) => {
+                let snapshots = &self.node.snapshots;
+                snapshots.draft(&target.id).is_dir() || snapshots.saved(&target.id).is_some()
+            }
             Phase::Starting | Phase::Serving | Phase::Ending => false,
         })
     }

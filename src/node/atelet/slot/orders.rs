@@ -125,7 +125,7 @@ impl Slot {
     ) -> Result<Taken, Failure> {
         let held = state.desired.assignment.as_ref();
         let Some(assignment) = held.filter(|a| a.actor.is(actor)) else {
-            return match self.node.snapshots.saved(&target) {
+            return match self.node.snapshots.saved(&target.id) {
                 Some((bytes, runtime)) => Ok(Taken::Already(Answer::Saved {
                     bytes,
                     runtime,

@@ -1,4 +1,5 @@
-//! Saving a sandbox: the image first, which frees the executor, then where it shall be.
+//! Saving a sandbox: the image, which frees the executor; then it is this node's, which frees the slot. Publishing it follows,
+//! without the slot.
 
 use super::super::error::Error;
 use super::super::files::{self, Assignment, Phase, Target};
@@ -6,11 +7,12 @@ use super::super::outcome::{Answer, Failure};
 use super::super::provider::Access;
 use super::super::snapshots::IMAGE;
 use super::Slot;
-use super::op::Kind;
+use super::op::{Kind, Op};
 use super::start::make_dir;
 use crate::api::Reason;
 use crate::lifecycle::Observed;
 use crate::proto::atenode::CheckpointWorkloadRequest;
+use crate::snapshot::SnapshotError;
 use crate::telemetry::chain;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,8 +36,8 @@ impl Slot {
         if let Some(op) = &op {
             op.lap("queue");
         }
-        let spool = self.node.snapshots.spool(&target.id);
-        let answer = match self.lend_spool(&target) {
+        let draft = self.node.snapshots.draft(&target.id);
+        let answer = match self.lend_draft(&target) {
             Ok(image) => {
                 let request = CheckpointWorkloadRequest {
                     epoch: assignment.epoch.0,
@@ -69,12 +71,12 @@ impl Slot {
         if let Some(op) = &op {
             op.lap("observe");
         }
-        self.go_on_unsaved(&spool);
+        self.go_on_unsaved(&draft);
     }
 
     /// Where the executor writes the image.
-    fn lend_spool(&self, target: &Target) -> Result<PathBuf, Error> {
-        let dir = self.node.snapshots.spool_dir(&target.id);
+    fn lend_draft(&self, target: &Target) -> Result<PathBuf, Error> {
+        let dir = self.node.snapshots.draft_dir(&target.id);
         make_dir(&dir)?;
         let provider = &self.node.provider;
         let lent = provider.lend(&self.place, "save", &dir, Access::Write)?;
@@ -82,7 +84,7 @@ impl Slot {
     }
 
     /// A sandbox that could not be saved goes on.
-    fn go_on_unsaved(&self, spool: &std::path::Path) {
+    fn go_on_unsaved(&self, draft: &std::path::Path) {
         use crate::lifecycle::slot::Sandbox;
         let mut state = self.state();
         let runs = matches!(state.sandbox, Observed::Known(Sandbox::Running { .. }));
@@ -92,7 +94,7 @@ impl Slot {
             .as_ref()
             .is_some_and(|a| matches!(a.phase, Phase::Saving(_)));
         let failure = state.op.as_ref().and_then(|op| op.failure());
-        if !runs || !saving || spool.is_dir() {
+        if !runs || !saving || draft.is_dir() {
             return;
         }
         if let Err(error) = self.set_phase(&mut state, Phase::Serving) {
@@ -118,7 +120,8 @@ impl Slot {
         Ok(())
     }
 
-    /// Brings the image where it shall be, and frees the slot. The executor is clean already.
+    /// Makes the image this node's, and frees the slot. The executor is clean already. While there is no room to note it the image
+    /// stays where it is, and this is tried again.
     pub(super) async fn deliver(&self) -> Result<(), Error> {
         let Some((assignment, target)) = self.saving() else {
             return Ok(());
@@ -130,42 +133,57 @@ impl Slot {
             ..
         } = &assignment;
         let snapshots = &self.node.snapshots;
-        let delivered = match (target.local, &op) {
-            (true, _) => snapshots.keep_spooled(&target, actor, build).await,
-            (false, None) => snapshots.publish_spooled(&target, actor, build).await,
-            (false, Some(op)) => tokio::select! {
-                biased;
-                () = op.cancel.cancelled() => {
-                    snapshots.keep_spooled(&target, actor, build).await
-                }
-                delivered = snapshots.publish_spooled(&target, actor, build) => delivered,
-            },
+        let kept = match snapshots.keep(&target, actor, build).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error @ SnapshotError::BadImage { .. }) => {
+                Err(Failure::because(Reason::CheckpointFailed, &error))
+            }
+            Err(error) => return Err(error.into()),
         };
         if let Some(op) = &op {
-            op.lap(if target.local { "keep" } else { "publish" });
+            op.lap("keep");
         }
-        if let Err(failure) = &delivered {
-            tracing::warn!(
-                slot = self.place.name(),
-                id = target.id,
-                ?failure,
-                "a snapshot could not be delivered"
-            );
-        }
+        self.make_room(&target, op.as_deref()).await;
         self.node.provider.take_back(&self.place)?;
-        files::remove_dir(&snapshots.spool_dir(&target.id))?;
+        files::remove_dir(&snapshots.draft_dir(&target.id))?;
         self.free().await?;
+        if target.local && kept.is_ok() {
+            let (node, id) = (self.node.clone(), target.id);
+            tokio::spawn(async move { node.snapshots.hash(&id).await });
+        }
         if let Some(op) = op {
             op.lap("clean");
             let steps = op.steps();
             let runtime = build.clone();
-            op.finish(delivered.map(|bytes| Answer::Saved {
+            op.finish(kept.map(|bytes| Answer::Saved {
                 bytes,
                 runtime,
                 steps,
             }));
         }
         Ok(())
+    }
+
+    /// Of a full spool, what is to be published is so before the slot is free. Why it could not be is told to whoever orders it.
+    async fn make_room(&self, target: &Target, op: Option<&Op>) {
+        let snapshots = &self.node.snapshots;
+        if target.local || !snapshots.is_full() {
+            return;
+        }
+        let published = match op {
+            None => snapshots.publish(target).await,
+            Some(op) => tokio::select! {
+                biased;
+                () = op.cancel.cancelled() => return,
+                published = snapshots.publish(target) => published,
+            },
+        };
+        if let Err(failure) = published {
+            tracing::warn!(id = target.id, ?failure, "the spool is full");
+        }
+        if let Some(op) = op {
+            op.lap("publish");
+        }
     }
 
     fn saving(&self) -> Option<(Assignment, Target)> {

@@ -1,6 +1,6 @@
 //! What a node does whose lease with the control plane lapses.
 
-use super::super::testing::{LONG, World, actor, count, with_node};
+use super::super::testing::{LONG, World, actor, count, fence, with_node};
 use super::{refused, sandboxes};
 use crate::lifecycle::slot::SKEW;
 use crate::proto::atenode::PublishRequest;
@@ -93,6 +93,7 @@ fn sandboxes_freeze_while_the_control_plane_is_silent_and_go_on_afterwards() {
                     PublishRequest {
                         actor: Some(b.clone()),
                         snapshot: Some(kept.clone()),
+                        fence: Some(fence(3)),
                     },
                     LONG,
                 )
