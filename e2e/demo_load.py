@@ -431,7 +431,7 @@ def shares(phases):
     sums = {}
     for took, timing, steps in phases:
         resolve = timing.get("resolve", 0.0)
-        steps = steps or [(name, d) for name, d in timing.items() if name not in ("resolve", "connect", "upstream")]
+        steps = [(name, d) for name, d in timing.items() if name not in ("resolve", "connect", "upstream")] or steps
         inside = sum(d for _, d in steps)
         # Steps may belong to another transition than this one when the actor moved on meanwhile.
         if steps and inside <= resolve * 1.02:

@@ -89,7 +89,7 @@ def attribute(took, timing, steps):
     """The phases of one wake, in order; what no phase claims is `unattributed`."""
     parts = {}
     # What the router's timing says beyond its own three is what happened within resolve.
-    steps = steps or [(name, d) for name, d in timing.items() if name not in ("resolve", "connect", "upstream")]
+    steps = [(name, d) for name, d in timing.items() if name not in ("resolve", "connect", "upstream")] or steps
     inside = sum(d for _, d in steps)
     resolve = timing.get("resolve", 0.0)
     for name, duration in steps:

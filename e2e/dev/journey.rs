@@ -21,6 +21,10 @@ fn actors_sleep_free_their_worker_and_wake_with_memory_and_files() {
         said.contains("actor.runtime.ate.dev/a suspended in"),
         "{said}"
     );
+    let steps = dev.field("a", ".status.lastTransition.steps[*].name");
+    assert_eq!(steps, "checkpoint release publish");
+    let described = dev.kubectl(&["describe", "actor", "a"]);
+    assert!(described.contains("publish"), "{described}");
     let shown = dev.kubectl(&["get", "actors"]);
     assert!(shown.starts_with("NAME"), "{shown}");
     let row = shown

@@ -242,13 +242,33 @@ pub struct RolledBack {
     pub to: Option<Timestamp>,
 }
 
-/// A timed step of a transition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a transition spends its time on. Stored by number: a new one goes to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[strum(serialize_all = "lowercase")]
+pub enum Work {
+    /// Reserving a worker.
+    Claim,
+    /// Starting the sandbox.
+    Start,
+    /// Saving the sandbox on its node.
+    Checkpoint,
+    /// Giving the worker back.
+    Release,
+    /// Moving the snapshot to object storage.
+    Publish,
+    /// Ending the sandbox without saving it.
+    Stop,
+    /// Finding out what became of an earlier attempt.
+    Find,
+}
+
+/// How long a transition spent on something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// As its span is named.
-    pub name: String,
-    /// Microseconds.
-    pub micros: u64,
+    /// On what.
+    pub work: Work,
+    /// Tenths of a millisecond: there is one record for every actor that sleeps.
+    pub tenths: u32,
 }
 
 /// What operations find out.
@@ -272,6 +292,8 @@ pub struct StatusRecord {
     pub last_transition: Timestamp,
     /// How long that transition took, in microseconds.
     pub last_duration_micros: u64,
+    /// What it spent that on, in the order in which it began with it.
+    pub last_steps: Vec<StepRecord>,
     /// What went wrong last.
     pub failure: Option<Failure>,
     /// Since the last own snapshot after it.

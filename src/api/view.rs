@@ -2,7 +2,7 @@
 
 use super::actor::{
     Actor, ActorIdle, ActorSpec, ActorStatus, SnapshotStatus, TemplateRef, Transition,
-    WorkerStatusRef,
+    TransitionStep, WorkerStatusRef,
 };
 use super::condition::{Status, condition};
 use super::duration::{Duration, DurationError};
@@ -10,6 +10,7 @@ use super::names::{ActorKey, TemplateKey};
 use super::reason::Reason;
 use super::record::{
     ActorRecord, IdleRecord, JsonText, MetaRecord, OperatingMode, Phase, SnapshotKind, SpecRecord,
+    StepRecord,
 };
 use super::selector::{Selector, SelectorError};
 use super::time::Timestamp;
@@ -193,8 +194,16 @@ fn transition(record: &ActorRecord) -> Option<Transition> {
         to: record.header.phase.to_string(),
         start: MicroTime(start),
         duration: Duration(took).to_string(),
-        steps: vec![],
+        steps: s.last_steps.iter().map(step).collect(),
     })
+}
+
+fn step(step: &StepRecord) -> TransitionStep {
+    let took = std::time::Duration::from_micros(u64::from(step.tenths) * 100);
+    TransitionStep {
+        name: step.work.to_string(),
+        duration: Duration(took).to_string(),
+    }
 }
 
 fn conditions(record: &ActorRecord, obstacle: Option<&Obstacle>) -> Vec<Condition> {

@@ -6,7 +6,7 @@
 use super::Observed;
 use crate::api::names::{Epoch, WorkerKey};
 use crate::api::record::{
-    ActorRecord, Desired, LocalSnapshotRecord, Phase, RolledBack, SnapshotRecord,
+    ActorRecord, Desired, LocalSnapshotRecord, Phase, RolledBack, SnapshotRecord, Work,
 };
 use crate::api::{Reason, Timestamp};
 
@@ -161,6 +161,24 @@ pub enum Step {
     Remove,
     /// Nothing is left to do.
     Done,
+}
+
+impl Step {
+    /// What of a transition's time it takes, where a person wants to know it.
+    pub fn work(&self) -> Option<Work> {
+        match self {
+            Step::Claim => Some(Work::Claim),
+            Step::Start => Some(Work::Start),
+            Step::Checkpoint => Some(Work::Checkpoint),
+            Step::Spool(_) | Step::Release | Step::Abandon => Some(Work::Release),
+            Step::Publish => Some(Work::Publish),
+            Step::Stop => Some(Work::Stop),
+            Step::FindClaim | Step::Observe | Step::FindSnapshot | Step::AwaitNode => {
+                Some(Work::Find)
+            }
+            Step::Commit(_) | Step::DeleteSnapshots | Step::Remove | Step::Done => None,
+        }
+    }
 }
 
 /// The next step that brings `actor`, owned by the caller, to the end of its transition.

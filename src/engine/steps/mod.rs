@@ -9,7 +9,7 @@ pub(in crate::engine) use node::sandbox_of;
 
 use super::{DriveError, Engine, metrics};
 use crate::api::names::ResourceVersion;
-use crate::api::record::{ActorRecord, Assignment, Phase, SnapshotRecord};
+use crate::api::record::{ActorRecord, Assignment, Phase, SnapshotRecord, StepRecord, Work};
 use crate::api::{ActorTemplate, Epoch, Reason, Timestamp};
 use crate::lifecycle::Observed;
 use crate::lifecycle::actor::{Outcome, Progress, Step, conclude, spooled};
@@ -75,6 +75,8 @@ pub(super) struct Operation {
     ran_on: Option<String>,
     /// What took how long, in order.
     pub(super) timings: Vec<StepTiming>,
+    /// The same for the record: coarse, and each kind of work once.
+    spent: Vec<StepRecord>,
     /// Where the claimed worker is; outlives the record's assignment until the worker is released.
     held: Option<Assignment>,
 }
@@ -102,6 +104,7 @@ impl Operation {
             misled: false,
             attempts: 0,
             timings: vec![],
+            spent: vec![],
             local_nodes,
             ran_on: held.as_ref().map(|a| a.node.clone()),
             held,
@@ -120,15 +123,27 @@ impl Operation {
     /// Carries a step out and notes how long it took; of a step on a node, what the node says of it, and the rest.
     pub(super) async fn timed(&mut self, name: &str, step: Step) -> Result<(), DriveError> {
         let (began, noted) = (Instant::now(), self.timings.len());
+        let work = step.work();
         let done = self.carry_out(step).await;
         let of_node: u64 = self.timings.iter().skip(noted).map(|t| t.micros).sum();
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let micros = took.saturating_sub(of_node);
+        if let Some(work) = work {
+            self.spend(work, took);
+        }
         self.timings.push(StepTiming {
             name: name.to_lowercase(),
             micros,
         });
         done
+    }
+
+    fn spend(&mut self, work: Work, micros: u64) {
+        let tenths = u32::try_from(micros / 100).unwrap_or(u32::MAX);
+        match self.spent.iter_mut().find(|s| s.work == work) {
+            Some(step) => step.tenths = step.tenths.saturating_add(tenths),
+            None => self.spent.push(StepRecord { work, tenths }),
+        }
     }
 
     async fn carry_out(&mut self, step: Step) -> Result<(), DriveError> {
@@ -172,6 +187,7 @@ impl Operation {
         let mut next = conclude(&self.record, &self.progress, &outcome, self.now());
         next.status.last_duration_micros =
             u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        next.status.last_steps = self.spent.clone();
         let durability = match outcome {
             Outcome::Running | Outcome::GoesOn | Outcome::AsBefore => Durability::Memory,
             Outcome::Suspended(_) | Outcome::Paused(_) | Outcome::RolledBack(_) => {

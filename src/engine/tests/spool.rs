@@ -2,7 +2,7 @@
 
 use super::kit::{Kit, call, until};
 use super::schedule::NODE_LEASE;
-use crate::api::record::{ActorRecord, OperatingMode, Phase, WorkerPhase};
+use crate::api::record::{ActorRecord, OperatingMode, Phase, Work, WorkerPhase};
 use crate::api::{ActorKey, Reason};
 use crate::engine::DriveError;
 use crate::store::Store;
@@ -57,6 +57,9 @@ async fn the_worker_is_free_before_the_publication_and_the_suspend_ends_after_it
     let asleep = suspend.await.unwrap().unwrap();
     assert_eq!(asleep.header.phase, Phase::Suspended);
     assert_eq!((asleep.status.local, asleep.header.yields), (None, false));
+    let steps = asleep.status.last_steps.iter().map(|s| s.work);
+    let works: Vec<_> = steps.collect();
+    assert_eq!(works, [Work::Checkpoint, Work::Release, Work::Publish]);
     let durable = kit.world.lock().durable.len();
     assert_eq!((durable, asleep.key), (1, key));
 }

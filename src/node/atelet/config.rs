@@ -32,7 +32,8 @@ pub struct Options {
     pub allowed_runtimes: BTreeSet<String>,
     /// Whether the `runsc` found on PATH is allowed, and is what templates run that name no runtime.
     pub allow_runsc_on_path: bool,
-    /// Bytes that node copies of snapshots may take; those that exist nowhere else are kept in any case.
+    /// Bytes that node copies of snapshots may take; those that exist nowhere else are kept in any case. When these alone take more,
+    /// a suspend keeps its slot until it is published.
     pub cache_bytes: u64,
     /// Bytes that images may take; those that run or are of golden snapshots are kept in any case.
     pub image_bytes: u64,

@@ -19,7 +19,7 @@ use super::{Reader, corrupt, exactly, push};
 use crate::api::names::{ActorKey, Build, Epoch, ResourceVersion};
 use crate::api::record::{
     ActorRecord, Assignment, Desired, Failure, Header, Lease, LocalSnapshotRecord, MetaRecord,
-    Phase, RolledBack, SnapshotRecord, SpecRecord, StatusRecord,
+    Phase, RolledBack, SnapshotRecord, SpecRecord, StatusRecord, StepRecord,
 };
 use crate::api::time::Timestamp;
 use crate::store::StoreError;
@@ -31,8 +31,8 @@ const LEASED: u8 = 2;
 const BOOTS: u8 = 4;
 const YIELDS: u8 = 8;
 
-/// The version byte of actors. 1 kept among the status what the third flag says; in 2 snapshots had no runtime.
-const VERSION: u8 = 3;
+/// The version byte of actors. 1 kept among the status what the third flag says; in 2 snapshots had no runtime, in 3 transitions no steps.
+const VERSION: u8 = 4;
 
 /// Stands for the actor's own namespace.
 const SAME: &str = "=";
@@ -47,6 +47,7 @@ struct Body {
     local: Option<(Snapshot, String)>,
     last_transition: i64,
     last_duration_micros: u64,
+    last_steps: Vec<StepRecord>,
     failure: Option<Failure>,
     rolled_back: Option<RolledBack>,
 }
@@ -113,6 +114,7 @@ pub fn encode_status(key: &ActorKey, status: &StatusRecord) -> Result<Vec<u8>, S
         last_activity: _,
         last_transition,
         last_duration_micros,
+        last_steps,
         failure,
         rolled_back,
     } = status;
@@ -125,6 +127,7 @@ pub fn encode_status(key: &ActorKey, status: &StatusRecord) -> Result<Vec<u8>, S
             .map(|l| (Snapshot::of(&l.snapshot, *last_transition), l.node.clone())),
         last_transition: after(*last_transition, *created),
         last_duration_micros: *last_duration_micros,
+        last_steps: last_steps.clone(),
         failure: failure.clone(),
         rolled_back: rolled_back.clone(),
     };
@@ -265,6 +268,7 @@ fn status(body: Body, uid: Uuid, flat: bool, last_activity: Timestamp) -> Status
         last_activity,
         last_transition,
         last_duration_micros: body.last_duration_micros,
+        last_steps: body.last_steps,
         failure: body.failure,
         rolled_back: body.rolled_back,
     }

@@ -1,7 +1,7 @@
 //! Round trips and bytes.
 
 use crate::api::names::{Epoch, PoolKey, TemplateKey};
-use crate::api::record::Phase;
+use crate::api::record::{Phase, StepRecord, Work};
 use crate::api::time::Timestamp;
 use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
@@ -115,6 +115,12 @@ async fn asleep(store: &RedisStore, i: usize) {
     record.status.last_activity = created + Duration::from_secs(1000);
     record.status.last_transition = created + Duration::from_secs(2000);
     record.status.last_duration_micros = 123_456;
+    let step = |work, tenths| StepRecord { work, tenths };
+    record.status.last_steps = vec![
+        step(Work::Checkpoint, 712),
+        step(Work::Release, 8),
+        step(Work::Publish, 514),
+    ];
     record.status.durable = Some(snapshot(7));
     record.header.epoch = Epoch(7);
     record.header.operation = Epoch(7);

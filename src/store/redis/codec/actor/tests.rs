@@ -1,7 +1,7 @@
 use super::*;
 use crate::api::names::{PoolKey, TemplateKey, WorkerKey};
 use crate::api::reason::Reason;
-use crate::api::record::{IdleRecord, OperatingMode};
+use crate::api::record::{IdleRecord, OperatingMode, Work};
 use crate::api::selector::Selector;
 use proptest::option;
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ prop_compose! {
     fn any_status()(
         uid in any::<u128>(), created in any::<u64>(), flat in any::<bool>(), runs in any::<bool>(),
         durable in option::of(snapshot()), local in option::of((snapshot(), "[a-z]{1,9}")),
-        last_activity in 0u64..1 << 48, last_transition in any::<u64>(), last_duration_micros in any::<u64>(),
+        last_activity in 0u64..1 << 48, last_transition in any::<u64>(), last_duration_micros in any::<u64>(), steps in proptest::collection::vec(any::<u32>(), 0..4),
         failed in option::of((any::<u64>(), ".{0,20}")), rolled_back in option::of(option::of(any::<u64>())),
     ) -> StatusRecord {
         StatusRecord {
@@ -76,6 +76,7 @@ prop_compose! {
             last_activity: Timestamp(last_activity),
             last_transition: Timestamp(last_transition),
             last_duration_micros,
+            last_steps: steps.into_iter().map(|tenths| StepRecord { work: Work::Publish, tenths }).collect(),
             failure: failed.map(|(t, message)| Failure {
                 reason: Reason::RestoreFailed,
                 message,
@@ -130,7 +131,7 @@ fn another_format_is_refused_by_name() {
     assert!(matches!(e, StoreError::Corrupt { .. }));
     assert_eq!(
         e.to_string(),
-        "team/a cannot be read: it has format 1, and this program reads format 3 only"
+        "team/a cannot be read: it has format 1, and this program reads format 4 only"
     );
 }
 
