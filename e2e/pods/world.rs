@@ -6,6 +6,7 @@ use crate::aggregated::{Cluster, eventually, root, shell};
 use crate::dev::harness::image;
 use crate::parts::look::{outcome, text};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -493,13 +494,17 @@ impl World {
         said.lines().filter(|line| *line == "x").count()
     }
 
-    /// Mounts of the node that are of a pod's assignment.
-    pub fn lent(&self, pod_uid: &str) -> usize {
+    /// What a pod sees of its node beside its own directory: names, and where each lies there.
+    pub fn lent(&self, pod_uid: &str) -> BTreeMap<String, String> {
         let mounts = self.cluster.on_node(&["cat", "/proc/self/mountinfo"]);
-        let lent = format!("{pod_uid}/lent/");
-        let kubelet = format!("/pods/{pod_uid}/");
-        let mine = |l: &&str| l.contains(&lent) || l.contains(&kubelet) && l.contains("/lent/");
-        mounts.lines().filter(mine).count()
+        let mine = |l: &&str| l.contains(pod_uid) && l.contains("/lent/");
+        let lent = mounts.lines().filter(mine).filter_map(|line| {
+            let mut fields = line.split(' ').skip(3);
+            let (source, at) = (fields.next()?, fields.next()?);
+            let (_, name) = at.split_once("/lent/")?;
+            Some((name.to_owned(), source.to_owned()))
+        });
+        lent.collect()
     }
 
     /// The node's directories of a pod.

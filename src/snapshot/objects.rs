@@ -52,7 +52,8 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Removes the object if it is there.
     async fn delete(&self, key: &str) -> Result<()>;
 
-    /// The keys that start with `prefix` and come after `after`, a key of an earlier page. `prefix` is empty or ends with `/`.
+    /// The keys that start with `prefix` and come after `after`: a key of an earlier page, or what
+    /// several directories' names begin with. `prefix` is empty or ends with `/`.
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page>;
 }
 
@@ -183,6 +184,8 @@ mod tests {
                 let page = store.list("p/", Some(key)).await.unwrap();
                 assert_eq!(page.keys, all.keys[at + 1..], "{:?}", under_test.store);
             }
+            let rest = store.list("p/", Some("p/a-")).await.unwrap().keys;
+            assert!(rest.contains(&"p/a-b/1".into()) && rest.contains(&"p/b/1".into()));
             assert_eq!(store.list("none/", None).await.unwrap(), Page::default());
         }
     }

@@ -90,11 +90,9 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
 
     loops.cancel();
     follow.abort();
-    if tokio::time::timeout(STOP_LIMIT, slots.ended())
-        .await
-        .is_err()
-    {
-        tracing::warn!("steps of slots are left half done");
+    let ended = async { tokio::join!(slots.ended(), node.snapshots.are_published()) };
+    if tokio::time::timeout(STOP_LIMIT, ended).await.is_err() {
+        tracing::warn!("steps of slots, or publications, are left half done");
     }
     report.abort();
     lease.abort();

@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Snapshots that are published at the same time.
-const PUBLISHED_AT_ONCE: usize = 2;
+const PUBLISHED_AT_ONCE: u32 = 2;
 
 /// Name of an image in the directory that it is written in.
 pub(super) const IMAGE: &str = "image";
@@ -93,7 +93,7 @@ impl Snapshots {
             spool_bytes: budget,
             held: Mutex::default(),
             flights: Mutex::default(),
-            publishing: Semaphore::new(PUBLISHED_AT_ONCE),
+            publishing: Semaphore::new(PUBLISHED_AT_ONCE as usize),
             hashing: Semaphore::new(1),
         };
         for name in files::names(&snapshots.held_dir)? {

@@ -143,7 +143,7 @@ impl Slot {
         if let Some(op) = &op {
             op.lap("keep");
         }
-        self.make_room(&target, op.as_deref()).await;
+        self.publish_first(&target, op.as_deref()).await;
         self.node.provider.take_back(&self.place)?;
         files::remove_dir(&snapshots.draft_dir(&target.id))?;
         self.free().await?;
@@ -164,10 +164,11 @@ impl Slot {
         Ok(())
     }
 
-    /// Of a full spool, what is to be published is so before the slot is free. Why it could not be is told to whoever orders it.
-    async fn make_room(&self, target: &Target, op: Option<&Op>) {
+    /// What is to be published is so before the slot is free where the spool is full, and where the slot leaves: the node may be about to
+    /// leave as well. Why it could not be is told to whoever orders it.
+    async fn publish_first(&self, target: &Target, op: Option<&Op>) {
         let snapshots = &self.node.snapshots;
-        if target.local || !snapshots.is_full() {
+        if target.local || !snapshots.is_full() && !self.is_retiring() {
             return;
         }
         let published = match op {
@@ -179,7 +180,11 @@ impl Slot {
             },
         };
         if let Err(failure) = published {
-            tracing::warn!(id = target.id, ?failure, "the spool is full");
+            tracing::warn!(
+                id = target.id,
+                ?failure,
+                "not published before the slot is free"
+            );
         }
         if let Some(op) = op {
             op.lap("publish");

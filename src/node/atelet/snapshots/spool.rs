@@ -65,6 +65,11 @@ impl Snapshots {
         }
     }
 
+    /// Waits for the publications that were ordered by now.
+    pub async fn are_published(&self) {
+        drop(self.publishing.acquire_many(super::PUBLISHED_AT_ONCE).await);
+    }
+
     async fn publish_in_turn(&self, target: &Target, flight: &Flight) -> Result<u64, Failure> {
         let held = self.held().get(&target.id).map(|(held, _)| held.clone());
         if let Some(held) = held.as_ref().filter(|held| !held.only) {

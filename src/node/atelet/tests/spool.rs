@@ -208,6 +208,19 @@ fn what_no_record_needs_is_dropped() {
 }
 
 #[test]
+fn what_a_slot_that_leaves_had_is_published_before_it_goes() {
+    with_node(1, |world| async move {
+        let uid = world.settled(1).await[0].uid.clone();
+        let a = actor("a");
+        world.run(&uid, &a, 1).await.unwrap();
+        world.scale(0);
+        world.until("it leaves", |s| s[0].draining).await;
+        let snapshot = world.checkpoint(&uid, &a, 2, false).await.unwrap();
+        assert!(exists(&world, &snapshot, false).await);
+    });
+}
+
+#[test]
 fn a_full_spool_is_published_before_the_slot_is_free() {
     with_node(1, |mut world| async move {
         world.stop().await;
