@@ -187,7 +187,7 @@ impl Runtimes {
                 let url = format!("{}/{object}", self.google);
                 self.downloader.fetch(&url, &draft).await
             }
-            Some(("s3", _)) => self.from_store(url, &draft).await,
+            Some(("s3", _)) => self.fetch_object(url, &draft).await,
             _ => Err("it must begin with https://, gs://, s3:// or file:///".into()),
         };
         let sum = fetched.map_err(|why| unavailable(format!("spec.runsc: {url}: {why}")));
@@ -208,7 +208,7 @@ impl Runtimes {
     }
 
     /// From where snapshots may be too.
-    async fn from_store(&self, url: &str, to: &Path) -> Result<String, String> {
+    async fn fetch_object(&self, url: &str, to: &Path) -> Result<String, String> {
         let fetched = self.stores.download(url, to, FETCH.bytes);
         match timeout(FETCH.total, fetched).await {
             Ok(fetched) => fetched.map_err(|e| chain(&e)),
