@@ -17,7 +17,8 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from demo_load import Actor, Failed, Lane, World, drive, quantile, wait_for  # noqa: E402
-from report import WARM_UP, attribute, request, suspend  # noqa: E402
+from report import WARM_UP, attribute, mean, request  # noqa: E402
+from sleeps import suspend  # noqa: E402
 
 COMPONENTS = ("ate controller", "ate apiserver", "ate router", "ate atelet")
 WORKER = "ate ateom"
@@ -171,25 +172,21 @@ class Side:
 
     def begin(self, mib):
         self.wakes, self.phases = [], []
-        request(self.options, f"/mem?mb={mib}")
-        self.held = request(self.options, "/mem")[2]
+        request(self.options, self.options.actor, f"/mem?mb={mib}")
+        self.held = request(self.options, self.options.actor, "/mem")[2]
         for _ in range(WARM_UP):
             self.wake()
         self.wakes, self.phases = [], []
 
     def wake(self):
-        suspend(self.lane, self.options)
-        took, timing, _ = request(self.options, "/")
+        suspend(self.lane, self.options.actor)
+        took, timing, _ = request(self.options, self.options.actor, "/")
         self.wakes.append(took)
         self.phases.append(attribute(took, timing, self.lane.steps(Actor(self.options.actor))))
 
     def end(self):
-        if request(self.options, "/mem")[2] != self.held:
+        if request(self.options, self.options.actor, "/mem")[2] != self.held:
             sys.exit(f"bench: {self.name}: the memory that woke is not the memory that fell asleep")
-
-    def means(self):
-        names = dict.fromkeys(name for phases in self.phases for name in phases)
-        return {name: sum(p.get(name, 0.0) for p in self.phases) / len(self.phases) * 1000 for name in names}
 
 
 def ratio(options):
@@ -208,7 +205,7 @@ def ratio(options):
             number(f"{side.name}: wake of an actor that {what}, p50", quantile(side.wakes, 0.5) * 1000, "ms")
             number(f"{side.name}: wake of an actor that {what}, p95", quantile(side.wakes, 0.95) * 1000, "ms")
         number(f"wake of an actor that {what}: in pods / ate dev", quantile(pods.wakes, 0.5) / quantile(dev.wakes, 0.5), "", RATIO)
-        here, there = pods.means(), dev.means()
+        here, there = mean(pods.phases), mean(dev.phases)
         say("  where that time goes, mean: in pods, ate dev")
         for name in dict.fromkeys([*here, *there]):
             say(f"  {here.get(name, 0):8.2f} ms {there.get(name, 0):8.2f} ms  {name}")

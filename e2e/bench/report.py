@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from demo_load import ACTORS, ZONE, Actor, Lane, World, quantile, timings  # noqa: E402
+import sleeps  # noqa: E402
+from demo_load import ZONE, Actor, Failed, Lane, World, quantile, timings  # noqa: E402
 
 WARM_UP = 3
 REST = 0.25  # seconds between falling asleep and waking: as for bare runsc, what is done ahead is done by then
@@ -22,6 +23,8 @@ TIMEOUT = 60
 TRACED = 20_000  # store commands that are kept while one wake is traced
 OVER_BARE = 20  # ms that a wake may cost beside bare runsc's restore, median
 SLOWEST = {64: 100}  # MiB: ms that 95 of 100 wakes may take
+FREE = {64: 1.3}  # MiB: times bare runsc's suspend that a worker may take to be free again, median
+LOOPS = 0.7  # of bare runsc's wakes and suspends a second
 
 
 def request(options, actor, path):
@@ -41,34 +44,37 @@ def request(options, actor, path):
     return first, timings(headers), body
 
 
-def suspend(lane, actor):
-    began = time.monotonic()
-    status, told = lane.call("POST", f"{ACTORS}/{actor}/suspend?wait=50")
-    took = time.monotonic() - began
-    if status != 200 or told["status"]["phase"] != "Suspended":
-        sys.exit(f"bench: {actor} is not suspended: {told.get('message', told.get('status'))}")
-    return took
-
-
 def measure(options, actor, mib):
-    """Wakes and suspends of an actor that holds so much: samples in seconds, and phases of each wake."""
+    """Wakes and suspends of an actor that holds so much, each with its phases; seconds."""
     lane = Lane(World([actor]), options)
     request(options, actor, f"/mem?mb={mib}")
     _, _, first = request(options, actor, "/mem")
-    wakes, sleeps, phases = [], [], []
+    wakes, suspends = [], []
     for n in range(WARM_UP + options.wakes):
-        slept = suspend(lane, actor)
+        free, asleep = sleeps.observe(lane, actor)
+        steps = dict(lane.steps(Actor(actor)))
         time.sleep(REST)
         took, timing, _ = request(options, actor, "/")
-        steps = lane.steps(Actor(actor))
         if n >= WARM_UP:
-            wakes.append(took)
-            sleeps.append(slept)
-            phases.append(attribute(took, timing, steps))
+            suspends.append((free, asleep, {**steps, "unattributed": max(0.0, asleep - sum(steps.values()))}))
+            wakes.append((took, attribute(took, timing, lane.steps(Actor(actor)))))
     if request(options, actor, "/mem")[2] != first:
         sys.exit("bench: the memory that woke is not the memory that fell asleep")
-    suspend(lane, actor)
-    return wakes, sleeps, phases
+    sleeps.suspend(lane, actor)
+    return {"wakes": wakes, "suspends": suspends}
+
+
+def cycle(options, actor):
+    """Makes an actor that sleeps and holds as much as the first of `options.mib`; what wakes it and suspends it again."""
+    lane = Lane(World([actor]), options)
+    request(options, actor, f"/mem?mb={options.mib[0]}")
+    sleeps.suspend(lane, actor)
+
+    def once():
+        request(options, actor, "/")
+        sleeps.suspend(lane, actor)
+
+    return once
 
 
 def mixed(options):
@@ -80,7 +86,7 @@ def mixed(options):
             took, timing, _ = request(options, actor, "/")
             wakes.append(took)
             missed.append("create" in attribute(took, timing, lane.steps(Actor(actor))))
-            suspend(lane, actor)
+            sleeps.suspend(lane, actor)
             time.sleep(REST)
     return wakes, missed
 
@@ -111,7 +117,7 @@ def round_trips(options, actor):
         return json.loads(done.stdout.decode(errors="replace"))
 
     request(options, actor, "/")
-    suspend(lane, actor)
+    sleeps.suspend(lane, actor)
     cli("config", "set", "slowlog-max-len", TRACED)
     cli("slowlog", "reset")
     cli("config", "set", "slowlog-log-slower-than", 0)
@@ -122,36 +128,55 @@ def round_trips(options, actor):
     return sum(any(actor in word for word in words) for words in calls)
 
 
-def bare(options, mib):
-    return json.loads((options.baselines / f"baseline-{mib}.json").read_text())
+def bare(options, name):
+    return json.loads((options.baselines / f"{name}.json").read_text())
 
 
-def held(options, mib, wakes, sleeps, phases):
+def held(options, mib, wakes, suspends):
     """Rows of an actor that holds so much, beside bare runsc."""
-    baseline = bare(options, mib)["phases"]
-    wake, slowest, sleep = (quantile(s, q) * 1000 for s, q in ((wakes, 0.5), (wakes, 0.95), (sleeps, 0.5)))
-    over = wake - baseline["wake"]["median"]
-    lost = sum(p["unattributed"] for p in phases) / sum(sum(p.values()) for p in phases)
+    theirs = bare(options, f"baseline-{mib}")["phases"]
+    yield from woke(mib, [took for took, _ in wakes], mean([phases for _, phases in wakes]), theirs["wake"]["median"])
+    yield from slept(mib, [free for free, _, _ in suspends], [end for _, end, _ in suspends], theirs["sleep"]["median"])
+
+
+def woke(mib, samples, phases, theirs):
+    wake, slowest = (quantile(samples, q) * 1000 for q in (0.5, 0.95))
+    bound, over, lost = SLOWEST.get(mib), wake - theirs, phases["unattributed"] / sum(phases.values())
     yield f"wake, {mib} MiB, p50", wake, "ms", None, None
-    bound = SLOWEST.get(mib)
-    yield f"wake, {mib} MiB, p95 of {len(wakes)}", slowest, "ms", bound and f"<= {bound}", bound and slowest <= bound
-    yield f"wake of bare runsc, {mib} MiB, p50", baseline["wake"]["median"], "ms", None, None
+    yield f"wake, {mib} MiB, p95 of {len(samples)}", slowest, "ms", bound and f"<= {bound}", bound and slowest <= bound
+    yield f"wake of bare runsc, {mib} MiB, p50", theirs, "ms", None, None
     yield f"wake, {mib} MiB: ours - bare runsc, p50", over, "ms", f"<= {OVER_BARE}", over <= OVER_BARE
     yield f"wake, {mib} MiB: unattributed", lost * 100, "%", "<= 5", lost <= 0.05
-    yield f"suspend, {mib} MiB, p50", sleep, "ms", None, None
-    yield f"suspend of bare runsc, {mib} MiB, p50", baseline["sleep"]["median"], "ms", None, None
-    yield f"suspend, {mib} MiB: ours / bare runsc", sleep / baseline["sleep"]["median"], "", None, None
 
 
-def rows(options, measured, mix, trips):
+def slept(mib, frees, ends, theirs):
+    free, end = (quantile(samples, 0.5) * 1000 for samples in (frees, ends))
+    bound, ratio = FREE.get(mib), free / theirs
+    yield f"suspend until the worker is free, {mib} MiB, p50", free, "ms", None, None
+    yield f"suspend of bare runsc, {mib} MiB, p50", theirs, "ms", None, None
+    yield f"suspend until the worker is free, {mib} MiB: ours / bare runsc", ratio, "", bound and f"<= {bound}", bound and ratio <= bound
+    yield f"suspend until it is published, {mib} MiB, p50", end, "ms", None, None
+
+
+def looped(options, ours):
+    """Rows of several loops at once, beside as many of bare runsc."""
+    theirs = sleeps.bare_rate(bare(options, actor) for actor in options.loops)
+    what = f"wakes and suspends, {options.mib[0]} MiB, {len(options.loops)} loops"
+    yield what, ours, "1/s", None, None
+    yield f"{what}, bare runsc", theirs, "1/s", None, None
+    yield f"{what}: ours / bare runsc", ours / theirs, "", f">= {LOOPS}", ours / theirs >= LOOPS
+
+
+def rows(options, measured, mix, rate, trips):
     """[(name, value, unit, target, met)]; no target: shown for itself."""
     for mib, samples in measured.items():
-        yield from held(options, mib, *samples)
+        yield from held(options, mib, **samples)
     wakes, missed = mix
     name = f"wake, {len(options.mixed)} templates in turn over {options.slots} slots"
     yield f"{name}, p50", quantile(wakes, 0.5) * 1000, "ms", None, None
     yield f"{name}, p95", quantile(wakes, 0.95) * 1000, "ms", None, None
     yield f"{name}: nothing fitting ahead", sum(missed) / len(missed) * 100, "%", None, None
+    yield from looped(options, rate)
     size = re.search(r"(\d+) bytes of store memory per sleeping actor", options.store.read_text())
     yield "resume bookkeeping", trips, "store round trips", "<= 3", trips <= 3
     yield "store memory per sleeping actor", int(size[1]) if size else float("nan"), "bytes", "<= 300", bool(size) and int(size[1]) <= 300
@@ -175,21 +200,30 @@ def main():
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--actors", nargs="+", required=True)
     parser.add_argument("--mib", type=int, nargs="+", required=True)
-    parser.add_argument("--mixed", nargs="+", required=True)
+    for name in ("mixed", "loops"):
+        parser.add_argument(f"--{name}", nargs="+", required=True)
     for name in ("wakes", "slots"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
 
-    measured = {mib: measure(options, actor, mib) for actor, mib in zip(options.actors, options.mib, strict=True)}
-    mix = mixed(options)
-    trips = round_trips(options, options.actors[0])
-    numbers = list(rows(options, measured, mix, trips))
-    means = {mib: mean(phases) for mib, (_, _, phases) in measured.items()}
+    try:
+        measured = {mib: measure(options, actor, mib) for actor, mib in zip(options.actors, options.mib, strict=True)}
+        mix = mixed(options)
+        rate = sleeps.loops(options.loops, options.wakes, lambda actor: cycle(options, actor))
+        trips = round_trips(options, options.actors[0])
+    except Failed as failure:
+        sys.exit(f"bench: {failure}")
+    numbers = list(rows(options, measured, mix, rate, trips))
+    means = {
+        what: {mib: mean([phases for *_, phases in samples[f"{what}s"]]) for mib, samples in measured.items()}
+        for what in ("wake", "suspend")
+    }
 
-    for mib, parts in means.items():
-        print(f"\nwhere the time of a wake goes, {mib} MiB, mean")
-        for name, value in parts.items():
-            print(f"  {value:8.2f} ms  {value / sum(parts.values()) * 100:5.1f} %  {name}")
+    for what, sizes in means.items():
+        for mib, parts in sizes.items():
+            print(f"\nwhere the time of a {what} goes, {mib} MiB, mean")
+            for name, value in parts.items():
+                print(f"  {value:8.2f} ms  {value / sum(parts.values()) * 100:5.1f} %  {name}")
     print()
     for name, value, unit, target, met in numbers:
         verdict = "" if target is None else f"target {target}: {'ok' if met else 'MISS'}"
@@ -198,10 +232,12 @@ def main():
         "numbers": [
             {"name": n, "value": v if v == v else None, "unit": u, "target": t, "ok": met} for n, v, u, t, met in numbers
         ],
-        "wakePhasesMs": means,
-        "wakesMs": {mib: [w * 1000 for w in wakes] for mib, (wakes, _, _) in measured.items()},
-        "suspendsMs": {mib: [s * 1000 for s in sleeps] for mib, (_, sleeps, _) in measured.items()},
-        "baseline": {mib: bare(options, mib) for mib in measured},
+        "wakePhasesMs": means["wake"],
+        "suspendPhasesMs": means["suspend"],
+        "wakesMs": {mib: [w * 1000 for w, _ in m["wakes"]] for mib, m in measured.items()},
+        "untilFreeMs": {mib: [s * 1000 for s, _, _ in m["suspends"]] for mib, m in measured.items()},
+        "suspendsMs": {mib: [s * 1000 for _, s, _ in m["suspends"]] for mib, m in measured.items()},
+        "baseline": {mib: bare(options, f"baseline-{mib}") for mib in measured},
     }
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\nwritten to {options.out.resolve()}")

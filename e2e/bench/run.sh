@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 #
 # Measures against the targets, each beside its like within this run where there is one: what bare runsc needs for a server
-# that holds 64 or 256 MiB, and what the same server needs as an actor through the router; actors of many templates in turn, so
-# that no sandbox created ahead fits; store round trips and bytes.
+# that holds 64 or 256 MiB, and what the same server needs as an actor through the router; wakes and suspends of several in loops
+# at once; actors of many templates in turn, so that no sandbox created ahead fits; store round trips and bytes.
 #
 #   e2e/bench/run.sh BIN_DIR
 #
 #   BIN_DIR  directory of the binaries ate and kubectl-ate (target/release)
 #
 # Prints each number with its target and ok or MISS; writes bench.json beside BIN_DIR. Exit code 0 also with a MISS.
-# BENCH_WAKES says how many wakes of each size are measured (100).
+# BENCH_WAKES says how many wakes of each size, and of each loop, are measured (100).
 
 set -euo pipefail
 
-readonly sizes=(64 256) actors=(alice bob) wakes=${BENCH_WAKES:-100} templates=20 slots=4 golden_timeout=120s
+readonly sizes=(64 256) actors=(alice bob) loops=(loop-0 loop-1 loop-2 loop-3) slots=4
+readonly wakes=${BENCH_WAKES:-100} templates=20 golden_timeout=120s
 
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
@@ -43,17 +44,25 @@ for mib in "${sizes[@]}"; do
   "$e2e/bench/baseline.sh" -n "$wakes" -m "$mib" "$rootfs" /testserver >"$dir/baseline-$mib.json"
 done
 
+echo "bare runsc: ${#loops[@]} loops of a server that holds ${sizes[0]} MiB at once"
+pids=()
+for n in "${loops[@]}"; do
+  "$e2e/bench/baseline.sh" -n "$wakes" -m "${sizes[0]}" "$rootfs" /testserver >"$dir/$n.json" 9>&- &
+  pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid" || die "a loop of bare runsc failed"; done
+
 echo "store: bytes of 100,000 sleeping actors"
 (cd "$e2e/.." && cargo test --features failpoints --lib store::redis::tests::numbers -- --nocapture) >"$dir/store.txt" 2>&1 9>&- ||
   die "the store's measurement failed: $(tail -n 5 "$dir/store.txt")"
 
-# objects: the pool; an actor for each size, of one template; the others, each of a template of its own.
+# objects: the pool; an actor for each size and each loop, of one template; the others, each of a template of its own.
 objects() {
   local n samples=$e2e/../config/samples
   cat "$samples/workerpool.yaml"
   printf -- '---\n'
   sed "s|@IMAGE@|$image|" "$samples/actortemplate.yaml"
-  for n in "${actors[@]}"; do
+  for n in "${actors[@]}" "${loops[@]}"; do
     printf -- '\n---\n'
     sed "s|name: alice|name: $n|" "$samples/actor.yaml"
   done
@@ -65,7 +74,7 @@ objects() {
   done
 }
 
-echo "through the router: $wakes wakes of the same server as an actor, and $templates templates in turn"
+echo "through the router: $wakes wakes of the same server as an actor, $templates templates in turn, and ${#loops[@]} loops at once"
 mixed=()
 for ((n = 0; n < templates; n++)); do
   mixed+=("mixed-$n")
@@ -76,5 +85,6 @@ image=$("$bin/ate" image pack "$rootfs" "$dir/image" -- /testserver)
 objects | kubectl apply -f - >"$dir/apply.log"
 kubectl wait --for=condition=Ready actortemplates --all --timeout="$golden_timeout" >>"$dir/apply.log"
 /usr/bin/python3 "$e2e/bench/report.py" --state "$state" --run "$run" --router "$router" --api "$api" \
-  --actors "${actors[@]}" --mib "${sizes[@]}" --mixed "${mixed[@]}" --slots "$slots" --wakes "$wakes" --baselines "$dir" --store "$dir/store.txt" --demo "$bin/../demo/result.json" \
+  --actors "${actors[@]}" --mib "${sizes[@]}" --mixed "${mixed[@]}" --loops "${loops[@]}" --slots "$slots" --wakes "$wakes" \
+  --baselines "$dir" --store "$dir/store.txt" --demo "$bin/../demo/result.json" \
   --out "$bin/../bench.json" 9>&-

@@ -3,17 +3,14 @@
 Used by report.py. Python's standard library only.
 """
 
-import argparse
-import json
 import threading
 import time
 
+from demo_load import ACTORS, Failed
+
 WORKERS = "/apis/runtime.ate.dev/v1alpha1/namespaces/default/workers"
 FREE_LIMIT = 60  # seconds
-
-
-class Failed(Exception):
-    """What must not happen, in one line."""
+LOOK = 0.001  # seconds between two looks at a worker: without them the looks would be what is measured
 
 
 def call(lane, method, path):
@@ -23,33 +20,41 @@ def call(lane, method, path):
     return told
 
 
-def until_free(lane, actor):
-    """Orders a suspend of `actor` (its path): seconds until its worker is free again, long before the suspend ends."""
-    worker = f"{WORKERS}/{call(lane, 'GET', actor)['status']['worker']['name']}"
+def suspend(lane, actor):
+    told = call(lane, "POST", f"{ACTORS}/{actor}/suspend?wait=50")
+    if told["status"]["phase"] != "Suspended":
+        raise Failed(f"{actor} is not suspended: {told['status']}")
+
+
+def observe(lane, actor):
+    """Suspends `actor`: seconds until its worker is free again, and until the suspend is acknowledged."""
+    worker = f"{WORKERS}/{call(lane, 'GET', f'{ACTORS}/{actor}')['status']['worker']['name']}"
     began = time.monotonic()
-    call(lane, "POST", f"{actor}/suspend")
+    call(lane, "POST", f"{ACTORS}/{actor}/suspend")
     while call(lane, "GET", worker)["status"]["phase"] != "Free":
         if time.monotonic() - began > FREE_LIMIT:
             raise Failed(f"{worker} does not become free")
-    return time.monotonic() - began
+        time.sleep(LOOK)
+    free = time.monotonic() - began
+    suspend(lane, actor)  # joins it
+    return free, time.monotonic() - began
 
 
-def loops(options, cycle):
-    """Wakes and suspends a second of `options.loops` actors, each in a loop of its own. `cycle(options)` does both once."""
-    start, failed = threading.Barrier(options.loops + 1), []
+def loops(actors, times, prepare):
+    """How often a second the loops, one of each actor, do what `prepare(actor)` returns; each does it so many times."""
+    start, failed = threading.Barrier(len(actors) + 1), []
 
     def walk(actor):
-        own = argparse.Namespace(**{**vars(options), "actor": actor})
         try:
-            step = cycle(own)
+            step = prepare(actor)
             start.wait()
-            for _ in range(options.wakes):
+            for _ in range(times):
                 step()
         except (Exception, SystemExit) as error:  # told by the main thread
             failed.append(error)
             start.abort()
 
-    threads = [threading.Thread(target=walk, args=(f"loop-{n}",), daemon=True) for n in range(options.loops)]
+    threads = [threading.Thread(target=walk, args=(actor,), daemon=True) for actor in actors]
     for thread in threads:
         thread.start()
     try:
@@ -61,15 +66,14 @@ def loops(options, cycle):
         thread.join()
     if failed:
         raise Failed(f"a loop broke off: {failed[0]}")
-    return options.loops * options.wakes / (time.monotonic() - began)
+    return len(actors) * times / (time.monotonic() - began)
 
 
-def bare_loops(paths):
+def bare_rate(baselines):
     """The same of bare runsc, of as many baselines as ran at the same time."""
 
-    def rate(path):
-        baseline = json.loads(path.read_text())
+    def rate(baseline):
         phases = (baseline["phases"][name]["samples"] for name in ("wake", "sleep", "create"))
         return baseline["iterations"] / (sum(map(sum, phases)) / 1000)
 
-    return sum(map(rate, paths))
+    return sum(map(rate, baselines))
