@@ -238,6 +238,7 @@ def main():
         "untilFreeMs": {mib: [s * 1000 for s, _, _ in m["suspends"]] for mib, m in measured.items()},
         "suspendsMs": {mib: [s * 1000 for _, s, _ in m["suspends"]] for mib, m in measured.items()},
         "baseline": {mib: bare(options, f"baseline-{mib}") for mib in measured},
+        "baselineLoops": {actor: bare(options, actor) for actor in options.loops},
     }
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\nwritten to {options.out.resolve()}")

@@ -1,6 +1,6 @@
 """How soon a suspend frees its worker, and how many wakes and suspends several loops come to in a second.
 
-Used by report.py. Python's standard library only.
+Used by report.py, and by pods.py to suspend. Python's standard library only.
 """
 
 import threading
