@@ -46,6 +46,9 @@ pub mod proto;
 pub mod router;
 pub mod rpc;
 pub mod sandbox;
+#[cfg(test)]
+#[path = "../e2e/parts/server.rs"]
+mod server;
 pub mod snapshot;
 pub mod store;
 pub mod telemetry;

@@ -3,4 +3,5 @@
 pub mod https;
 pub mod look;
 pub mod registry;
+pub mod server;
 pub mod versitygw;

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Workers {
     /// `None` until they were read.
-    by_pool: Option<BTreeMap<PoolKey, Vec<WorkerRecord>>>,
+    by_pool: Option<Arc<BTreeMap<PoolKey, Vec<WorkerRecord>>>>,
     builds: BTreeMap<String, Option<Build>>,
 }
 
@@ -38,7 +38,8 @@ impl Workers {
 
     /// A build, unless it is not known, with a pool that has a worker of it.
     fn builds(&self) -> BTreeSet<(&PoolKey, Option<Build>)> {
-        let workers = self.by_pool.iter().flat_map(BTreeMap::values).flatten();
+        let workers = self.by_pool.iter().flat_map(|by_pool| by_pool.values());
+        let workers = workers.flatten();
         let build = |w: &WorkerRecord| self.builds.get(&w.node).copied().flatten();
         workers.map(|w| (&w.pool, build(w))).collect()
     }
@@ -86,27 +87,29 @@ async fn look(
     seen: &watch::Sender<Workers>,
     since: Option<ResourceVersion>,
 ) -> Result<ResourceVersion, StoreError> {
-    let mut version = since;
-    let mut found = seen.borrow().clone();
-    if let Some(since) = since {
-        let changes = store.changes(Kind::Worker, since, 1, PAUSE).await?;
-        version = changes.items.is_empty().then_some(changes.upto);
-    }
+    let unchanged = match since {
+        None => None,
+        Some(since) => {
+            let changes = store.changes(Kind::Worker, since, 1, PAUSE).await?;
+            changes.items.is_empty().then_some(changes.upto)
+        }
+    };
     let (nodes, _) = store.list_nodes().await?;
-    found.builds = nodes.into_iter().map(|n| (n.name, n.runtime)).collect();
-    let version = match version {
-        Some(version) => version,
+    let builds = nodes.into_iter().map(|n| (n.name, n.runtime)).collect();
+    let (version, read) = match unchanged {
+        Some(version) => (version, None),
         None => {
             let page = store.list_workers(None).await?;
             let mut by_pool = BTreeMap::<_, Vec<_>>::new();
             for worker in page.items {
                 by_pool.entry(worker.pool.clone()).or_default().push(worker);
             }
-            found.by_pool = Some(by_pool);
-            page.version
+            (page.version, Some(Arc::new(by_pool)))
         }
     };
     seen.send_if_modified(|seen| {
+        let by_pool = read.or_else(|| seen.by_pool.clone());
+        let found = Workers { by_pool, builds };
         let changed = *seen != found;
         *seen = found;
         changed

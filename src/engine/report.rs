@@ -128,12 +128,9 @@ impl Engine {
         &self,
         snapshots: &[wire::LocalSnapshot],
     ) -> Result<Vec<String>, DriveError> {
-        let judged: Vec<_> = match snapshots.len() > MOST_JUDGED {
-            true => snapshots
-                .choose_multiple(&mut rand::rng(), MOST_JUDGED)
-                .collect(),
-            false => snapshots.iter().collect(),
-        };
+        let judged: Vec<_> = snapshots
+            .choose_multiple(&mut rand::rng(), MOST_JUDGED)
+            .collect();
         let mut gone = vec![];
         for snapshot in judged {
             let Ok(id) = snapshot.id.parse::<SnapshotId>() else {

@@ -33,6 +33,8 @@ pub(crate) mod versitygw;
 #[cfg(test)]
 mod weed;
 
+#[cfg(test)]
+use crate::server;
 pub use cache::{LocalCache, Pin};
 pub use delete::{Listing, delete, list};
 pub use error::SnapshotError;

@@ -19,10 +19,12 @@ mod runtimes;
 mod schedule;
 mod spool;
 mod store;
+mod tally;
 mod waiting;
 mod world;
 
-use schedule::{Failure, Tally, run};
+use schedule::{Failure, run};
+use tally::Tally;
 use world::Guards;
 
 /// Schedules that a full run walks.

@@ -4,6 +4,7 @@ use super::audit;
 use super::calls::Calls;
 use super::kit::{One, OneSecret};
 use super::store::{Life, Mortal};
+use super::tally::Tally;
 use super::world::{BUILDS, Content, Guards, Promise, World};
 use crate::api::record::{ActorRecord, Desired, Phase, SpecRecord, StatusRecord};
 use crate::api::{ActorKey, TemplateKey};
@@ -47,73 +48,6 @@ impl fmt::Display for Failure {
             history,
         } = self;
         write!(f, "{history}\n{what}\nreplay with ATE_SIM_SEED={seed}")
-    }
-}
-
-/// What happened, so that a walk that tests nothing is noticed.
-#[derive(Default)]
-pub struct Tally {
-    delivered: u64,
-    rolled_back: u64,
-    orders: u64,
-    crashes: u64,
-    rollouts: u64,
-    misfits: u64,
-    cut_short: u64,
-}
-
-impl std::ops::AddAssign for Tally {
-    fn add_assign(&mut self, other: Tally) {
-        self.delivered += other.delivered;
-        self.rolled_back += other.rolled_back;
-        self.orders += other.orders;
-        self.crashes += other.crashes;
-        self.rollouts += other.rollouts;
-        self.misfits += other.misfits;
-        self.cut_short += other.cut_short;
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally {
-            delivered,
-            rolled_back,
-            orders,
-            crashes,
-            rollouts,
-            misfits,
-            cut_short,
-        } = self;
-        write!(
-            f,
-            "{delivered} requests answered, {rolled_back} actors rolled back, {orders} orders, {crashes} crashes, \
-             {rollouts} nodes with another runtime, {misfits} snapshots on one of those, \
-             {cut_short} suspends cut short"
-        )
-    }
-}
-
-impl Tally {
-    /// Every kind of thing has happened.
-    pub fn assert_varied(&self) {
-        let Tally {
-            delivered,
-            rolled_back,
-            orders,
-            crashes,
-            rollouts,
-            misfits,
-            cut_short,
-        } = self;
-        assert!(
-            [delivered, rolled_back, orders, crashes, rollouts, cut_short]
-                .iter()
-                .all(|n| **n > 100),
-            "{self}"
-        );
-        // Only in the moment before a node has told of it.
-        assert!(*misfits < rollouts / 20, "{self}");
     }
 }
 
