@@ -1,5 +1,6 @@
 //! One operation: begin, the steps that `plan` says, the end.
 
+use super::progress::Guard;
 use super::steps::Operation;
 use super::{Call, DriveError, Engine, metrics};
 use crate::api::record::{ActorRecord, Desired, OperatingMode, Phase};
@@ -11,6 +12,7 @@ use crate::lifecycle::edges::Intent;
 use crate::store::{Begin, Begun, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -76,11 +78,10 @@ impl Engine {
                     now,
                 }) => {
                     let operation = Operation::begin(self.clone(), record, before, intent, now);
-                    let ended = tokio::spawn(operation.run());
-                    let ended = timeout_at(call.deadline, ended)
+                    let ended = timeout_at(call.deadline, operation.spawn())
                         .await
                         .map_err(|_| DriveError::DeadlineExceeded)?;
-                    let ended = match ended.map_err(|_| DriveError::InProgress)? {
+                    let ended = match ended {
                         Err(DriveError::InProgress)
                             if intent == Intent::Want(Desired::Suspended) =>
                         {
@@ -119,7 +120,7 @@ impl Engine {
                 now,
             }) => {
                 let operation = Operation::begin(self.clone(), record.clone(), before, intent, now);
-                tokio::spawn(operation.run());
+                drop(operation.spawn());
                 Ok(record)
             }
         }
@@ -198,6 +199,12 @@ fn outcome(
     }
 }
 
+/// Those who wait for an operation of this process: who asked for it, and who joined.
+struct Waiting {
+    tell: oneshot::Sender<Ended>,
+    _guard: Guard,
+}
+
 impl Operation {
     fn begin(
         engine: Arc<Engine>,
@@ -246,19 +253,39 @@ impl Operation {
         }
     }
 
-    /// Runs to the end. Dropped leases and lost replies end it early; recovery goes on from the record then.
-    async fn run(mut self) -> Result<Ended, DriveError> {
-        let _guard = self.engine.running.enter(&self.record.key);
+    /// Runs to the end, also when nobody waits for it. What the future yields does not wait for what is only cleared away.
+    fn spawn(self) -> impl Future<Output = Result<Ended, DriveError>> {
+        let (tell, told) = oneshot::channel();
+        let run = tokio::spawn(self.run(tell));
+        async move {
+            match told.await {
+                Ok(ended) => Ok(ended),
+                Err(_) => run.await.map_err(|_| DriveError::InProgress)?,
+            }
+        }
+    }
+
+    /// Dropped leases and lost replies end it early; recovery goes on from the record then.
+    async fn run(mut self, tell: oneshot::Sender<Ended>) -> Result<Ended, DriveError> {
+        let waiting = Waiting {
+            tell,
+            _guard: self.engine.running.enter(&self.record.key),
+        };
         let fenced = CancellationToken::new();
         let _renewal = self.keep_lease(fenced.clone());
-        let ended = self.walk(&fenced).await;
+        let ended = self.walk(&fenced, waiting).await;
         if let Err(e) = &ended {
             tracing::warn!(actor = %self.record.key, epoch = %self.record.header.epoch, error = %e, "operation broke off");
         }
         ended
     }
 
-    async fn walk(&mut self, fenced: &CancellationToken) -> Result<Ended, DriveError> {
+    async fn walk(
+        &mut self,
+        fenced: &CancellationToken,
+        waiting: Waiting,
+    ) -> Result<Ended, DriveError> {
+        let mut waiting = Some(waiting);
         for _ in 0..MOST_STEPS {
             if fenced.is_cancelled() && self.record.header.phase.is_transitional() {
                 return Err(DriveError::InProgress);
@@ -270,10 +297,7 @@ impl Operation {
             match step {
                 Step::Done => {
                     self.tell_timings();
-                    return Ok(Ended {
-                        record: Some(self.record.clone()),
-                        failure: self.progress.failure.take(),
-                    });
+                    return Ok(self.ended());
                 }
                 Step::Remove => {
                     self.remove().await?;
@@ -282,12 +306,28 @@ impl Operation {
                         failure: None,
                     });
                 }
-                step => self.timed(name, step).await?,
+                step => {
+                    if step == Step::DeleteSnapshots
+                        && !self.record.header.phase.is_transitional()
+                        && let Some(waiting) = waiting.take()
+                    {
+                        // Whoever asked may have gone away.
+                        let _ = waiting.tell.send(self.ended());
+                    }
+                    self.timed(name, step).await?;
+                }
             }
             failpoint::crash(&format!("engine.{name}.after"));
         }
         tracing::error!(actor = %self.record.key, record = ?self.record, progress = ?self.progress, "an operation goes in circles");
         Err(DriveError::InProgress)
+    }
+
+    fn ended(&self) -> Ended {
+        Ended {
+            record: Some(self.record.clone()),
+            failure: self.progress.failure.clone(),
+        }
     }
 
     /// Keeps what a wake's steps took, for whoever asked for it.

@@ -19,6 +19,8 @@ const BUFFER: usize = 64 << 10;
 
 const CT_GET: u16 = 1 << 8 | 1;
 const CT_DELETE: u16 = 1 << 8 | 2;
+const CT_GET_STATS: u16 = 1 << 8 | 5;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 const NFTABLES: u8 = 10;
 const NFT_ADD_ELEMENTS: u16 = (NFTABLES as u16) << 8 | 12;
 const NFT_GET_ELEMENTS: u16 = (NFTABLES as u16) << 8 | 13;
@@ -53,12 +55,32 @@ pub(super) fn flush_connections() -> Result<(), Error> {
 
 /// Counts the IPv4 connection tracking entries that have `address` in them.
 pub(super) fn connections_of(address: Ipv4Addr) -> Result<usize, Error> {
+    // A dump walks the table of the whole machine, which all its namespaces share.
+    if tracked()? == 0 {
+        return Ok(0);
+    }
     let entries = exchange(CT_GET, REQUEST | DUMP, FAMILY_IPV4, &[])
         .map_err(Error::io("list connection tracking entries"))?;
     let address = address.octets();
     // Attributes are aligned to four bytes, and so is every address.
     let names = |entry: &&Vec<u8>| entry.chunks(4).any(|word| word == address);
     Ok(entries.iter().filter(names).count())
+}
+
+/// How many connection tracking entries the calling thread's network namespace has.
+fn tracked() -> Result<u32, Error> {
+    let what = "count connection tracking entries";
+    let answers =
+        exchange(CT_GET_STATS, REQUEST | ACK, FAMILY_IPV4, &[]).map_err(Error::io(what))?;
+    let mut stats = answers
+        .iter()
+        .filter_map(|a| a.get(NFGEN_HEADER..))
+        .flat_map(attributes);
+    let count = stats.find(|(kind, _)| *kind == CTA_STATS_GLOBAL_ENTRIES);
+    let count = count.and_then(|(_, value)| value.first_chunk().copied());
+    count
+        .map(u32::from_be_bytes)
+        .ok_or_else(|| Error::io(what)(std::io::Error::other("the kernel's answer has no count")))
 }
 
 /// A map of a table of family inet, from ports to addresses with ports (`type inet_service : ipv4_addr . inet_service`).

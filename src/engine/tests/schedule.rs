@@ -465,7 +465,7 @@ impl Simulation {
             self.alone(name, until).await?;
         }
         self.rest(until).await?;
-        let leaked = audit::leaked(&self.world, &self.store).await;
+        let leaked = self.leaked().await;
         if !leaked.is_empty() {
             return Err(format!("7: nobody points to {leaked:?}"));
         }
@@ -474,7 +474,7 @@ impl Simulation {
         }
         self.rest(until).await?;
         let (actors, _) = audit::all(&self.store).await;
-        let leaked = audit::leaked(&self.world, &self.store).await;
+        let leaked = self.leaked().await;
         if !actors.is_empty() || !leaked.is_empty() {
             return Err(format!("7: left after deletion: {actors:?} {leaked:?}"));
         }
@@ -511,6 +511,18 @@ impl Simulation {
                 return state.map_err(|e| format!("stuck: {e}"));
             }
             sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// What nobody points to. A suspend is answered before that is deleted.
+    async fn leaked(&self) -> Vec<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let leaked = audit::leaked(&self.world, &self.store).await;
+            if leaked.is_empty() || Instant::now() > until {
+                return leaked;
+            }
+            sleep(Duration::from_millis(100)).await;
         }
     }
 

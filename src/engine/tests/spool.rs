@@ -1,6 +1,6 @@
 //! Suspends whose image is complete on its node and not published yet.
 
-use super::kit::{Kit, call, until};
+use super::kit::{Kit, PATIENCE, call, until};
 use super::schedule::NODE_LEASE;
 use crate::api::record::{ActorRecord, OperatingMode, Phase, Work, WorkerPhase};
 use crate::api::{ActorKey, Reason};
@@ -8,7 +8,7 @@ use crate::engine::DriveError;
 use crate::store::Store;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 type Suspend = JoinHandle<Result<ActorRecord, DriveError>>;
@@ -85,6 +85,13 @@ async fn a_request_meanwhile_is_served_from_the_spool() {
     // What was resumed from is published by now; it is neither what the actor is at, nor left behind.
     let asleep = kit.engine.suspend(&key, call()).await.unwrap();
     let durable = asleep.snapshot_id(&asleep.status.durable.clone().unwrap());
+    // The suspend is answered before what it superseded is deleted.
+    let deleted = async {
+        while kit.world.lock().durable.len() > 1 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, deleted).await.unwrap();
     let state = kit.world.lock();
     assert_eq!(state.durable.keys().collect::<Vec<_>>(), [&durable]);
     assert_eq!(state.durable[&durable].value, 2);

@@ -215,13 +215,13 @@ impl Executor {
         Ok(())
     }
 
-    /// Saves the sandbox into `image`, and frees the slot. On failure the sandbox goes on.
-    pub async fn checkpoint(&self, epoch: u64, image: &Path) -> Result<Steps, Error> {
+    /// Saves the sandbox into `image`, and frees the slot: says whether that was proved clean. On failure the sandbox goes on.
+    pub async fn checkpoint(&self, epoch: u64, image: &Path) -> Result<(Steps, bool), Error> {
         let turn = self.turn.lock().await;
         let Some(order) = self.current() else {
             let done = self.history().checkpoint.clone();
             return match done {
-                Some((e, path)) if e == epoch && path == image => Ok(Steps::default()),
+                Some((e, path)) if e == epoch && path == image => Ok((Steps::default(), false)),
                 _ => Err(SandboxError::NotRunning {
                     state: "absent".into(),
                 }
@@ -255,10 +255,10 @@ impl Executor {
         self.history().checkpoint = Some((epoch, image.to_owned()));
         // The image is complete; whether the slot is clean shows when one observes.
         let cleaned = steps.time("clean", self.tear_down(&turn, true)).await;
-        if let Err(error) = cleaned {
+        if let Err(error) = &cleaned {
             tracing::warn!(epoch, %error, "the slot is not clean after a checkpoint");
         }
-        Ok(steps)
+        Ok((steps, cleaned.is_ok()))
     }
 
     /// Ends what runs with this epoch or an older one, and cleans the slot. Nothing to end is fine.

@@ -169,8 +169,9 @@ impl Ateom for Service {
         let request = request.into_inner();
         let image = convert::absolute("image_dir", request.image_dir)?;
         let work = async move { executor.checkpoint(request.epoch, &image).await };
-        let steps = convert::timings(&to_its_end(work).await?);
-        Ok(Response::new(CheckpointWorkloadResponse { steps }))
+        let (steps, clean) = to_its_end(work).await?;
+        let steps = convert::timings(&steps);
+        Ok(Response::new(CheckpointWorkloadResponse { steps, clean }))
     }
 
     async fn restore_workload(

@@ -40,6 +40,7 @@ impl Gvisor {
         };
         let launched = launched.await;
         self.or_nothing(launched).await?;
+        current.going.store(true, Ordering::SeqCst);
         self.spare.discard(&self.orphans);
         Ok(steps)
     }
@@ -80,6 +81,7 @@ impl Gvisor {
             },
             ids: (0..=members).map(|index| id(number, index)).collect(),
             pid: 0.into(),
+            going: false.into(),
             ending: false.into(),
         })
     }

@@ -49,6 +49,8 @@ struct Current {
     ids: Vec<String>,
     /// The sandbox's process; 0 until it is known.
     pid: AtomicI32,
+    /// Its containers were all set going, and nothing has made it stand still since.
+    going: AtomicBool,
     /// We are about to end it, so its end is nothing to report.
     ending: AtomicBool,
 }
@@ -166,6 +168,12 @@ impl Gvisor {
         })
     }
 
+    /// Whether it runs as far as we know without asking.
+    fn goes(&self, current: &Current) -> bool {
+        let lives = |pid| self.orphans.code_of(pid).is_none();
+        current.going.load(Ordering::SeqCst) && current.pid().is_some_and(lives)
+    }
+
     /// Undoes a pause, after a checkpoint that failed with `cause`.
     async fn undo_pause(&self, current: &Current, cause: Error) -> Error {
         match current.call(&runsc::RESUME, &[current.root()]).await {
@@ -238,8 +246,8 @@ impl Sandbox for Gvisor {
         let current = self.current().ok_or_else(absent)?;
         let root = current.root();
         // A checkpoint of a container that was created but not started succeeds, and ruins it.
-        let state = steps.time("state", current.status(root)).await?;
-        if state != "running" {
+        if !self.goes(&current) {
+            let state = current.status(root).await?;
             return Err(Error::NotRunning { state });
         }
         let draft = image::Draft::new(image_dir)?;
@@ -247,7 +255,10 @@ impl Sandbox for Gvisor {
         let args = [root];
         let paused = steps.time("pause", current.call(&runsc::PAUSE, &args));
         if let Err(e) = paused.await {
-            return Err(self.undo_pause(&current, e).await);
+            return Err(match current.status(root).await {
+                Ok(state) if state == "stopped" => Error::NotRunning { state },
+                _ => self.undo_pause(&current, e).await,
+            });
         }
         let dir = draft.dir().to_str().map(str::to_owned).unwrap_or_default();
         let args = ["-leave-running", "-image-path", &dir, root];
@@ -269,11 +280,18 @@ impl Sandbox for Gvisor {
     }
 
     async fn freeze(&self) -> Result<(), Error> {
+        if let Some(current) = self.current() {
+            current.going.store(false, Ordering::SeqCst);
+        }
         self.switch(&runsc::PAUSE, "running", "paused").await
     }
 
     async fn thaw(&self) -> Result<(), Error> {
-        self.switch(&runsc::RESUME, "paused", "running").await
+        self.switch(&runsc::RESUME, "paused", "running").await?;
+        if let Some(current) = self.current() {
+            current.going.store(true, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     async fn stop(&self) -> Result<Steps, Error> {

@@ -11,6 +11,7 @@ use super::op::{Kind, Op};
 use super::start::make_dir;
 use crate::api::Reason;
 use crate::lifecycle::Observed;
+use crate::lifecycle::slot::Sandbox;
 use crate::proto::atenode::CheckpointWorkloadRequest;
 use crate::snapshot::SnapshotError;
 use crate::telemetry::chain;
@@ -23,7 +24,7 @@ use tonic::Status;
 const SAVE_LIMIT: Duration = Duration::from_secs(300);
 
 impl Slot {
-    /// Has the executor write the image. What became of it is then asked, and seen in the spool.
+    /// Has the executor write the image. What became of it is seen in the spool; the slot is asked for unless it was just proved clean.
     pub(super) async fn checkpoint(&self) {
         let Some((assignment, target)) = self.saving() else {
             return;
@@ -53,10 +54,13 @@ impl Slot {
             }
             Err(error) => Err(Status::internal(chain(&error))),
         };
+        let mut clean = false;
         match answer {
             Ok(answer) => {
+                let answer = answer.into_inner();
+                clean = answer.clean;
                 if let Some(op) = &op {
-                    op.call("executor", answer.into_inner().steps);
+                    op.call("executor", answer.steps);
                 }
             }
             Err(status) => {
@@ -67,7 +71,11 @@ impl Slot {
                 }
             }
         }
-        self.look().await;
+        if clean {
+            self.learn(Observed::Known(Sandbox::Clean));
+        } else {
+            self.look().await;
+        }
         if let Some(op) = &op {
             op.lap("observe");
         }
@@ -85,7 +93,6 @@ impl Slot {
 
     /// A sandbox that could not be saved goes on.
     fn go_on_unsaved(&self, draft: &std::path::Path) {
-        use crate::lifecycle::slot::Sandbox;
         let mut state = self.state();
         let runs = matches!(state.sandbox, Observed::Known(Sandbox::Running { .. }));
         let saving = state
