@@ -134,7 +134,7 @@ fn names(steps: &Steps) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_restore_takes_what_was_created_ahead_and_calls_the_runtime_once() {
+fn a_restore_takes_what_was_created_ahead_and_calls_the_runtime_once_and_a_checkpoint_thrice() {
     testing::inside(|orphans| async {
         let slot = Slot::new(orphans);
         let sandbox = &slot.gvisor;
@@ -171,7 +171,11 @@ fn a_restore_takes_what_was_created_ahead_and_calls_the_runtime_once() {
         assert_eq!(log.len(), 1000, "its output is the actor's");
         assert_eq!(sandbox.observe().await.unwrap(), Observed::Running);
         std::fs::remove_dir_all(image).unwrap();
-        sandbox.checkpoint(image).await.unwrap();
+        std::fs::write("/run/calls", "").unwrap();
+        let steps = sandbox.checkpoint(image).await.unwrap();
+        assert_eq!(names(&steps), ["pause", "checkpoint", "delete"]);
+        let calls = std::fs::read_to_string("/run/calls").unwrap();
+        assert_eq!(calls.lines().count(), 3, "{calls}");
         assert_eq!(others(), Vec::<String>::new());
         assert_eq!(sandbox.residue().unwrap(), Vec::<String>::new());
     });
