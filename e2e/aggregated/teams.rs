@@ -83,6 +83,7 @@ fn a_team_sees_and_touches_only_its_namespaces_through_rest() {
         &["delete", "actors", "--all"],
         &["label", "actor", "theirs", "x=y"],
         &["get", "workers"],
+        &["get", "nodeagents"],
         &["get", "actors", "-A"],
     ] {
         let args: Vec<_> = ["--as", &user].iter().chain(args).copied().collect();

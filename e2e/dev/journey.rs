@@ -50,6 +50,21 @@ fn actors_sleep_free_their_worker_and_wake_with_memory_and_files() {
         workers.contains("default/a") && workers.contains("default/c"),
         "{workers}"
     );
+    let top = dev.plugin(&["top"]);
+    let nodes: Vec<_> = top
+        .lines()
+        .map_while(|l| l.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(nodes, ["PHASE", "Ready"], "{top}");
+    assert!(top.contains("SPOOL") && top.contains("default/a"), "{top}");
+    let counted = dev.kubectl(&[
+        "get",
+        "nodeagents",
+        "-o",
+        "jsonpath={.items[*].status.slots}",
+    ]);
+    let slots = r#"{"claimed":2,"free":0,"total":2}"#;
+    assert_eq!(counted, slots);
 
     dev.kubectl(&["delete", "actor", "a", "--timeout=60s"]);
     assert_eq!(dev.try_get("a", "/").unwrap().0, 404);

@@ -9,6 +9,7 @@ pub mod actor;
 pub mod condition;
 pub mod duration;
 pub mod names;
+pub mod node;
 pub mod pool;
 pub mod reason;
 pub mod record;

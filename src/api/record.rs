@@ -4,6 +4,7 @@
 use super::names::{
     ActorKey, Build, Epoch, PoolKey, ResourceVersion, SnapshotId, TemplateKey, WorkerKey,
 };
+use super::node::NodeUsage;
 use super::reason::Reason;
 use super::selector::Selector;
 use super::time::Timestamp;
@@ -467,4 +468,6 @@ pub struct NodeRecord {
     pub lease: Timestamp,
     /// The runtime of templates that name none; `None`: it has none, or did not say.
     pub runtime: Option<Build>,
+    /// What its snapshots take of its disk.
+    pub usage: NodeUsage,
 }

@@ -138,6 +138,7 @@ pub(super) fn changed_builds(seen: watch::Receiver<Workers>) -> impl Stream<Item
 mod tests {
     use super::*;
     use crate::api::names::WorkerKey;
+    use crate::api::node::NodeUsage;
     use crate::api::record::WorkerPhase;
     use crate::api::{ActorTemplateSpec, WorkerPoolSpec};
     use crate::store::memory::MemoryStore;
@@ -186,7 +187,10 @@ mod tests {
             ("n3", None),
         ] {
             let lease = Duration::from_secs(60);
-            store.renew_node(node, "a:1", runtime, lease).await.unwrap();
+            store
+                .renew_node(node, "a:1", runtime, NodeUsage::default(), lease)
+                .await
+                .unwrap();
         }
         for (namespace, node) in [
             ("home", "n1"),

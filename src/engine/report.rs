@@ -4,6 +4,7 @@ use super::directory::is_silent;
 use super::steps::sandbox_of;
 use super::workload::identity;
 use super::{Call, DriveError, Engine};
+use crate::api::node::NodeUsage;
 use crate::api::record::{ActorRecord, Claim, Desired, Phase, WorkerPhase, WorkerRecord};
 use crate::api::{ActorKey, Epoch, PoolKey, SnapshotId, Timestamp, WorkerKey};
 use crate::lifecycle::Observed;
@@ -67,6 +68,15 @@ impl Seen {
     }
 }
 
+fn usage(report: &wire::ReportRequest) -> NodeUsage {
+    let usage = report.usage.unwrap_or_default();
+    NodeUsage {
+        cache_bytes: usage.cache_bytes,
+        spool_bytes: usage.spool_bytes,
+        capacity_bytes: usage.capacity_bytes,
+    }
+}
+
 impl Engine {
     /// Takes in a node's report: renews its lease, adds and removes workers, and notices sandboxes that are gone.
     pub async fn report(
@@ -84,6 +94,7 @@ impl Engine {
                 &report.node,
                 &report.address,
                 report.runtime.parse().ok(),
+                usage(report),
                 lease,
             )
             .await?;

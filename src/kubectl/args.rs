@@ -21,7 +21,7 @@ const RESOURCE_NAMES: [&str; 6] = [
     "act.runtime.ate.dev",
 ];
 
-/// Wake actors, put them to sleep, and read what they log.
+/// Wake actors, put them to sleep, read what they log, and see where they run.
 ///
 /// An actor is one stateful session in a sandbox. While it sleeps it occupies no
 /// worker; its memory and files lie in a snapshot, and it goes on from there when
@@ -154,6 +154,30 @@ Examples:
   kubectl ate logs alice -c browser"
     )]
     Logs(Logs),
+    /// Show nodes with what they hold, and their slots with who is on them
+    ///
+    /// CACHE is what copies of snapshots take of a node's disk, SPOOL those of
+    /// them that are nowhere else: being published, or paused. Each may take
+    /// CAPACITY. A slot is a worker.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
+Examples:
+  # The nodes, and the slots of this namespace's pools
+  kubectl ate top
+
+  # The slots of all namespaces
+  kubectl ate top -A"
+    )]
+    Top(Top),
+}
+
+/// Whose slots.
+#[derive(Debug, clap::Args)]
+pub(super) struct Top {
+    /// Slots of the pools of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(super) all_namespaces: bool,
 }
 
 /// Some actors, and how long to wait for them.

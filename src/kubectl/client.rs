@@ -1,11 +1,13 @@
-//! Our REST API as this plugin needs it: one actor read, one order given, one log opened.
+//! Our REST API as this plugin needs it: one actor read, one order given, one log opened, tables.
 
 use std::time::Duration;
 
 use futures::AsyncBufRead;
+use http::header::{ACCEPT, HeaderValue};
 use http::{Method, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::args::Connection;
@@ -14,6 +16,9 @@ use super::outcome::{Actor, Order};
 
 /// How long one question may take. The server answers orders at once, whatever they lead to.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
+/// Where our API is.
+const GROUP: &str = "/apis/runtime.ate.dev/v1alpha1";
 
 /// The actors of one namespace on one server.
 #[derive(Clone)]
@@ -94,8 +99,27 @@ impl Actors {
         }
     }
 
+    /// Objects of a resource as the server's table of them, of our namespace or of all.
+    pub(super) async fn table<T: DeserializeOwned>(
+        &self,
+        resource: &str,
+        namespaced: bool,
+    ) -> Result<T, Error> {
+        let within = match namespaced {
+            true => format!("namespaces/{}/", self.namespace),
+            false => String::new(),
+        };
+        let mut request = self.request(Method::GET, &format!("{GROUP}/{within}{resource}"))?;
+        let table = HeaderValue::from_static("application/json;as=Table;v=v1;g=meta.k8s.io");
+        request.headers_mut().insert(ACCEPT, table);
+        self.send(request).await
+    }
+
     async fn ask(&self, method: Method, path: &str) -> Result<Actor, Error> {
-        let request = self.request(method, path)?;
+        self.send(self.request(method, path)?).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<T, Error> {
         match timeout(ANSWER_WITHIN, self.client.request(request)).await {
             Ok(answer) => answer.map_err(|error| Error::from_kube(&self.server, error)),
             Err(_) => Err(self.silent(ANSWER_WITHIN)),
@@ -106,7 +130,7 @@ impl Actors {
         Request::builder()
             .method(method)
             .uri(path)
-            .header(http::header::ACCEPT, "application/json, */*")
+            .header(ACCEPT, "application/json, */*")
             .header(
                 http::header::USER_AGENT,
                 concat!("kubectl-ate/", env!("CARGO_PKG_VERSION")),
@@ -118,10 +142,7 @@ impl Actors {
     /// The names in it are labels (see args), so that they need no escaping; the kubeconfig's namespace is checked
     /// by `http` itself and by the server.
     fn path(&self, name: &str) -> String {
-        format!(
-            "/apis/runtime.ate.dev/v1alpha1/namespaces/{}/actors/{name}",
-            self.namespace
-        )
+        format!("{GROUP}/namespaces/{}/actors/{name}", self.namespace)
     }
 
     /// The error for an answer that has not come `after` so long.

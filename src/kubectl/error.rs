@@ -31,7 +31,7 @@ pub(super) enum Error {
     #[error("the server at {server} did not answer within {}", seconds(*.after))]
     Silent { server: String, after: Duration },
     /// A bug, or a server that is not ours.
-    #[error("the server at {server} answered what is not an actor")]
+    #[error("the server at {server} answered what is neither an actor nor a table")]
     Answer {
         server: String,
         #[source]

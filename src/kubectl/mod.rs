@@ -1,4 +1,4 @@
-//! `kubectl ate`: the verbs that plain kubectl has no word for (resume, suspend, pause) and an actor's log.
+//! `kubectl ate`: the verbs that plain kubectl has no word for (resume, suspend, pause), an actor's log, and what nodes hold.
 //!
 //! A client of our REST API like any other: it finds the server through the kubeconfig, posts to the actor's
 //! subresources and watches what comes of it. What *could* come of it is judged in [`outcome`], without I/O. Everything
@@ -14,6 +14,7 @@ mod outcome;
 mod progress;
 #[cfg(test)]
 mod stub;
+mod top;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -80,6 +81,7 @@ async fn run(args: Args) -> bool {
             }
             Command::Pause(what) => return order::all(&actors, outcome::Order::Pause, &what).await,
             Command::Logs(what) => logs::copy(&actors, &what, tokio::io::stdout()).await,
+            Command::Top(what) => top::show(&actors, &what, std::io::stdout()).await,
         },
     };
     result.inspect_err(explain).is_ok()

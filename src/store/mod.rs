@@ -17,6 +17,7 @@ pub mod testing;
 pub use redis::{ClientCertificate, RedisStore, StoreOptions, StoreTls};
 
 use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::node::NodeUsage;
 use crate::api::record::{
     ActorRecord, Claim, Desired, MetaRecord, NodeRecord, Phase, SpecRecord, WorkerRecord,
 };
@@ -390,12 +391,13 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- nodes and the store itself
 
-    /// Renews a node's lease, and takes over where it is reached and its runtime; the lease's end is by the store's clock.
+    /// Renews a node's lease, and takes over where it is reached, its runtime and what it holds; the lease's end is by the store's clock.
     async fn renew_node(
         &self,
         node: &str,
         address: &str,
         runtime: Option<Build>,
+        usage: NodeUsage,
         lease: Duration,
     ) -> Result<NodeRecord, StoreError>;
     /// All nodes, those whose lease lapsed included, and the store's clock.

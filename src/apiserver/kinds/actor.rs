@@ -135,11 +135,7 @@ fn size(object: &Value, _: Timestamp) -> String {
     let bytes = object
         .pointer("/status/snapshot/bytes")
         .and_then(Value::as_u64);
-    match bytes {
-        None => "<none>".to_owned(),
-        Some(bytes) if bytes >= 10 << 20 => format!("{}Mi", bytes >> 20),
-        Some(bytes) => format!("{}Ki", bytes.div_ceil(1 << 10)),
-    }
+    bytes.map_or_else(|| "<none>".to_owned(), super::bytes)
 }
 
 fn last_active(object: &Value, now: Timestamp) -> String {

@@ -6,11 +6,13 @@
 mod actor;
 mod document;
 mod namespace;
+mod node;
 mod worker;
 
 pub use actor::actor;
 pub use document::{actor_template, worker_pool};
 pub use namespace::namespaces;
+pub use node::node_agent;
 pub use worker::worker;
 
 use super::driver::ActorDriver;
@@ -34,10 +36,12 @@ pub fn dev(
     let mut all = vec![
         actor(store.clone(), driver.clone(), catalog.clone(), caps)?,
         worker(store.clone())?,
+        node_agent(store.clone())?,
         worker_pool(store.clone())?,
         actor_template(store.clone())?,
     ];
-    let storages = all.iter().map(|r| r.storage.clone()).collect();
+    let namespaced = all.iter().filter(|r| r.namespaced);
+    let storages = namespaced.map(|r| r.storage.clone()).collect();
     all.push(namespaces(storages)?);
     Ok(all)
 }
@@ -52,6 +56,7 @@ pub fn cluster(
     Ok(vec![
         actor(store.clone(), driver.clone(), catalog.clone(), caps)?,
         worker(store.clone())?,
+        node_agent(store.clone())?,
     ])
 }
 
@@ -62,6 +67,15 @@ fn text(object: &Value, pointer: &str) -> String {
         .filter(|t| !t.is_empty())
         .unwrap_or("<none>")
         .to_owned()
+}
+
+/// A number of bytes, in the unit that says enough.
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        bytes if bytes >= 10 << 20 => format!("{}Mi", bytes >> 20),
+        bytes => format!("{}Ki", bytes.div_ceil(1 << 10)),
+    }
 }
 
 /// The status of a condition; empty where there is none.

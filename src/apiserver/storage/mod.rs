@@ -1,16 +1,18 @@
 //! Where objects are kept, as the handlers need it: JSON objects by key, in pages, with a change log.
 //!
 //! [`actor`] and [`worker`] are views of the store's records, [`document`] keeps whole objects (templates and pools under
-//! `ate dev`), [`namespace`] makes up the namespaces that are in use.
+//! `ate dev`), [`namespace`] makes up the namespaces that are in use, [`node`] shows what nodes reported last.
 
 pub mod actor;
 pub mod document;
 pub mod namespace;
+pub mod node;
 pub mod worker;
 
 pub use actor::ActorStorage;
 pub use document::DocumentStorage;
 pub use namespace::NamespaceStorage;
+pub use node::NodeStorage;
 pub use worker::WorkerStorage;
 
 use crate::api::names::ResourceVersion;

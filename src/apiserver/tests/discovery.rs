@@ -37,7 +37,8 @@ async fn old_style() {
             "actors/suspend",
             "actors/pause",
             "actors/log",
-            "workers"
+            "workers",
+            "nodeagents"
         ]
     );
     assert_eq!(list["resources"][0]["shortNames"], json!(["act"]));

@@ -216,6 +216,7 @@ impl Simulation {
                     local_snapshots: state.local_of(node),
                     lapsed: !state.has_lease(node),
                     runtime: n.runtime.map(|r| r.to_string()).unwrap_or_default(),
+                    usage: None,
                 };
                 (
                     request,

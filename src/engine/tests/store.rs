@@ -4,6 +4,7 @@
 use super::audit;
 use super::world::{Guards, World};
 use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::node::NodeUsage;
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, Phase, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use crate::store::memory::MemoryStore;
@@ -308,7 +309,7 @@ forward! {
     remove_worker(pool: &PoolKey, worker: &WorkerKey) -> ();
     list_workers(pool: Option<&PoolKey>) -> Page<WorkerRecord>;
     workers_at(at: Option<ResourceVersion>) -> Page<WorkerRecord>;
-    renew_node(node: &str, address: &str, runtime: Option<Build>, lease: Duration) -> NodeRecord;
+    renew_node(node: &str, address: &str, runtime: Option<Build>, usage: NodeUsage, lease: Duration) -> NodeRecord;
     remove_node(node: &str) -> ();
     incarnation() -> Incarnation;
     version() -> ResourceVersion;

@@ -1,6 +1,6 @@
 //! What a node has.
 
-use crate::proto::atenode::{Slot, slot::Phase};
+use crate::proto::atenode::{NodeUsage, Slot, slot::Phase};
 use crate::telemetry::metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -21,8 +21,15 @@ static CACHE: LazyLock<Gauge> = LazyLock::new(|| {
     )
 });
 
+static SPOOL: LazyLock<Gauge> = LazyLock::new(|| {
+    metrics::level(
+        "node_spool_bytes",
+        "Bytes that snapshots take which are on this node only",
+    )
+});
+
 /// The slots as they are now, and the bytes of snapshots.
-pub(super) fn tell(slots: &[Slot], bytes: u64) {
+pub(super) fn tell(slots: &[Slot], usage: &NodeUsage) {
     for (phase, name) in [
         (Phase::Free, "free"),
         (Phase::Busy, "busy"),
@@ -34,5 +41,7 @@ pub(super) fn tell(slots: &[Slot], bytes: u64) {
         let level = SLOTS.get_or_create(&OfPhase { phase: name });
         level.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    CACHE.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+    CACHE.set(bytes(usage.cache_bytes));
+    SPOOL.set(bytes(usage.spool_bytes));
 }

@@ -88,7 +88,8 @@ impl Reporter {
         // Whatever changes from here on is not in it for certain.
         changed.mark_unchanged();
         let slots = self.slots.views();
-        metrics::tell(&slots, self.node.snapshots.bytes());
+        let usage = self.node.snapshots.usage();
+        metrics::tell(&slots, &usage);
         ReportRequest {
             node: self.name.clone(),
             address: self.address.clone(),
@@ -97,6 +98,7 @@ impl Reporter {
             local_snapshots: self.node.snapshots.local(),
             lapsed: self.node.lease.state() == Lease::Lapsed,
             runtime: runtime.unwrap_or_default(),
+            usage: Some(usage),
         }
     }
 

@@ -13,7 +13,7 @@ use super::layout::Layout;
 use super::outcome::Failure;
 use super::runtime::Runtime;
 use crate::api::Reason;
-use crate::proto::atenode::LocalSnapshot;
+use crate::proto::atenode::{LocalSnapshot, NodeUsage};
 use crate::snapshot::{
     self, ActorIdentity, Cpu, LocalCache, Location, Manifest, Meta, Pin, RuntimeIdentity,
     SnapshotError, Stores,
@@ -138,9 +138,13 @@ impl Snapshots {
         all
     }
 
-    /// Bytes of the copies here.
-    pub fn bytes(&self) -> u64 {
-        self.cache.bytes()
+    /// What the copies here take, and those that are nowhere else.
+    pub fn usage(&self) -> NodeUsage {
+        NodeUsage {
+            cache_bytes: self.cache.bytes(),
+            spool_bytes: self.spooled(),
+            capacity_bytes: self.spool_bytes,
+        }
     }
 
     /// Where the image of a checkpoint is written.

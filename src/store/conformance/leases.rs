@@ -1,6 +1,7 @@
 //! Leases of operations and of nodes, and the incarnation.
 
 use super::*;
+use crate::api::node::NodeUsage;
 use crate::store::StoreError;
 use futures::future::join_all;
 
@@ -222,8 +223,13 @@ pub async fn of_many_who_begin_one_owns(store: &dyn Store) {
 }
 
 pub async fn nodes_renew_leases(store: &dyn Store) {
+    let usage = NodeUsage {
+        cache_bytes: 3 << 40,
+        spool_bytes: 1,
+        capacity_bytes: 0,
+    };
     let renew = async |node, address, runtime| {
-        let renewed = store.renew_node(node, address, runtime, LONG).await;
+        let renewed = store.renew_node(node, address, runtime, usage, LONG).await;
         renewed.unwrap()
     };
     let node = renew("n1", "10.0.0.1:7070", Some(build('b'))).await;
@@ -231,7 +237,7 @@ pub async fn nodes_renew_leases(store: &dyn Store) {
     let (nodes, now) = store.list_nodes().await.unwrap();
     assert_eq!(nodes.len(), 2);
     assert_eq!(nodes, [node.clone(), other]);
-    assert_eq!(node.runtime, Some(build('b')));
+    assert_eq!((node.runtime, node.usage), (Some(build('b')), usage));
     assert_eq!(node.address, "10.0.0.1:7070");
     assert!(node.lease <= now + LONG && node.lease > now);
     renew("n1", "10.0.0.9:7070", Some(build('c'))).await;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::names::ResourceVersion;
+use crate::api::node::NodeUsage;
 use crate::store::{Change, Image, Kind};
 use futures::future::{join_all, poll_immediate};
 use std::collections::BTreeSet;
@@ -154,7 +155,10 @@ pub async fn a_renewal_is_no_change(store: &dyn Store) {
     let epoch = mine.header.epoch;
     store.renew(&mine.key, epoch, ME, LONG * 2).await.unwrap();
     store.touch(&mine.key, Timestamp::now()).await.unwrap();
-    store.renew_node("n", "a:1", None, LONG).await.unwrap();
+    store
+        .renew_node("n", "a:1", None, NodeUsage::default(), LONG)
+        .await
+        .unwrap();
     let read = store.get_actor(&mine.key).await.unwrap();
     assert_eq!(read.header.resource_version, mine.header.resource_version);
     let seen = store.changes(Kind::Actor, start, 10, Duration::ZERO).await;

@@ -10,6 +10,7 @@ use super::{
     Kind, ListRequest, Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::node::NodeUsage;
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
@@ -281,6 +282,7 @@ impl Store for MemoryStore {
         node: &str,
         address: &str,
         runtime: Option<Build>,
+        usage: NodeUsage,
         lease: Duration,
     ) -> Result<NodeRecord, StoreError> {
         let mut state = self.state();
@@ -289,6 +291,7 @@ impl Store for MemoryStore {
             address: address.to_owned(),
             lease: state.now() + lease,
             runtime,
+            usage,
         };
         state.nodes.insert(node.to_owned(), record.clone());
         Ok(record)

@@ -34,6 +34,7 @@ use super::{
     Kind, ListRequest, Page, Store, StoreError,
 };
 use crate::api::names::{ActorKey, Build, Epoch, Incarnation, PoolKey, ResourceVersion, WorkerKey};
+use crate::api::node::NodeUsage;
 use crate::api::record::{ActorRecord, MetaRecord, NodeRecord, SpecRecord, WorkerRecord};
 use crate::api::time::Timestamp;
 use async_trait::async_trait;
@@ -260,9 +261,10 @@ impl Store for RedisStore {
         node: &str,
         address: &str,
         runtime: Option<Build>,
+        usage: NodeUsage,
         lease: Duration,
     ) -> Result<NodeRecord, StoreError> {
-        nodes::renew(&self.client, node, address, runtime, lease).await
+        nodes::renew(&self.client, node, address, runtime, usage, lease).await
     }
 
     async fn list_nodes(&self) -> Result<(Vec<NodeRecord>, Timestamp), StoreError> {

@@ -45,9 +45,14 @@ impl Snapshots {
 
     /// Whether the spool has more than it shall have.
     pub fn is_full(&self) -> bool {
+        self.spooled() > self.spool_bytes
+    }
+
+    /// Bytes of the snapshots that are on this node only.
+    pub(super) fn spooled(&self) -> u64 {
         let held = self.held();
         let only = held.values().filter(|(held, _)| held.only);
-        only.map(|(held, _)| held.bytes).sum::<u64>() > self.spool_bytes
+        only.map(|(held, _)| held.bytes).sum()
     }
 
     /// Publishes a snapshot of the spool. What is published already, or by somebody else meanwhile, is not published twice.

@@ -1,6 +1,7 @@
 //! Connections, durability, the log's bound.
 
 use crate::api::names::ResourceVersion;
+use crate::api::node::NodeUsage;
 use crate::store::conformance::leases::eventually;
 use crate::store::conformance::*;
 use crate::store::redis::{DEFAULT_SHARDS, StoreTls};
@@ -206,7 +207,7 @@ async fn a_full_server_takes_nothing_new_and_goes_on_otherwise() {
         let seen = store.changes(Kind::Actor, page.version, 10, Duration::ZERO);
         assert!(seen.await.unwrap().items.is_empty());
         store
-            .renew_node("n1", "10.0.0.1", None, PATIENCE)
+            .renew_node("n1", "10.0.0.1", None, NodeUsage::default(), PATIENCE)
             .await
             .unwrap();
         spec.deleted = Some(crate::api::time::Timestamp::now());
