@@ -4,12 +4,13 @@
 # around it. Same form of sandbox as ours: one container as the sandbox's root, systrap, network of its own behind a
 # veth, rootfs overlay in a directory, created ahead; uncompressed image, warm in the page cache.
 #
-#   e2e/bench/baseline.sh [-n ITERATIONS] [-m MIB] [-p PORT] [-r ROUTE] ROOTFS COMMAND [ARGUMENT]...
+#   e2e/bench/baseline.sh [-n ITERATIONS] [-m MIB] [-p PORT] [-r ROUTE] [-t DIR:RUNS] ROOTFS COMMAND [ARGUMENT]...
 #
 #   -n  measured iterations (30); three more come first and are not counted
 #   -m  MiB of incompressible memory that the server holds: asked of its /mem?mb=MIB (0: not asked)
 #   -p  port on which the server listens, also given to it as PORT (8080)
 #   -r  what is requested to see it answer (/)
+#   -t  each wake waits until so many runs, which share the directory, are as far
 #
 # Prints one JSON object, times in ms: for each phase the median, p95 and all samples.
 #   wake   = restore, until the first byte of an answer arrives (of that http: since restore returned)
@@ -26,13 +27,14 @@ readonly answer_timeout=10 whole_timeout=1800 # seconds
 die() { printf 'baseline: %s\n' "$*" >&2; exit 1; }
 usage() { sed -n '3,/^$/s/^# \{0,1\}//p' "$0"; }
 
-iterations=30 mib=0 port=8080 route=/
-while getopts n:m:p:r:h option; do
+iterations=30 mib=0 port=8080 route=/ together=
+while getopts n:m:p:r:t:h option; do
   case $option in
     n) iterations=$OPTARG ;;
     m) mib=$OPTARG ;;
     p) port=$OPTARG ;;
     r) route=$OPTARG ;;
+    t) together=$OPTARG ;;
     h) usage; exit ;;
     *) exit 2 ;;
   esac
@@ -56,7 +58,7 @@ if [ -z "${BASELINE_WORK:-}" ]; then
   trap 'rm -rf "$BASELINE_WORK"' EXIT
   status=0
   timeout "$whole_timeout" unshare --mount --pid --net --fork --kill-child --mount-proc --propagation private \
-    "$BASH" "$0" -n "$iterations" -m "$mib" -p "$port" -r "$route" "$(realpath "$1")" "${@:2}" || status=$?
+    "$BASH" "$0" -n "$iterations" -m "$mib" -p "$port" -r "$route" ${together:+-t "$together"} "$(realpath "$1")" "${@:2}" || status=$?
   exit "$status"
 fi
 readonly work=$BASELINE_WORK rootfs=$1
@@ -172,6 +174,17 @@ boot() {
   count
 }
 
+# meet: until all runs that are to be together have come here, this round.
+meet() {
+  local deadline=$((SECONDS + answer_timeout)) dir=${together%:*} here
+  [ -n "$together" ] || return 0
+  : >"$dir/$round-${work##*/}"
+  while here=("$dir/$round-"*) && [ "${#here[@]}" -lt "${together##*:}" ]; do
+    [ "$SECONDS" -lt "$deadline" ] || die "the other runs do not come"
+    read -r -t 0.001 <>"$work/never" || true
+  done
+}
+
 put_to_sleep() {
   local id=$1 image=$2
   began=$EPOCHREALTIME
@@ -190,6 +203,7 @@ wake() {
   must runsc create -bundle "$work/bundle" "$id"
   lap create
   cat "$image"/* >/dev/null # warm
+  meet
   began=$EPOCHREALTIME
   must runsc restore -detach -bundle "$work/bundle" -image-path "$image" "$id"
   lap restore
@@ -231,6 +245,7 @@ PYTHON
 }
 
 network
+mkfifo "$work/never"
 bundle "$@"
 round=0
 boot

@@ -25,6 +25,7 @@ OVER_BARE = 20  # ms that a wake may cost beside bare runsc's restore, median
 SLOWEST = {64: 100}  # MiB: ms that 95 of 100 wakes may take
 FREE = {64: 1.3}  # MiB: times bare runsc's suspend that a worker may take to be free again, median
 LOOPS = 0.7  # of bare runsc's wakes and suspends a second
+AT_ONCE = 1.15  # times bare runsc's wakes at once that ours may take, median
 
 
 def request(options, actor, path):
@@ -77,6 +78,18 @@ def cycle(options, actor):
     return once
 
 
+def asleep(options, actor):
+    """What puts an actor to sleep that is awake, and lets what is done ahead be done."""
+    lane = Lane(World([actor]), options)
+    request(options, actor, "/")
+
+    def once():
+        sleeps.suspend(lane, actor)
+        time.sleep(REST)
+
+    return once
+
+
 def mixed(options):
     """Wakes of actors of as many templates, in turn: seconds, and which found no sandbox created ahead."""
     lane = Lane(World(options.mixed), options)
@@ -123,6 +136,7 @@ def round_trips(options, actor):
     cli("config", "set", "slowlog-log-slower-than", 0)
     request(options, actor, "/")
     cli("config", "set", "slowlog-log-slower-than", -1)
+    sleeps.suspend(lane, actor)
     entries = cli("slowlog", "get", -1)
     calls = [words for _, _, _, words, *_ in entries if words[0].upper() in ("EVALSHA", "EVAL", "FCALL")]
     return sum(any(actor in word for word in words) for words in calls)
@@ -167,16 +181,30 @@ def looped(options, ours):
     yield f"{what}: ours / bare runsc", ours / theirs, "", f">= {LOOPS}", ours / theirs >= LOOPS
 
 
-def rows(options, measured, mix, rate, trips):
+def together(options, ours):
+    """Rows of wakes at once, beside as many of bare runsc."""
+    theirs = [sample for n in options.loops for sample in bare(options, f"together-{n}")["phases"]["wake"]["samples"]]
+    ours, theirs = quantile(ours, 0.5) * 1000, quantile(theirs, 0.5)
+    what = f"wake, {options.mib[0]} MiB, {len(options.loops)} at once, p50"
+    yield what, ours, "ms", None, None
+    yield f"{what}, bare runsc", theirs, "ms", None, None
+    yield f"{what}: ours / bare runsc", ours / theirs, "", f"<= {AT_ONCE}", ours / theirs <= AT_ONCE
+
+
+def rows(options, measured, pair, mix, rate, at_once, trips):
     """[(name, value, unit, target, met)]; no target: shown for itself."""
     for mib, samples in measured.items():
         yield from held(options, mib, **samples)
+    for q in (0.5, 0.95):
+        wakes = [took for took, _ in pair["wakes"]]
+        yield f"wake, two containers, {options.mib[0]} MiB, p{q * 100:.0f}", quantile(wakes, q) * 1000, "ms", None, None
     wakes, missed = mix
     name = f"wake, {len(options.mixed)} templates in turn over {options.slots} slots"
     yield f"{name}, p50", quantile(wakes, 0.5) * 1000, "ms", None, None
     yield f"{name}, p95", quantile(wakes, 0.95) * 1000, "ms", None, None
     yield f"{name}: nothing fitting ahead", sum(missed) / len(missed) * 100, "%", None, None
     yield from looped(options, rate)
+    yield from together(options, at_once)
     size = re.search(r"(\d+) bytes of store memory per sleeping actor", options.store.read_text())
     yield "resume bookkeeping", trips, "store round trips", "<= 3", trips <= 3
     yield "store memory per sleeping actor", int(size[1]) if size else float("nan"), "bytes", "<= 300", bool(size) and int(size[1]) <= 300
@@ -199,6 +227,7 @@ def main():
     for name in ("router", "api"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--actors", nargs="+", required=True)
+    parser.add_argument("--pair", required=True)
     parser.add_argument("--mib", type=int, nargs="+", required=True)
     for name in ("mixed", "loops"):
         parser.add_argument(f"--{name}", nargs="+", required=True)
@@ -208,12 +237,15 @@ def main():
 
     try:
         measured = {mib: measure(options, actor, mib) for actor, mib in zip(options.actors, options.mib, strict=True)}
+        pair = measure(options, options.pair, options.mib[0])
         mix = mixed(options)
         rate = sleeps.loops(options.loops, options.wakes, lambda actor: cycle(options, actor))
+        woken = lambda actor: request(options, actor, "/")[0]
+        at_once = sleeps.at_once(options.loops, options.wakes, lambda actor: asleep(options, actor), woken)
         trips = round_trips(options, options.actors[0])
     except Failed as failure:
         sys.exit(f"bench: {failure}")
-    numbers = list(rows(options, measured, mix, rate, trips))
+    numbers = list(rows(options, measured, pair, mix, rate, at_once, trips))
     means = {
         what: {mib: mean([phases for *_, phases in samples[f"{what}s"]]) for mib, samples in measured.items()}
         for what in ("wake", "suspend")

@@ -2,7 +2,8 @@
 #
 # Measures against the targets, each beside its like within this run where there is one: what bare runsc needs for a server
 # that holds 64 or 256 MiB, and what the same server needs as an actor through the router; wakes and suspends of several in loops
-# at once; actors of many templates in turn, so that no sandbox created ahead fits; store round trips and bytes.
+# at once, and what wakes at once take; actors of two containers; actors of many templates in turn, so that no sandbox created ahead fits;
+# store round trips and bytes; what a node agent with many idle slots takes.
 #
 #   e2e/bench/run.sh BIN_DIR
 #
@@ -14,7 +15,7 @@
 set -euo pipefail
 
 readonly sizes=(64 256) actors=(alice bob) loops=(loop-0 loop-1 loop-2 loop-3) slots=4
-readonly wakes=${BENCH_WAKES:-100} templates=20 golden_timeout=120s
+readonly wakes=${BENCH_WAKES:-100} templates=20 idle_slots=50 golden_timeout=120s
 
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
@@ -52,11 +53,21 @@ for n in "${loops[@]}"; do
 done
 for pid in "${pids[@]}"; do wait "$pid" || die "a loop of bare runsc failed"; done
 
+echo "bare runsc: ${#loops[@]} wakes at once of a server that holds ${sizes[0]} MiB"
+mkdir -p "$dir/together"
+rm -f "$dir/together"/*
+pids=()
+for n in "${loops[@]}"; do
+  "$e2e/bench/baseline.sh" -n "$wakes" -m "${sizes[0]}" -t "$dir/together:${#loops[@]}" "$rootfs" /testserver >"$dir/together-$n.json" 9>&- &
+  pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid" || die "a wake of bare runsc failed"; done
+
 echo "store: bytes of 100,000 sleeping actors"
 (cd "$e2e/.." && cargo test --features failpoints --lib store::redis::tests::numbers -- --nocapture) >"$dir/store.txt" 2>&1 9>&- ||
   die "the store's measurement failed: $(tail -n 5 "$dir/store.txt")"
 
-# objects: the pool; an actor for each size and each loop, of one template; the others, each of a template of its own.
+# objects: the pool; an actor for each size and each loop, of one template; one of two containers; the others, each of a template of its own.
 objects() {
   local n samples=$e2e/../config/samples
   cat "$samples/workerpool.yaml"
@@ -66,6 +77,15 @@ objects() {
     printf -- '\n---\n'
     sed "s|name: alice|name: $n|" "$samples/actor.yaml"
   done
+  printf -- '\n---\n'
+  sed -e "s|@IMAGE@|$image|" -e 's|name: counter|name: pair|' -e '/^  containers:/a\
+    - name: beside\
+      image: "'"$image"'"\
+      env:\
+        - name: PORT\
+          value: "8081"' "$samples/actortemplate.yaml"
+  printf -- '\n---\n'
+  sed -e "s|name: alice|name: pair|" -e "s|name: counter|name: pair|" "$samples/actor.yaml"
   for n in "${mixed[@]}"; do
     printf -- '\n---\n'
     sed -e "s|@IMAGE@|$image|" -e "s|name: counter|name: $n|" -e "s|image: .*|&\n      workingDir: /$n|" "$samples/actortemplate.yaml"
@@ -85,6 +105,13 @@ image=$("$bin/ate" image pack "$rootfs" "$dir/image" -- /testserver)
 objects | kubectl apply -f - >"$dir/apply.log"
 kubectl wait --for=condition=Ready actortemplates --all --timeout="$golden_timeout" >>"$dir/apply.log"
 /usr/bin/python3 "$e2e/bench/report.py" --state "$state" --run "$run" --router "$router" --api "$api" \
-  --actors "${actors[@]}" --mib "${sizes[@]}" --mixed "${mixed[@]}" --loops "${loops[@]}" --slots "$slots" --wakes "$wakes" \
+  --actors "${actors[@]}" --pair pair --mib "${sizes[@]}" --mixed "${mixed[@]}" --loops "${loops[@]}" --slots "$slots" --wakes "$wakes" \
   --baselines "$dir" --store "$dir/store.txt" --demo "$bin/../demo/result.json" \
   --out "$bin/../bench.json" 9>&-
+
+echo
+echo "$idle_slots idle slots"
+kubectl scale workerpool/pool --replicas="$idle_slots" >>"$dir/apply.log"
+/usr/bin/python3 "$e2e/bench/idle.py" --state "$state" --run "$run" --api "$api" --slots "$idle_slots" 9>&- >"$dir/idle.json"
+"$e2e/bench/numbers.py" show <"$dir/idle.json"
+"$e2e/bench/numbers.py" keep "$bin/../bench.json" <"$dir/idle.json"

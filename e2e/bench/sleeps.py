@@ -1,4 +1,4 @@
-"""How soon a suspend frees its worker, and how many wakes and suspends several loops come to in a second.
+"""How soon a suspend frees its worker, how many wakes and suspends several loops come to in a second, and what wakes at once take.
 
 Used by report.py, and by pods.py to suspend. Python's standard library only.
 """
@@ -67,6 +67,35 @@ def loops(actors, times, prepare):
     if failed:
         raise Failed(f"a loop broke off: {failed[0]}")
     return len(actors) * times / (time.monotonic() - began)
+
+
+def at_once(actors, times, prepare, wake):
+    """Seconds of the wakes of all `actors` at the same moment, so many times: `wake(actor)` says how long one took; `prepare(actor)`
+    returns what puts it to sleep before each and at the end."""
+    meet, failed, samples = threading.Barrier(len(actors)), [], []
+
+    def walk(actor):
+        try:
+            rest = prepare(actor)
+            for _ in range(times):
+                rest()
+                meet.wait()
+                samples.append(wake(actor))
+            rest()
+        except threading.BrokenBarrierError:
+            pass  # another thread says why
+        except (Exception, SystemExit) as error:  # told by the main thread
+            failed.append(error)
+            meet.abort()
+
+    threads = [threading.Thread(target=walk, args=(actor,), daemon=True) for actor in actors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise Failed(f"a wake of several at once broke off: {failed[0]}")
+    return samples
 
 
 def bare_rate(baselines):
