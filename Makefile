@@ -54,11 +54,15 @@ test-e2e: e2e ## As e2e
 
 # How long.
 SOAK_MINUTES ?= 30
+# How many wakes and suspends, on this machine without Kubernetes, nothing may grow in.
+SOAK_CYCLES ?= 10000
 
 .PHONY: soak
-soak: ## As e2e with Kubernetes away for longer, faults in random order (SOAK_SEED) for SOAK_MINUTES, and 10 minutes of rest
+soak: ## SOAK_CYCLES wakes in which nothing may grow; then as e2e with Kubernetes away for longer, faults in random order (SOAK_SEED) for SOAK_MINUTES, and 10 minutes of rest
 	@e2e/setup.sh test
 	@e2e/setup.sh cluster
+	cargo build --release --bins
+	@e2e/cycles.sh $(TARGET)/release $(SOAK_CYCLES)
 	env -u E2E_KUBECONFIG SOAK_MINUTES=$(SOAK_MINUTES) RUST_TEST_THREADS=256 E2E_TABLE=1 cargo test --features failpoints --test e2e -- pods:: --nocapture
 
 .PHONY: bench
