@@ -3,7 +3,7 @@
 # Measures against the targets, each beside its like within this run where there is one: what bare runsc needs for a server
 # that holds 64 or 256 MiB, and what the same server needs as an actor through the router; wakes and suspends of several in loops
 # at once, and what wakes at once take; actors of two containers; actors of many templates in turn, so that no sandbox created ahead fits;
-# store round trips and bytes; what a node agent with many idle slots takes.
+# wakes from S3 by a node that has nothing; store round trips and bytes; what a node agent with many idle slots takes.
 #
 #   e2e/bench/run.sh BIN_DIR
 #
@@ -15,7 +15,7 @@
 set -euo pipefail
 
 readonly sizes=(64 256) actors=(alice bob) loops=(loop-0 loop-1 loop-2 loop-3) slots=4
-readonly wakes=${BENCH_WAKES:-100} templates=20 idle_slots=50 golden_timeout=120s
+readonly wakes=${BENCH_WAKES:-100} templates=20 idle_slots=50 cold_wakes=9 golden_timeout=120s
 
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
@@ -27,6 +27,7 @@ clean_up() {
   trap - EXIT
   set +e
   dev_end
+  [ -z "${s3_server:-}" ] || kill "$s3_server"
   [ "$status" = 0 ] || die "failed; logs: $logs"
 }
 
@@ -67,7 +68,7 @@ echo "store: bytes of 100,000 sleeping actors"
 (cd "$e2e/.." && cargo test --features failpoints --lib store::redis::tests::numbers -- --nocapture) >"$dir/store.txt" 2>&1 9>&- ||
   die "the store's measurement failed: $(tail -n 5 "$dir/store.txt")"
 
-# objects: the pool; an actor for each size and each loop, of one template; one of two containers; the others, each of a template of its own.
+# objects: the pool; an actor for each size and each loop, of one template; one of two containers, one whose snapshots are in S3; the others, each of a template of its own.
 objects() {
   local n samples=$e2e/../config/samples
   cat "$samples/workerpool.yaml"
@@ -86,6 +87,10 @@ objects() {
           value: "8081"' "$samples/actortemplate.yaml"
   printf -- '\n---\n'
   sed -e "s|name: alice|name: pair|" -e "s|name: counter|name: pair|" "$samples/actor.yaml"
+  printf -- '\n---\n'
+  sed -e "s|@IMAGE@|$image|" -e 's|name: counter|name: cold|' -e 's|^spec:|&\n  snapshotsConfig:\n    location: s3://bench|' "$samples/actortemplate.yaml"
+  printf -- '\n---\n'
+  sed -e "s|name: alice|name: cold|" -e "s|name: counter|name: cold|" "$samples/actor.yaml"
   for n in "${mixed[@]}"; do
     printf -- '\n---\n'
     sed -e "s|@IMAGE@|$image|" -e "s|name: counter|name: $n|" -e "s|image: .*|&\n      workingDir: /$n|" "$samples/actortemplate.yaml"
@@ -100,6 +105,17 @@ for ((n = 0; n < templates; n++)); do
   mixed+=("mixed-$n")
   mkdir -p "$rootfs/mixed-$n"
 done
+mkdir -p "$dir/s3"
+rm -rf "$dir/s3/bench"
+mkdir "$dir/s3/bench"
+s3=127.0.0.1:$(/usr/bin/python3 -c 'import socket
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    print(probe.getsockname()[1])')
+export AWS_ACCESS_KEY_ID=bench AWS_SECRET_ACCESS_KEY=$RANDOM$RANDOM$RANDOM AWS_REGION=us-east-1
+ROOT_ACCESS_KEY=$AWS_ACCESS_KEY_ID ROOT_SECRET_KEY=$AWS_SECRET_ACCESS_KEY versitygw --port "$s3" posix "$dir/s3" >"$dir/s3.log" 2>&1 9>&- &
+s3_server=$!
+dev+=(--s3-endpoint "http://$s3")
 dev_start
 image=$("$bin/ate" image pack "$rootfs" "$dir/image" -- /testserver)
 objects | kubectl apply -f - >"$dir/apply.log"
@@ -109,9 +125,19 @@ kubectl wait --for=condition=Ready actortemplates --all --timeout="$golden_timeo
   --baselines "$dir" --store "$dir/store.txt" --demo "$bin/../demo/result.json" \
   --out "$bin/../bench.json" 9>&-
 
+# more NAME ARGUMENT...: numbers of another script.
+more() {
+  /usr/bin/python3 "$e2e/bench/$1.py" --state "$state" --run "$run" --api "$api" "${@:2}" 9>&- >"$dir/$1.json"
+  "$e2e/bench/numbers.py" show <"$dir/$1.json"
+  "$e2e/bench/numbers.py" keep "$bin/../bench.json" <"$dir/$1.json"
+}
+
+echo
+echo "from S3 by a node that has nothing, $cold_wakes times"
+more cold --router "$router" --actor cold --mib "${sizes[0]}" --slots "$slots" --wakes "$cold_wakes" \
+  --bucket "$dir/s3/bench" --s3 "http://$s3" --baseline "$dir/baseline-${sizes[0]}.json"
+
 echo
 echo "$idle_slots idle slots"
 kubectl scale workerpool/pool --replicas="$idle_slots" >>"$dir/apply.log"
-/usr/bin/python3 "$e2e/bench/idle.py" --state "$state" --run "$run" --api "$api" --slots "$idle_slots" 9>&- >"$dir/idle.json"
-"$e2e/bench/numbers.py" show <"$dir/idle.json"
-"$e2e/bench/numbers.py" keep "$bin/../bench.json" <"$dir/idle.json"
+more idle --slots "$idle_slots"

@@ -12,7 +12,7 @@ const BUCKET: &str = "sleepers";
 struct Objects {
     server: Versitygw,
     ca: Option<PathBuf>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn objects(tls: bool) -> Objects {
@@ -24,7 +24,7 @@ fn objects(tls: bool) -> Objects {
     Objects {
         server: Versitygw::start(&buckets, pki),
         ca,
-        _dir: dir,
+        dir,
     }
 }
 
@@ -43,11 +43,34 @@ fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
 impl Objects {
     /// An `ate dev` that knows the server, with these keys.
     fn dev(&self, access: &str, secret: &str) -> Dev {
-        let mut environment = vec![
+        self.dev_with(&[
             ("AWS_ACCESS_KEY_ID", access),
             ("AWS_SECRET_ACCESS_KEY", secret),
             ("AWS_REGION", "us-east-1"),
-        ];
+        ])
+    }
+
+    /// One whose keys and region are a profile's.
+    fn dev_of_profile(&self) -> Dev {
+        let (keys, settings) = (
+            self.dir.path().join("keys"),
+            self.dir.path().join("settings"),
+        );
+        let text = format!(
+            "[default]\naws_access_key_id = no\naws_secret_access_key = no\n\
+             [team]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+        );
+        std::fs::write(&keys, text).unwrap();
+        std::fs::write(&settings, "[profile team]\nregion = us-east-1\n").unwrap();
+        self.dev_with(&[
+            ("AWS_PROFILE", "team"),
+            ("AWS_SHARED_CREDENTIALS_FILE", keys.to_str().unwrap()),
+            ("AWS_CONFIG_FILE", settings.to_str().unwrap()),
+        ])
+    }
+
+    fn dev_with(&self, environment: &[(&str, &str)]) -> Dev {
+        let mut environment = environment.to_vec();
         if let Some(ca) = &self.ca {
             environment.push(("AWS_CA_BUNDLE", ca.to_str().unwrap()));
         }
@@ -177,7 +200,7 @@ fn an_actor_sleeps_in_s3_and_wakes_from_there_alone() {
 #[test]
 fn a_server_that_dies_during_a_suspend_costs_nothing() {
     let mut objects = objects(false);
-    let dev = objects.dev(ACCESS_KEY, SECRET_KEY);
+    let dev = objects.dev_of_profile();
     apply(&dev, &format!("s3://{BUCKET}"));
     ready(&dev);
     dev.actor("a", "counter");
