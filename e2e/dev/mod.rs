@@ -9,3 +9,4 @@ mod input;
 mod journey;
 mod objects;
 mod runtimes;
+mod web_identity;

@@ -5,3 +5,4 @@ pub mod look;
 pub mod registry;
 pub mod server;
 pub mod versitygw;
+pub mod weed;
