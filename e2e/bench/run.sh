@@ -27,7 +27,7 @@ clean_up() {
   trap - EXIT
   set +e
   dev_end
-  [ -z "${s3_server:-}" ] || kill "$s3_server"
+  [ -z "${s3_server:-}" ] || kill "$s3_server" 2>/dev/null
   [ "$status" = 0 ] || die "failed; logs: $logs"
 }
 
