@@ -1,13 +1,12 @@
-//! Bytes of one file: hashed and compressed, or expanded and verified, in one pass. Everything here blocks.
+//! Bytes of one object: compressed, or expanded and held against what they must be, in one pass. Everything here blocks.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use super::BUFFER;
-use super::manifest::FileEntry;
+use super::manifest::DataObject;
+use super::sum::{self, Sum};
 
 /// Level of zstd: memory pages are written once and read once, so speed counts.
 const LEVEL: i32 = 1;
@@ -16,7 +15,7 @@ const LEVEL: i32 = 1;
 pub(super) struct Compressed {
     pub(super) bytes: u64,
     pub(super) stored_bytes: u64,
-    pub(super) sha256: String,
+    pub(super) hash: String,
 }
 
 /// Why a stored file could not be expanded.
@@ -30,47 +29,53 @@ pub(super) enum ExpandError {
     Target(io::Error),
 }
 
+/// An object that is written: one zstd frame, with zstd's own checksum, which tells a damaged object from others.
+pub(super) struct Packer {
+    encoder: zstd::Encoder<'static, BufWriter<File>>,
+    bytes: u64,
+}
+
+impl Packer {
+    /// Into the new file `to`.
+    pub(super) fn new(to: &Path) -> io::Result<Packer> {
+        let out = BufWriter::with_capacity(BUFFER, File::create_new(to)?);
+        let mut encoder = zstd::Encoder::new(out, LEVEL)?;
+        encoder.include_checksum(true)?;
+        Ok(Packer { encoder, bytes: 0 })
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes += bytes.len() as u64;
+        self.encoder.write_all(bytes)
+    }
+
+    /// Uncompressed bytes and those of the object.
+    pub(super) fn finish(self) -> io::Result<(u64, u64)> {
+        let out = self.encoder.finish()?;
+        let out = out.into_inner().map_err(|e| e.into_error())?;
+        Ok((self.bytes, out.metadata()?.len()))
+    }
+}
+
 /// Compresses `from` into the new file `to`.
 pub(super) fn compress(from: &Path, to: &Path) -> io::Result<Compressed> {
     let mut from = File::open(from)?;
-    let pledged = from.metadata()?.len();
-    let out = BufWriter::with_capacity(BUFFER, File::create_new(to)?);
-    let mut encoder = zstd::Encoder::new(out, LEVEL)?;
-    encoder.set_pledged_src_size(Some(pledged))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    let mut bytes = 0;
+    let mut packer = Packer::new(to)?;
+    let (mut sum, mut buffer) = (Sum::default(), vec![0; BUFFER]);
     loop {
-        let n = from.read(&mut buffer)?;
-        if n == 0 {
+        let n = sum::fill(&mut from, &mut buffer)?;
+        sum.update(&buffer[..n]);
+        packer.write(&buffer[..n])?;
+        if n < buffer.len() {
             break;
         }
-        hash.update(&buffer[..n]);
-        encoder.write_all(&buffer[..n])?;
-        bytes += n as u64;
     }
-    let out = encoder.finish()?.into_inner().map_err(|e| e.into_error())?;
+    let (bytes, stored_bytes) = packer.finish()?;
     Ok(Compressed {
         bytes,
-        stored_bytes: out.metadata()?.len(),
-        sha256: hex::encode(hash.finalize()),
+        stored_bytes,
+        hash: sum.hash(),
     })
-}
-
-/// Length and SHA-256 of a file.
-pub(super) fn hash(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    let mut bytes = 0;
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok((bytes, hex::encode(hash.finalize())));
-        }
-        hash.update(&buffer[..n]);
-        bytes += n as u64;
-    }
 }
 
 /// Counts what passes and keeps the source's own error apart from the decoder's complaints.
@@ -101,43 +106,36 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Expands a stored file into the new file `to` and holds it against its `entry`.
-///
-/// On an error `to` may hold anything; the caller throws its directory away.
-pub(super) fn expand(
+/// Expands an object, [`BUFFER`] by [`BUFFER`], and holds its length against `object`.
+pub(super) fn unpack(
     from: impl Read,
-    to: &Path,
-    entry: &FileEntry,
-) -> std::result::Result<(), ExpandError> {
+    object: &DataObject,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ExpandError> {
     let source = Counted {
         inner: from,
         bytes: 0,
-        limit: entry.stored_bytes,
+        limit: object.stored_bytes,
         failed: None,
     };
-    let mut to = File::create_new(to).map_err(ExpandError::Target)?;
     let source = BufReader::with_capacity(BUFFER, source);
     let mut decoder = zstd::Decoder::with_buffer(source)
         .map_err(ExpandError::Target)?
         .single_frame();
-    let mut hash = Sha256::new();
     let mut buffer = vec![0; BUFFER];
     let mut bytes = 0u64;
     loop {
-        let n = match decoder.read(&mut buffer) {
+        let n = match sum::fill(&mut decoder, &mut buffer) {
             Ok(0) => break,
             Ok(n) => n,
             Err(e) => return Err(blame(e, decoder.finish().into_inner())),
         };
         bytes += n as u64;
-        if bytes > entry.bytes {
-            return Err(ExpandError::Damaged(format!(
-                "more than {} bytes",
-                entry.bytes
-            )));
+        if bytes > object.bytes {
+            let more = format!("more than {} bytes", object.bytes);
+            return Err(ExpandError::Damaged(more));
         }
-        hash.update(&buffer[..n]);
-        to.write_all(&buffer[..n]).map_err(ExpandError::Target)?;
+        take(&buffer[..n]).map_err(ExpandError::Target)?;
     }
     let mut rest = decoder.finish();
     match rest.read(&mut [0]) {
@@ -146,16 +144,34 @@ pub(super) fn expand(
         Err(e) => return Err(blame(e, rest.into_inner())),
     }
     let stored = rest.into_inner().bytes;
-    if (bytes, stored) != (entry.bytes, entry.stored_bytes) {
+    if (bytes, stored) != (object.bytes, object.stored_bytes) {
         return Err(ExpandError::Damaged(format!(
             "{bytes} bytes from {stored} stored, expected {} from {}",
-            entry.bytes, entry.stored_bytes
+            object.bytes, object.stored_bytes
         )));
     }
-    if hex::encode(hash.finalize()) != entry.sha256 {
-        return Err(ExpandError::Damaged("its sha256 differs".to_owned()));
-    }
     Ok(())
+}
+
+/// Expands a whole stored file into the new file `to` and holds it against its `hash`.
+///
+/// On an error `to` may hold anything; the caller throws its directory away.
+pub(super) fn expand(
+    from: impl Read,
+    to: &Path,
+    object: &DataObject,
+    hash: &str,
+) -> Result<(), ExpandError> {
+    let mut to = File::create_new(to).map_err(ExpandError::Target)?;
+    let mut sum = Sum::default();
+    unpack(from, object, |bytes| {
+        sum.update(bytes);
+        to.write_all(bytes)
+    })?;
+    match sum.hash() == hash {
+        true => Ok(()),
+        false => Err(ExpandError::Damaged("its hash differs".to_owned())),
+    }
 }
 
 fn blame<R>(decoder: io::Error, source: Counted<R>) -> ExpandError {
@@ -169,55 +185,53 @@ fn blame<R>(decoder: io::Error, source: Counted<R>) -> ExpandError {
 mod tests {
     use super::*;
 
-    fn stored(content: &[u8]) -> (tempfile::TempDir, Vec<u8>, FileEntry) {
+    fn stored(content: &[u8]) -> (tempfile::TempDir, Vec<u8>, DataObject, String) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("raw"), content).unwrap();
         let done = compress(&dir.path().join("raw"), &dir.path().join("stored")).unwrap();
         let bytes = std::fs::read(dir.path().join("stored")).unwrap();
-        let entry = FileEntry {
-            name: "raw".into(),
+        let object = DataObject {
             object: "raw.zst".into(),
             bytes: done.bytes,
             stored_bytes: done.stored_bytes,
-            sha256: done.sha256,
         };
-        (dir, bytes, entry)
+        (dir, bytes, object, done.hash)
     }
 
     #[test]
     fn expands_what_it_compressed() {
         for content in [vec![], vec![7; 3 * BUFFER + 5], b"short".to_vec()] {
-            let (dir, bytes, entry) = stored(&content);
-            assert_eq!(entry.bytes, content.len() as u64);
-            assert_eq!(entry.stored_bytes, bytes.len() as u64);
+            let (dir, bytes, object, hash) = stored(&content);
+            assert_eq!(object.bytes, content.len() as u64);
+            assert_eq!(object.stored_bytes, bytes.len() as u64);
             let to = dir.path().join("back");
-            expand(&bytes[..], &to, &entry).unwrap();
+            expand(&bytes[..], &to, &object, &hash).unwrap();
             assert_eq!(std::fs::read(&to).unwrap(), content);
-            assert_eq!(hash(&to).unwrap(), (entry.bytes, entry.sha256));
+            assert_eq!(sum::hash(&to).unwrap(), (object.bytes, hash));
         }
     }
 
     #[test]
     fn a_bomb_stops_at_the_length_of_the_manifest() {
-        let (dir, bytes, mut entry) = stored(&vec![0; 64 * BUFFER]);
-        entry.bytes = 100;
+        let (dir, bytes, mut object, hash) = stored(&vec![0; 64 * BUFFER]);
+        object.bytes = 100;
         let to = dir.path().join("back");
-        let refused = expand(&bytes[..], &to, &entry);
+        let refused = expand(&bytes[..], &to, &object, &hash);
         assert!(matches!(refused, Err(ExpandError::Damaged(_))));
         assert_eq!(std::fs::metadata(&to).unwrap().len(), 0);
     }
 
     #[test]
     fn trailing_bytes_are_damage_and_a_broken_source_is_not() {
-        let (dir, mut bytes, entry) = stored(b"content");
+        let (dir, mut bytes, object, hash) = stored(b"content");
         let broken = io::Read::chain(&bytes[..4], Broken);
-        let refused = expand(broken, &dir.path().join("a"), &entry);
+        let refused = expand(broken, &dir.path().join("a"), &object, &hash);
         assert!(
             matches!(refused, Err(ExpandError::Source(_))),
             "{refused:?}"
         );
         bytes.push(0);
-        let refused = expand(&bytes[..], &dir.path().join("b"), &entry);
+        let refused = expand(&bytes[..], &dir.path().join("b"), &object, &hash);
         assert!(
             matches!(refused, Err(ExpandError::Damaged(_))),
             "{refused:?}"

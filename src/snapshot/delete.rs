@@ -1,58 +1,172 @@
-//! Removing and listing snapshots.
+//! Removing snapshots, but for what others are made of.
+
+use std::collections::{BTreeMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Location, MANIFEST_NAME, Result, check_id};
+use super::fetch::{read_manifest, read_map};
+use super::holds::{self, Attempt};
+use super::objects::get_small;
+use super::pages::{MAX_MAP_BYTES, Map};
+use super::{Location, MANIFEST_NAME, Result, SnapshotError, Stores};
 
 /// Objects of one snapshot that are deleted at the same time.
 const PARALLEL_DELETES: usize = 4;
 
-/// Some of the snapshots at a location.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// Ids of published snapshots.
-    pub ids: Vec<String>,
-    /// Where to go on, when there are more.
-    pub next: Option<String>,
-}
+/// How the names of maps end.
+pub(super) const MAP_SUFFIX: &str = ".map";
 
-/// Removes snapshot `id` and whatever failed publications of it left: the manifest first, so that nobody sees a
-/// snapshot without its data, then the data. May be repeated; nothing there is no error.
+/// Names of objects by snapshot.
+type Found = BTreeMap<String, Vec<String>>;
+
+/// Objects, by snapshot and name.
+type Objects = HashSet<(String, String)>;
+
+/// Of the snapshots whose ids begin with `owner`, removes those that `goes` names, and what failed publications of them left: each
+/// manifest first, so that nobody sees a snapshot without its data, then what no other snapshot is made of. May be repeated; what
+/// is left because of another snapshot goes when that goes and this is repeated, or when the last holder elsewhere releases it.
+///
+/// None of those that stay may be made of one that goes and is not published yet: a snapshot is only published on top of one that stays
+/// until then.
 ///
 /// # Errors
-/// `BadId`; those of the store. After an error the snapshot may be gone already, its data not; repeat the call.
-pub async fn delete(at: &Location, id: &str) -> Result<()> {
-    check_id(id)?;
-    at.store.delete(&at.manifest_of(id)).await?;
-    let prefix = at.keys_of(id);
-    let mut after = None;
+/// Those of the store. After an error some may be gone, or their data not; repeat the call.
+pub async fn delete(
+    stores: &Stores,
+    at: &Location,
+    owner: &str,
+    goes: impl Fn(&str) -> bool,
+) -> Result<()> {
+    let (gone, rest): (Found, Found) = find(at, owner)
+        .await?
+        .into_iter()
+        .partition(|(id, _)| goes(id));
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let needed = needed(at, &rest).await?;
+    for (id, names) in gone {
+        let names = match names.iter().any(|name| name == MANIFEST_NAME) {
+            false => names,
+            true => {
+                at.store.delete(&at.manifest_of(&id)).await?;
+                // Again: who looked for the manifest before may have set a mark.
+                holds::names(at, &id).await?
+            }
+        };
+        let Some(needed) = &needed else { continue };
+        if !names.iter().any(|name| holds::is_mark(name)) {
+            let free = |name: &String| !needed.contains(&(id.clone(), name.clone()));
+            remove(stores, at, &id, names.into_iter().filter(free).collect()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What there is of the snapshots whose ids begin with `owner`.
+async fn find(at: &Location, owner: &str) -> Result<Found> {
+    let mut found = Found::new();
+    let begin = format!("{}{owner}", at.prefix);
+    // Listings are ordered: only those are read that may be.
+    let mut from = (!owner.is_empty()).then(|| begin.clone());
     loop {
-        let page = at.store.list(&prefix, after.as_deref()).await?;
-        // Collected: the compiler cannot show that a lazy closure's futures may move between threads.
-        let removals: Vec<_> = page.keys.iter().map(|key| at.store.delete(key)).collect();
-        futures::stream::iter(removals)
-            .buffer_unordered(PARALLEL_DELETES)
-            .try_collect::<()>()
-            .await?;
-        after = page.keys.last().cloned();
-        if !page.more {
-            return Ok(());
+        let page = at.store.list(&at.prefix, from.as_deref()).await?;
+        for key in &page.keys {
+            let path = key
+                .strip_prefix(&at.prefix)
+                .filter(|_| key.starts_with(&begin));
+            if let Some((id, name)) = path.and_then(|path| path.split_once('/')) {
+                found
+                    .entry(id.to_owned())
+                    .or_default()
+                    .push(name.to_owned());
+            }
+        }
+        let beyond = page.keys.last().is_some_and(|key| !key.starts_with(&begin));
+        from = page.keys.last().cloned();
+        if beyond || !page.more {
+            return Ok(found);
         }
     }
 }
 
-/// Published snapshots in the order in which the store keeps them, a page at a time; `from` is the `next` of the page before.
-///
-/// # Errors
-/// Those of the store.
-pub async fn list(at: &Location, from: Option<&str>) -> Result<Listing> {
-    let page = at.store.list(&at.prefix, from).await?;
-    let id = |key: &String| {
-        let (id, name) = key.strip_prefix(&at.prefix)?.split_once('/')?;
-        (name == MANIFEST_NAME).then(|| id.to_owned())
-    };
-    Ok(Listing {
-        ids: page.keys.iter().filter_map(id).collect(),
-        next: page.keys.last().filter(|_| page.more).cloned(),
-    })
+/// The objects that the published ones of these snapshots are made of beside their own. `None` when that cannot be known: one is being deleted,
+/// or cannot be read.
+async fn needed(at: &Location, of: &Found) -> Result<Option<Objects>> {
+    let published = |names: &Vec<String>| names.iter().any(|name| name == MANIFEST_NAME);
+    let mut needed = Objects::new();
+    for (id, _) in of.iter().filter(|(_, names)| published(names)) {
+        match bases(at, id).await {
+            Ok(bases) => needed.extend(bases),
+            Err(
+                error @ (SnapshotError::NotFound { .. }
+                | SnapshotError::Damaged { .. }
+                | SnapshotError::Unsupported { .. }),
+            ) => {
+                tracing::warn!(id, %error, "what it is made of is not known: no data is deleted");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(needed))
+}
+
+async fn bases(at: &Location, id: &str) -> Result<Objects> {
+    let mut bases = Objects::new();
+    for file in &read_manifest(at, id).await?.files {
+        if let Some(map) = read_map(at, id, file).await? {
+            let here = map.bases.into_iter().filter(|base| base.uri.is_empty());
+            bases.extend(here.map(|base| (base.id, base.object)));
+        }
+    }
+    Ok(bases)
+}
+
+/// Removes objects of a snapshot that is not published. Maps go last: they say what they hold elsewhere.
+pub(super) async fn remove(
+    stores: &Stores,
+    at: &Location,
+    id: &str,
+    names: Vec<String>,
+) -> Result<()> {
+    let key = |name: &String| format!("{}{name}", at.keys_of(id));
+    let (maps, data): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.ends_with(MAP_SUFFIX));
+    // Collected: the compiler cannot show that a lazy closure's futures may move between threads.
+    let data: Vec<String> = data.into_iter().map(key).collect();
+    let removals: Vec<_> = data.iter().map(|key| at.store.delete(key)).collect();
+    futures::stream::iter(removals)
+        .buffer_unordered(PARALLEL_DELETES)
+        .try_collect::<()>()
+        .await?;
+    for name in maps {
+        let map = match get_small(&*at.store, &key(name), MAX_MAP_BYTES).await {
+            Ok(stored) => Map::decode(&stored),
+            Err(SnapshotError::NoObject { .. }) => continue,
+            Err(e) => return Err(e),
+        };
+        match (map, Attempt::of(id, name)) {
+            (Ok(map), Some(attempt)) => let_go(stores, &map, &attempt).await?,
+            (Err(error), _) => tracing::warn!(id, error, "what its map holds elsewhere stays"),
+            (Ok(_), None) => {}
+        }
+        at.store.delete(&key(name)).await?;
+    }
+    Ok(())
+}
+
+async fn let_go(stores: &Stores, map: &Map, attempt: &Attempt) -> Result<()> {
+    for base in map.bases.iter().filter(|base| !base.uri.is_empty()) {
+        let at = match stores.open(&base.uri).await {
+            Ok(at) => at,
+            // Nothing can be held where nothing can be.
+            Err(SnapshotError::BadLocation { .. }) => continue,
+            Err(e) => return Err(e),
+        };
+        if holds::release(&at, &base.id, attempt).await? {
+            // What is held is made of nothing that is elsewhere, so this ends.
+            Box::pin(delete(stores, &at, "", |id| id == base.id)).await?;
+        }
+    }
+    Ok(())
 }

@@ -8,12 +8,13 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::file_store::FileStore;
 use super::objects::{ObjectStore, check_key};
 use super::s3_store::S3Store;
-use super::{Result, SnapshotError, blocking, codec, error};
+use super::{BUFFER, Result, SnapshotError, blocking, error};
 
 /// Buckets whose connections are kept open at the same time.
 const MAX_OPEN_STORES: usize = 64;
@@ -93,7 +94,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// For people and logs.
+    /// For people and logs, and for [`Stores::open`].
     pub(super) fn name(&self) -> String {
         format!("{}{}", self.store.name(), self.prefix)
     }
@@ -200,8 +201,7 @@ impl Stores {
                 return Err(SnapshotError::TooLarge { what, limit });
             }
             file.sync_all().map_err(error::io("write", &to))?;
-            let (_, sum) = codec::hash(&to).map_err(error::io("read", &to))?;
-            Ok(sum)
+            sha256(&to).map_err(error::io("read", &to))
         })
         .await
     }
@@ -219,6 +219,16 @@ impl Stores {
             if let Err(error) = blocking(move || store.sweep()).await {
                 tracing::warn!(dir = %dir.display(), %error, "what killed processes left stays behind");
             }
+        }
+    }
+}
+
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut sum, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; BUFFER]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex::encode(sum.finalize())),
+            n => sum.update(&buffer[..n]),
         }
     }
 }

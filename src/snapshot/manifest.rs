@@ -7,10 +7,11 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::pages::PAGE;
 use super::{MANIFEST_NAME, Result, SnapshotError, is_plain_name};
 
 /// The format that this build writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Cap on the encoded manifest, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Cap on the files of one snapshot.
@@ -66,20 +67,74 @@ pub struct Meta {
     pub cpu: Cpu,
 }
 
-/// One file of the image and the object that holds it.
+/// One file of the image and what it is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileEntry {
     /// The file's name in the image directory.
     pub name: String,
+    /// Uncompressed length in bytes.
+    pub bytes: u64,
+    /// [`super::sum`] of the uncompressed file, hexadecimal.
+    pub hash: String,
+    /// What this snapshot itself stores of it: all of it where there is no map, else the pages that are new; `None`: none is.
+    pub data: Option<DataObject>,
+    /// Where its pages are.
+    pub map: Option<MapObject>,
+}
+
+/// An object of one zstd frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DataObject {
     /// The object's name below the snapshot's id.
     pub object: String,
     /// Uncompressed length in bytes.
     pub bytes: u64,
     /// Length of the object in bytes.
     pub stored_bytes: u64,
-    /// SHA-256 of the uncompressed file, hexadecimal.
-    pub sha256: String,
+}
+
+/// The object of a [`super::pages::Map`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MapObject {
+    /// The object's name below the snapshot's id.
+    pub object: String,
+    /// Length of the object in bytes.
+    pub stored_bytes: u64,
+    /// BLAKE3 of the object, hexadecimal.
+    pub hash: String,
+}
+
+impl FileEntry {
+    /// Bytes of its objects.
+    pub fn stored_bytes(&self) -> u64 {
+        let data = self.data.as_ref().map_or(0, |d| d.stored_bytes);
+        data.saturating_add(self.map.as_ref().map_or(0, |m| m.stored_bytes))
+    }
+
+    /// Names of its objects.
+    pub fn objects(&self) -> impl Iterator<Item = &String> {
+        let data = self.data.iter().map(|d| &d.object);
+        data.chain(self.map.iter().map(|m| &m.object))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !is_plain_name(&self.name) || !self.objects().all(|o| is_plain_name(o)) {
+            return Err(format!("it names a file {:?}", self.name));
+        }
+        let own = self.data.as_ref().map_or(0, |d| d.bytes);
+        let whole = |bytes: u64| bytes.is_multiple_of(PAGE as u64);
+        let fits = match self.map {
+            None => self.data.is_some() && own == self.bytes,
+            Some(_) => whole(self.bytes) && whole(own) && own <= self.bytes,
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(format!("its data does not make up {}", self.name)),
+        }
+    }
 }
 
 /// Name, length and hash of one uncompressed file.
@@ -90,8 +145,8 @@ pub struct FileSum {
     pub name: String,
     /// Length in bytes.
     pub bytes: u64,
-    /// SHA-256, hexadecimal.
-    pub sha256: String,
+    /// [`super::sum`], hexadecimal; empty while it is not known.
+    pub hash: String,
 }
 
 /// A published snapshot.
@@ -108,7 +163,7 @@ pub struct Manifest {
     pub files: Vec<FileEntry>,
     /// Sum of the files' uncompressed bytes.
     pub total_bytes: u64,
-    /// Sum of the objects' bytes.
+    /// Sum of the bytes of its own objects: what is new in it.
     pub total_stored_bytes: u64,
 }
 
@@ -138,7 +193,7 @@ impl Manifest {
             id: id.to_owned(),
             meta,
             total_bytes: files.iter().map(|f| f.bytes).sum(),
-            total_stored_bytes: files.iter().map(|f| f.stored_bytes).sum(),
+            total_stored_bytes: files.iter().map(FileEntry::stored_bytes).sum(),
             files,
         }
     }
@@ -148,7 +203,7 @@ impl Manifest {
         let sum = |f: &FileEntry| FileSum {
             name: f.name.clone(),
             bytes: f.bytes,
-            sha256: f.sha256.clone(),
+            hash: f.hash.clone(),
         };
         self.files.iter().map(sum).collect()
     }
@@ -219,11 +274,9 @@ impl Manifest {
         }
         let mut totals = (0u64, 0u64);
         for file in &self.files {
-            if !is_plain_name(&file.name) || !is_plain_name(&file.object) {
-                return Err(format!("it names a file {:?}", file.name));
-            }
+            file.check()?;
             totals.0 = totals.0.saturating_add(file.bytes);
-            totals.1 = totals.1.saturating_add(file.stored_bytes);
+            totals.1 = totals.1.saturating_add(file.stored_bytes());
         }
         if totals != (self.total_bytes, self.total_stored_bytes) || totals.0 > MAX_TOTAL_BYTES {
             return Err("its totals do not fit its files".to_owned());
@@ -240,10 +293,14 @@ mod tests {
     fn sample() -> Manifest {
         let file = |name: &str| FileEntry {
             name: name.into(),
-            object: format!("0011.{name}.zst"),
             bytes: 10,
-            stored_bytes: 7,
-            sha256: hex::encode(Sha256::digest(name)),
+            hash: hex::encode(Sha256::digest(name)),
+            data: Some(DataObject {
+                object: format!("0011.{name}.zst"),
+                bytes: 10,
+                stored_bytes: 7,
+            }),
+            map: None,
         };
         Manifest::new(
             "snap-1",
@@ -281,12 +338,17 @@ mod tests {
     fn another_version_and_another_id_are_named() {
         let mut newer = sample();
         newer.format_version = 9;
-        let bytes = newer.encode().unwrap();
-        let error = Manifest::decode("snap-1", &bytes).unwrap_err();
-        assert!(
-            matches!(error, SnapshotError::Unsupported { version: 9, .. }),
-            "{error}"
-        );
+        let newer = newer.encode().unwrap();
+        let first = br#"{"checksum":"00","manifest":{"formatVersion":1,"id":"snap-1","files":[]}}"#;
+        for (other, bytes) in [(9, &newer[..]), (1, first)] {
+            let error = Manifest::decode("snap-1", bytes).unwrap_err();
+            let said = format!("has format version {other}, this build reads version 2");
+            assert!(
+                matches!(error, SnapshotError::Unsupported { .. }),
+                "{error}"
+            );
+            assert!(error.to_string().contains(&said), "{error}");
+        }
         let error = Manifest::decode("snap-2", &sample().encode().unwrap()).unwrap_err();
         assert!(error.to_string().contains("snap-1"), "{error}");
     }

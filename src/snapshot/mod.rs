@@ -7,9 +7,13 @@
 //! deletes what is superseded and reads manifests.
 //!
 //! Layout below a location (`s3://bucket/prefix/` or `file:///dir/`), for a snapshot `ID`:
-//! `ID/ATTEMPT.NAME.zst` for every file of the image directory, and `ID/manifest.json`, written last and only if there
-//! is none. Data objects carry the attempt in their names, so that two publishers of one id cannot touch each other's
-//! data; a snapshot exists exactly when its manifest does.
+//! - `ID/manifest.json`, written last and only if there is none: a snapshot exists exactly when its manifest does;
+//! - `ID/ATTEMPT.NAME.zst` for the files of the image directory, each whole or, of a file of [`pages`], what is new in it;
+//! - `ID/ATTEMPT.NAME.map` for each such file: what it is made of, which may be objects of snapshots before;
+//! - `ID/held-by.OTHER.ATTEMPT` for every snapshot that lies elsewhere and is made of objects of this one ([`holds`]).
+//!
+//! Objects carry the attempt in their names, so that two publishers of one id cannot touch each other's. Those that
+//! another snapshot is made of outlive the manifest ([`delete()`]).
 
 mod cache;
 mod codec;
@@ -18,11 +22,14 @@ mod endpoint;
 mod error;
 mod fetch;
 mod file_store;
+mod holds;
 mod location;
 pub mod manifest;
 pub mod objects;
+mod pages;
 mod publish;
 mod s3_store;
+mod sum;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -36,14 +43,14 @@ mod weed;
 #[cfg(test)]
 use crate::server;
 pub use cache::{LocalCache, Pin};
-pub use delete::{Listing, delete, list};
+pub use delete::delete;
 pub use error::SnapshotError;
 pub use fetch::{fetch, read_manifest};
 pub use file_store::FileStore;
 pub use location::{Location, S3Config, S3Credentials, Stores};
 pub use manifest::{ActorIdentity, Cpu, FileSum, Manifest, Meta, RuntimeIdentity};
 pub use objects::ObjectStore;
-pub use publish::{Published, publish};
+pub use publish::{Published, Reference, publish};
 pub use s3_store::S3Store;
 
 /// Bytes moved at a time between disk, hash, compressor and network.

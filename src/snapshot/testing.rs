@@ -16,16 +16,35 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A store and what keeps it alive.
 pub struct UnderTest {
     pub store: Arc<dyn ObjectStore>,
+    /// Opens the store by its name.
+    pub stores: Stores,
     _dir: Option<TempDir>,
     _server: Option<Versitygw>,
 }
 
 impl UnderTest {
     pub fn at(&self, prefix: &str) -> Location {
-        Location {
-            store: self.store.clone(),
-            prefix: prefix.to_owned(),
-        }
+        at(self.store.clone(), prefix)
+    }
+}
+
+/// A place in a store.
+pub fn at(store: Arc<dyn ObjectStore>, prefix: &str) -> Location {
+    Location {
+        store,
+        prefix: prefix.to_owned(),
+    }
+}
+
+/// The directory that the store of `at` keeps its objects in, as another store.
+pub fn living(at: &Location) -> UnderTest {
+    let name = at.store.name();
+    let root = name.strip_prefix("file://").unwrap();
+    UnderTest {
+        store: Arc::new(FileStore::new(root)),
+        stores: Stores::default(),
+        _dir: None,
+        _server: None,
     }
 }
 
@@ -38,6 +57,7 @@ pub fn file_store() -> UnderTest {
     let dir = tempfile::tempdir().unwrap();
     UnderTest {
         store: Arc::new(FileStore::new(dir.path().join("store"))),
+        stores: Stores::default(),
         _dir: Some(dir),
         _server: None,
     }
@@ -51,6 +71,7 @@ pub async fn s3_store() -> UnderTest {
     bucket.send().await.unwrap();
     UnderTest {
         store: Arc::new(store),
+        stores: Stores::new(config(&server)),
         _dir: Some(dir),
         _server: Some(server),
     }
@@ -81,6 +102,7 @@ async fn weed_store() -> UnderTest {
     store.delete("probe").await.unwrap();
     UnderTest {
         store: Arc::new(store),
+        stores: Stores::new(config),
         _dir: None,
         _server: None,
     }
@@ -137,6 +159,29 @@ pub fn image(parent: &Path, name: &str, seed: u8) -> std::path::PathBuf {
     std::fs::write(dir.join("checkpoint.img"), noise(3_000)).unwrap();
     std::fs::write(dir.join("pages.img"), noise(300_000)).unwrap();
     std::fs::write(dir.join("pages_meta.img"), vec![seed; 500]).unwrap();
+    dir
+}
+
+/// A page of memory that no other seed makes; zeros for 0.
+pub fn page(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..pages::PAGE / 8).flat_map(next).collect()
+}
+
+/// An image directory with these pages of memory.
+pub fn heap(parent: &Path, name: &str, pages: &[u64]) -> std::path::PathBuf {
+    let dir = image(parent, name, 1);
+    let file = std::fs::File::create(dir.join("pages.img")).unwrap();
+    let mut file = std::io::BufWriter::new(file);
+    for seed in pages {
+        std::io::Write::write_all(&mut file, &page(*seed)).unwrap();
+    }
     dir
 }
 

@@ -3,10 +3,10 @@
 use super::node::reason_of;
 use super::{ASK_AGAIN, CHECKPOINT_LIMIT, Operation, SHORT_LIMIT, busy_limit};
 use crate::api::record::{Desired, RolledBack, SnapshotRecord};
-use crate::api::{Phase, Reason, Timestamp};
+use crate::api::{Phase, Reason, SnapshotId, Timestamp};
 use crate::engine::DriveError;
 use crate::engine::workload::identity;
-use crate::lifecycle::Observed;
+use crate::lifecycle::{Observed, runtimes};
 use crate::proto::atenode as wire;
 use crate::rpc::nodes::NodeError;
 
@@ -66,6 +66,7 @@ impl Operation {
             actor: Some(identity(&self.record)),
             fence: Some(self.fence().await?),
             snapshot: Some(self.snapshot_ref(id, false)),
+            like: self.published_like(&local.snapshot),
         };
         // Who asks again joins what is under way; asking often shows sooner that a node is lost.
         let limit = match self.record.header.phase {
@@ -100,6 +101,26 @@ impl Operation {
             }
         }
         Ok(())
+    }
+
+    /// What is published already and has much in common with a snapshot: the actor's latest, which stays until the new one is committed;
+    /// for its first one the golden snapshot of the same build.
+    fn published_like(&self, snapshot: &SnapshotRecord) -> Vec<wire::SnapshotRef> {
+        let record = &self.record;
+        let own = record.status.durable.as_ref();
+        let own = own.filter(|own| own.epoch != snapshot.epoch);
+        let own = own.map(|own| self.snapshot_ref(record.snapshot_id(own), false));
+        let template = self.engine.catalog.template(&record.spec.template);
+        let golden = template.as_ref().and_then(|template| {
+            let golden = runtimes::golden(template, snapshot.runtime)?;
+            let id = golden.id.parse::<SnapshotId>().ok()?;
+            (id.actor != record.status.uid).then(|| wire::SnapshotRef {
+                id: id.to_string(),
+                uri: golden.uri.clone(),
+                local: false,
+            })
+        });
+        own.into_iter().chain(golden).collect()
     }
 
     /// A node did not say whether it published. A suspend asks again until the node is lost, for it may just have been

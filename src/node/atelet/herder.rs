@@ -18,6 +18,9 @@ use futures::stream::BoxStream;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
+/// Snapshots that one is published on top of: looked at, in their order.
+const MAX_LIKE: usize = 4;
+
 /// Takes orders for the slots of this node.
 pub(super) struct Herder {
     pub node: Arc<Node>,
@@ -111,12 +114,16 @@ impl Herder {
         let actor = identity::actor(request.actor, true)?;
         let fence = identity::fence(request.fence)?;
         let target = identity::target(request.snapshot)?;
+        let like = request.like.into_iter().take(MAX_LIKE);
+        let like: Result<Vec<_>, _> = like.map(|like| identity::target(Some(like))).collect();
+        let like = like?;
         self.node.lease.may_act()?;
         self.node.fences.admit(&actor, &fence, false)?;
         let mut laps = super::laps::Laps::begin();
         // It goes on when whoever ordered it goes away: the next one joins it.
         let node = self.node.clone();
-        let published = tokio::spawn(async move { node.snapshots.publish(&target).await });
+        let published =
+            tokio::spawn(async move { node.snapshots.publish_like(&target, &like).await });
         let ended =
             |_| Failure::Failed(Reason::CheckpointFailed, "the publication broke off".into());
         let bytes = published.await.map_err(ended)??;

@@ -22,7 +22,6 @@ use crate::telemetry::chain;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -52,8 +51,6 @@ struct Flight {
     turn: tokio::sync::Mutex<()>,
     /// It is not needed any more.
     cancel: CancellationToken,
-    /// Objects of it are on their way.
-    publishes: AtomicBool,
 }
 
 pub(super) struct Snapshots {
@@ -205,7 +202,7 @@ impl Snapshots {
         };
         self.fits(&target.id, &manifest.meta, runtime)?;
         let draft = self.drafts.join(format!("fetch-{}", uuid::Uuid::new_v4()));
-        let manifest = snapshot::fetch(&at, &target.id, &draft).await?;
+        let manifest = snapshot::fetch(&self.stores, &self.cache, &at, &target.id, &draft).await?;
         let held = Held {
             bytes: manifest.total_stored_bytes,
             meta: manifest.meta.clone(),

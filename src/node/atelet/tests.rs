@@ -164,6 +164,7 @@ fn snapshots_are_kept_published_described_and_deleted() {
         assert_eq!((&local[0].id, &*local[0].name), (&kept.id, "a"));
 
         let request = PublishRequest {
+            like: vec![],
             actor: Some(a.clone()),
             snapshot: Some(published.clone()),
             fence: Some(fence(2)),
@@ -178,6 +179,7 @@ fn snapshots_are_kept_published_described_and_deleted() {
         assert_eq!(count(&address).await.0, 2);
         let newer = world.checkpoint(&uid, &a, 4, false).await.unwrap();
         let request = PublishRequest {
+            like: vec![],
             actor: Some(a.clone()),
             snapshot: Some(newer.clone()),
             fence: Some(fence(4)),
@@ -220,6 +222,7 @@ fn a_snapshot_that_cannot_be_published_is_kept() {
         count(&address).await;
         let mut kept = world.checkpoint(&uid, &a, 2, true).await.unwrap();
         let request = PublishRequest {
+            like: vec![],
             actor: Some(a.clone()),
             fence: Some(fence(2)),
             snapshot: Some(SnapshotRef {

@@ -9,7 +9,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::snapshot::error::io;
 use crate::snapshot::manifest::{FileSum, MAX_FILES, MAX_MANIFEST_BYTES};
-use crate::snapshot::{Result, SnapshotError, codec, is_plain_name};
+use crate::snapshot::{Result, SnapshotError, is_plain_name, sum};
 
 /// Directories on their way out.
 const TRASH: &str = ".trash-";
@@ -189,7 +189,7 @@ pub(super) fn measure_all(dir: &Path) -> Result<Vec<FileSum>> {
     let measured = files(dir)?.into_iter().map(|(name, bytes)| FileSum {
         name,
         bytes,
-        sha256: String::new(),
+        hash: String::new(),
     });
     Ok(measured.collect())
 }
@@ -198,12 +198,8 @@ pub(super) fn measure_all(dir: &Path) -> Result<Vec<FileSum>> {
 pub(super) fn hash_all(dir: &Path) -> Result<Vec<FileSum>> {
     let sum = |(name, _): (String, u64)| {
         let path = dir.join(&name);
-        let (bytes, sha256) = codec::hash(&path).map_err(io("read", &path))?;
-        Ok(FileSum {
-            name,
-            bytes,
-            sha256,
-        })
+        let (bytes, hash) = sum::hash(&path).map_err(io("read", &path))?;
+        Ok(FileSum { name, bytes, hash })
     };
     files(dir)?.into_iter().map(sum).collect()
 }
@@ -232,11 +228,11 @@ pub(super) fn compare(
         if bytes != sum.bytes {
             return Err(damaged(&name, "its length differs"));
         }
-        if depth == Depth::Hashes && !sum.sha256.is_empty() {
+        if depth == Depth::Hashes && !sum.hash.is_empty() {
             let path = dir.join(&name);
-            let (_, sha256) = codec::hash(&path).map_err(io("read", &path))?;
-            if sha256 != sum.sha256 {
-                return Err(damaged(&name, "its sha256 differs"));
+            let (_, hash) = sum::hash(&path).map_err(io("read", &path))?;
+            if hash != sum.hash {
+                return Err(damaged(&name, "its hash differs"));
             }
         }
     }

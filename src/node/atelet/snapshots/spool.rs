@@ -4,13 +4,12 @@
 use super::super::error::{Error, io};
 use super::super::files::{Identity, Target};
 use super::super::outcome::Failure;
-use super::{Flight, Held, Snapshots};
+use super::{Held, Snapshots};
 use crate::api::Reason;
 use crate::failpoint;
-use crate::snapshot::{self, FileSum, Meta, SnapshotError};
+use crate::snapshot::{self, FileSum, Meta, Reference, SnapshotError};
 use crate::telemetry::chain;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often a publication is tried.
@@ -55,13 +54,19 @@ impl Snapshots {
         only.map(|(held, _)| held.bytes).sum()
     }
 
-    /// Publishes a snapshot of the spool. What is published already, or by somebody else meanwhile, is not published twice.
-    /// Returns the bytes as stored. Dropped before its end it leaves objects behind, so orders do not drop it.
+    /// Publishes a snapshot of the spool, beside nothing that is published already.
     pub async fn publish(&self, target: &Target) -> Result<u64, Failure> {
+        self.publish_like(target, &[]).await
+    }
+
+    /// Publishes a snapshot of the spool: what is not in one of `like`, the first that can be read. What is published already, or by somebody
+    /// else meanwhile, is not published twice. Returns the bytes as stored. Dropped before its end it leaves objects behind, so
+    /// orders do not drop it.
+    pub async fn publish_like(&self, target: &Target, like: &[Target]) -> Result<u64, Failure> {
         let flight = self.flight(&target.id);
         let published = async {
             let _one = flight.turn.lock().await;
-            self.publish_in_turn(target, &flight).await
+            self.publish_in_turn(target, like).await
         };
         tokio::select! {
             biased;
@@ -75,7 +80,7 @@ impl Snapshots {
         drop(self.publishing.acquire_many(super::PUBLISHED_AT_ONCE).await);
     }
 
-    async fn publish_in_turn(&self, target: &Target, flight: &Flight) -> Result<u64, Failure> {
+    async fn publish_in_turn(&self, target: &Target, like: &[Target]) -> Result<u64, Failure> {
         let held = self.held().get(&target.id).map(|(held, _)| held.clone());
         if let Some(held) = held.as_ref().filter(|held| !held.only) {
             return Ok(held.bytes);
@@ -89,9 +94,10 @@ impl Snapshots {
         };
         let closed = |_| Failure::Refused("the node agent ends".into());
         let _place = self.publishing.acquire().await.map_err(closed)?;
-        flight.publishes.store(true, Ordering::Relaxed);
         failpoint::crash("spool.publish.before");
-        let published = self.publish_from(pin.path(), target, &held.meta).await;
+        let published = self
+            .publish_from(pin.path(), target, like, &held.meta)
+            .await;
         failpoint::crash("spool.publish.after");
         match published {
             Ok((bytes, sums)) => {
@@ -114,13 +120,17 @@ impl Snapshots {
         &self,
         dir: &Path,
         target: &Target,
+        like: &[Target],
         meta: &Meta,
     ) -> Result<(u64, Vec<FileSum>), SnapshotError> {
         let at = self.stores.open(&target.uri).await?;
+        let like = self.references(like).await;
         let mut pause = PUBLISH_PAUSE;
         let mut attempt = 1;
         loop {
-            let error = match snapshot::publish(&at, &target.id, dir, meta.clone()).await {
+            let (stores, meta) = (&self.stores, meta.clone());
+            let published = snapshot::publish(stores, &at, &target.id, dir, meta, &like).await;
+            let error = match published {
                 Ok(done) => return Ok((done.bytes, done.manifest.sums())),
                 // An earlier attempt whose answer was lost.
                 Err(SnapshotError::AlreadyExists { .. }) => {
@@ -145,6 +155,22 @@ impl Snapshots {
             attempt += 1;
             pause *= 2;
         }
+    }
+
+    /// Their copies stay on the node meanwhile.
+    async fn references(&self, like: &[Target]) -> Vec<Reference> {
+        let mut references = Vec::with_capacity(like.len());
+        for target in like {
+            let Ok(at) = self.stores.open(&target.uri).await else {
+                continue;
+            };
+            references.push(Reference {
+                at,
+                id: target.id.clone(),
+                copy: self.cached(&target.id).await.ok().flatten(),
+            });
+        }
+        references
     }
 
     /// Hashes what was kept, so that it is known again after another start of the machine.

@@ -91,6 +91,7 @@ fn sandboxes_freeze_while_the_control_plane_is_silent_and_go_on_afterwards() {
                 .publish(
                     &world.address,
                     PublishRequest {
+                        like: vec![],
                         actor: Some(b.clone()),
                         snapshot: Some(kept.clone()),
                         fence: Some(fence(3)),

@@ -32,6 +32,7 @@ async fn publish(
     snapshot: &SnapshotRef,
 ) -> Result<u64, NodeError> {
     let request = PublishRequest {
+        like: vec![],
         actor: Some(actor.clone()),
         snapshot: Some(snapshot.clone()),
         fence: Some(fence(epoch)),
