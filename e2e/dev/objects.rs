@@ -151,6 +151,11 @@ fn secret_is_kept(dev: &Dev, secret: &str) {
     assert!(!logs(dev).contains(secret), "in a log");
 }
 
+/// Bytes that the latest snapshot of actor `a` has cost.
+fn stored(dev: &Dev) -> u64 {
+    dev.field("a", ".status.snapshot.bytes").parse().unwrap()
+}
+
 #[test]
 fn an_actor_sleeps_in_s3_and_wakes_from_there_alone() {
     let objects = objects(true);
@@ -159,7 +164,9 @@ fn an_actor_sleeps_in_s3_and_wakes_from_there_alone() {
     ready(&dev);
     dev.actor("a", "counter");
     assert_eq!(dev.visit("a"), (1, 1));
+    let memory = dev.get("a", "/mem?mb=16");
     dev.plugin(&["suspend", "a"]);
+    assert!(stored(&dev) > 16 << 20);
     let id = dev.field("a", ".status.snapshot.id");
     let (keys, manifest) = (objects.keys(), format!("{id}/manifest.json"));
     assert!(
@@ -174,6 +181,7 @@ fn an_actor_sleeps_in_s3_and_wakes_from_there_alone() {
     );
     assert_eq!(dev.visit("a"), (2, 2), "memory and files went on");
     dev.plugin(&["suspend", "a"]);
+    assert!(stored(&dev) < 2 << 20, "what was new: {}", stored(&dev));
     secret_is_kept(&dev, SECRET_KEY);
 
     dev.stop();
@@ -182,6 +190,7 @@ fn an_actor_sleeps_in_s3_and_wakes_from_there_alone() {
     }
     dev.restart();
     assert_eq!(dev.served("a"), (3, 3), "from S3 alone");
+    assert_eq!(dev.get("a", "/mem"), memory);
     dev.actor("new", "counter");
     dev.plugin(&["suspend", "a"]);
     assert_eq!(dev.served("new"), (1, 1), "the golden snapshot too");

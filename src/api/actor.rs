@@ -153,7 +153,7 @@ pub struct SnapshotStatus {
     /// Where it lies.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uri: String,
-    /// Bytes as stored.
+    /// Bytes that were stored for it: what was new.
     #[serde(default)]
     pub bytes: i64,
     /// When it was complete.

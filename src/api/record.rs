@@ -183,7 +183,7 @@ pub enum SnapshotKind {
 pub struct SnapshotRecord {
     /// Epoch of the operation that made it; with the actor's uid its [`SnapshotId`].
     pub epoch: Epoch,
-    /// Bytes as stored.
+    /// Bytes that were stored for it: what was new. On a node only: all of it.
     pub bytes: u64,
     /// When it was complete.
     pub time: Timestamp,

@@ -22,8 +22,7 @@ type Found = BTreeMap<String, Vec<String>>;
 /// Objects, by snapshot and name.
 type Objects = HashSet<(String, String)>;
 
-/// Of the snapshots whose ids begin with `owner`, removes those that `goes` names, and what failed publications of them left: each
-/// manifest first, so that nobody sees a snapshot without its data, then what no other snapshot is made of. May be repeated; what
+/// Of the snapshots at a location, removes those that `goes` names, and what failed publications of them left: each manifest first, so that nobody sees a snapshot without its data, then what no other snapshot is made of. May be repeated; what
 /// is left because of another snapshot goes when that goes and this is repeated, or when the last holder elsewhere releases it.
 ///
 /// None of those that stay may be made of one that goes and is not published yet: a snapshot is only published on top of one that stays
@@ -31,16 +30,8 @@ type Objects = HashSet<(String, String)>;
 ///
 /// # Errors
 /// Those of the store. After an error some may be gone, or their data not; repeat the call.
-pub async fn delete(
-    stores: &Stores,
-    at: &Location,
-    owner: &str,
-    goes: impl Fn(&str) -> bool,
-) -> Result<()> {
-    let (gone, rest): (Found, Found) = find(at, owner)
-        .await?
-        .into_iter()
-        .partition(|(id, _)| goes(id));
+pub async fn delete(stores: &Stores, at: &Location, goes: impl Fn(&str) -> bool) -> Result<()> {
+    let (gone, rest): (Found, Found) = find(at).await?.into_iter().partition(|(id, _)| goes(id));
     if gone.is_empty() {
         return Ok(());
     }
@@ -63,28 +54,24 @@ pub async fn delete(
     Ok(())
 }
 
-/// What there is of the snapshots whose ids begin with `owner`.
-async fn find(at: &Location, owner: &str) -> Result<Found> {
+/// What there is at a location.
+async fn find(at: &Location) -> Result<Found> {
     let mut found = Found::new();
-    let begin = format!("{}{owner}", at.prefix);
-    // Listings are ordered: only those are read that may be.
-    let mut from = (!owner.is_empty()).then(|| begin.clone());
+    let mut from: Option<String> = None;
     loop {
         let page = at.store.list(&at.prefix, from.as_deref()).await?;
-        for key in &page.keys {
-            let path = key
-                .strip_prefix(&at.prefix)
-                .filter(|_| key.starts_with(&begin));
-            if let Some((id, name)) = path.and_then(|path| path.split_once('/')) {
-                found
-                    .entry(id.to_owned())
-                    .or_default()
-                    .push(name.to_owned());
-            }
+        let paths = page
+            .keys
+            .iter()
+            .filter_map(|key| key.strip_prefix(&at.prefix));
+        for (id, name) in paths.filter_map(|path| path.split_once('/')) {
+            found
+                .entry(id.to_owned())
+                .or_default()
+                .push(name.to_owned());
         }
-        let beyond = page.keys.last().is_some_and(|key| !key.starts_with(&begin));
         from = page.keys.last().cloned();
-        if beyond || !page.more {
+        if !page.more {
             return Ok(found);
         }
     }
@@ -165,7 +152,7 @@ async fn let_go(stores: &Stores, map: &Map, attempt: &Attempt) -> Result<()> {
         };
         if holds::release(&at, &base.id, attempt).await? {
             // What is held is made of nothing that is elsewhere, so this ends.
-            Box::pin(delete(stores, &at, "", |id| id == base.id)).await?;
+            Box::pin(delete(stores, &at, |id| id == base.id)).await?;
         }
     }
     Ok(())

@@ -167,10 +167,10 @@ impl ObjectStore for FileStore {
                 dir = empty.parent();
             }
             let Some(dir) = dir else { return Ok(()) };
-            if dir == store.root {
+            if dir == store.root && holds_only_spool(dir) {
                 // The last object has gone: so does what was made for the first. Both fail while anything is in there.
-                let _ = fs::remove_dir(store.root.join(SPOOL))
-                    .and_then(|()| fs::remove_dir(&store.root));
+                let _ = fs::remove_dir(store.root.join(SPOOL));
+                let _ = fs::remove_dir(&store.root);
             }
             match sync_dir(dir) {
                 Err(e) if !is_absent(&e) => Err(failed("flush", dir)(e)),
@@ -229,6 +229,11 @@ fn walk(dir: &Path, prefix: &str, after: &str, keys: &mut Vec<String>) -> io::Re
         }
     }
     Ok(())
+}
+
+fn holds_only_spool(root: &Path) -> bool {
+    let mut entries = fs::read_dir(root).into_iter().flatten().flatten();
+    entries.all(|entry| entry.file_name() == SPOOL)
 }
 
 /// When a file, or a directory or anything in it, was written to last; `None` when it has gone.

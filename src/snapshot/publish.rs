@@ -67,11 +67,11 @@ pub async fn publish(
     check_id(id)?;
     let dir = image_dir.to_owned();
     let files = blocking(move || image_files(&dir)).await?;
-    if holds::is_published(to, id).await? {
+    let (published, mut known) = tokio::join!(holds::is_published(to, id), known(to, like, &files));
+    if published? {
         return Err(already(to, id));
     }
     let spool = Arc::new(spool_for(to, image_dir).await?);
-    let mut known = known(to, like, &files).await;
     loop {
         let publication = Publication {
             stores,
@@ -186,23 +186,11 @@ impl Publication<'_> {
             bytes,
             stored_bytes,
         });
-        let map = match map {
-            None => None,
-            // Before what it holds elsewhere is marked: who cleans up after us reads it.
-            Some(map) => {
-                let stored = self.put_map(name, &map).await?;
-                if !self.hold(&map, known).await? {
-                    return Ok(None);
-                }
-                Some(stored)
-            }
-        };
-        if let Some(data) = &data {
-            self.to
-                .store
-                .put_file(&self.key(&data.object), &spooled)
-                .await?;
-        }
+        let (map, ()) = tokio::try_join!(
+            self.send_map(name, map, known),
+            self.send_data(data.as_ref(), &spooled)
+        )?;
+        let Some(map) = map else { return Ok(None) };
         // The spool is as large as what is on its way, not as all files. A store may have moved the file away.
         drop(tokio::fs::remove_file(&spooled).await);
         Ok(Some(FileEntry {
@@ -250,6 +238,34 @@ impl Publication<'_> {
             Ok(made)
         })
         .await
+    }
+
+    async fn send_data(&self, data: Option<&DataObject>, spooled: &Path) -> Result<()> {
+        match data {
+            Some(data) => {
+                self.to
+                    .store
+                    .put_file(&self.key(&data.object), spooled)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Stores the map, if there is one, and marks what it needs elsewhere; `None` when that has gone.
+    async fn send_map(
+        &self,
+        name: &str,
+        map: Option<Map>,
+        known: Option<&Known>,
+    ) -> Result<Option<Option<MapObject>>> {
+        let Some(map) = map else {
+            return Ok(Some(None));
+        };
+        // Before the marks: who cleans up after us reads it.
+        let stored = self.put_map(name, &map).await?;
+        let held = self.hold(&map, known).await?;
+        Ok(held.then_some(Some(stored)))
     }
 
     async fn put_map(&self, name: &str, map: &Map) -> Result<MapObject> {

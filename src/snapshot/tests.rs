@@ -32,7 +32,7 @@ async fn fetch(from: &Location, id: &str, into: &Path) -> Result<Manifest> {
 }
 
 async fn delete(at: &Location, id: &str) -> Result<()> {
-    super::delete(&Stores::default(), at, "", |other| other == id).await
+    super::delete(&Stores::default(), at, |other| other == id).await
 }
 
 /// The ids of what is published.
@@ -158,14 +158,14 @@ async fn long_listings_are_read_to_their_end() {
     }
     under_test
         .store
-        .put_if_absent("p/t/manifest.json", vec![1])
+        .put_if_absent("p/t/data.zst", vec![1])
         .await
         .unwrap();
-    super::delete(&under_test.stores, &at, "s", |_| true)
+    super::delete(&under_test.stores, &at, |id| id.starts_with('s'))
         .await
         .unwrap();
     let left = under_test.store.list("", None).await.unwrap().keys;
-    assert_eq!(left, ["p/t/manifest.json"]);
+    assert_eq!(left, ["p/t/data.zst"]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::node::{self, Order, who};
 use super::store::Life;
 use super::world::World;
-use crate::api::Reason;
+use crate::api::{Reason, SnapshotId};
 use crate::proto::atenode::*;
 use crate::rpc::nodes::{NodeClient, NodeError};
 use async_trait::async_trait;
@@ -254,6 +254,8 @@ impl NodeClient for Calls {
             .snapshot
             .and_then(|s| s.id.parse().ok())
             .expect("a snapshot id");
+        let like = r.like.iter().map(|s| s.id.parse().expect("a snapshot id"));
+        let like: Vec<SnapshotId> = like.collect();
         let order = Self::order(String::new(), &r.actor, r.fence);
         let world = self.world.clone();
         let act = move |node| {
@@ -264,6 +266,7 @@ impl NodeClient for Calls {
                     ..order.clone()
                 },
                 id,
+                like.clone(),
             )
         };
         let bytes = self

@@ -99,6 +99,9 @@ impl State {
     }
 }
 
+/// How many are remembered.
+const MAX_LIKES: usize = 16;
+
 enum Begun {
     Now(usize, u64),
     Already(String),
@@ -126,7 +129,9 @@ pub async fn start(world: World, order: Order, from: Option<wire::SnapshotRef>) 
         Some(snapshot) => {
             let saved = state.find(order.node, snapshot);
             state.misfits += u64::from(saved.is_some_and(|s| s.runtime != runtime));
-            saved.filter(|s| s.runtime == runtime).map(|s| s.value)
+            saved
+                .filter(|s| s.complete && s.runtime == runtime)
+                .map(|s| s.value)
         }
     };
     let unlucky = !state.calm && {
@@ -277,7 +282,7 @@ fn begin_checkpoint(
     }
 }
 
-fn put(state: &mut State, node: usize, id: SnapshotId) -> Answer<()> {
+fn put(state: &mut State, node: usize, id: SnapshotId, base: Option<SnapshotId>) -> Answer<()> {
     state.may_act(node)?;
     let Some(saved) = state.nodes[node].local.get(&id).copied() else {
         return if state.durable.contains_key(&id) {
@@ -287,7 +292,9 @@ fn put(state: &mut State, node: usize, id: SnapshotId) -> Answer<()> {
         };
     };
     state.note(|| format!("published {id} = {}", saved.value));
-    state.durable.insert(id, saved);
+    // What it is made of may have gone meanwhile.
+    let complete = base.is_none_or(|base| state.durable.contains_key(&base));
+    state.durable.insert(id, Saved { complete, ..saved });
     state.nodes[node].local.remove(&id);
     Ok(())
 }
@@ -324,20 +331,31 @@ pub async fn stop(world: World, order: Order) -> Answer<()> {
     Ok(())
 }
 
-/// Publishes a snapshot that is on this node.
-pub async fn publish(world: World, order: Order, id: SnapshotId) -> Answer<u64> {
-    {
+/// Publishes a snapshot that is on this node, on top of the first of `like` that is there.
+pub async fn publish(
+    world: World,
+    order: Order,
+    id: SnapshotId,
+    like: Vec<SnapshotId>,
+) -> Answer<u64> {
+    let base = {
         let mut state = world.lock();
         state.may_act(order.node)?;
         state.admit(&order, false)?;
-    }
+        if !state.likes.contains(&like) && state.likes.len() < MAX_LIKES {
+            state.likes.push(like.clone());
+        }
+        // Others' stay for as long as somebody needs them.
+        let own = |base: &SnapshotId| base.actor == id.actor && state.durable.contains_key(base);
+        like.into_iter().find(own)
+    };
     let early = world.lock().guards == Guards::EarlyAnswer;
     let published = async move {
         sleep(world.moment(300)).await;
         while world.lock().publications_stall {
             sleep(world.moment(50)).await;
         }
-        put(&mut world.lock(), order.node, id).map(|()| 1)
+        put(&mut world.lock(), order.node, id, base).map(|()| 1)
     };
     match early {
         true => {
@@ -348,10 +366,9 @@ pub async fn publish(world: World, order: Order, id: SnapshotId) -> Answer<u64> 
     }
 }
 
-/// A snapshot, if it is complete.
+/// A snapshot, if its manifest is there.
 pub fn describe(world: &World, node: usize, snapshot: &wire::SnapshotRef) -> Option<Saved> {
-    let saved = world.lock().find(node, snapshot);
-    saved.filter(|s| s.complete)
+    world.lock().find(node, snapshot)
 }
 
 /// Removes an actor's snapshots, in the object store and on this node.

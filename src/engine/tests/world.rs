@@ -66,7 +66,7 @@ impl Guards {
 pub struct Saved {
     /// What the actor counted.
     pub value: u64,
-    /// Data and manifest are there.
+    /// All that it is made of is there.
     pub complete: bool,
     /// Build of the runtime that made it.
     pub runtime: Option<Build>,
@@ -184,6 +184,8 @@ pub struct State {
     pub no_images: bool,
     /// How many pull secrets came with each restore.
     pub pull_secrets: Vec<usize>,
+    /// What each publication was to be on top of.
+    pub likes: Vec<Vec<SnapshotId>>,
     /// Nodes that were given another build of the runtime.
     pub rollouts: u64,
     start: Instant,
@@ -230,6 +232,7 @@ impl World {
             misfits: 0,
             no_images: false,
             pull_secrets: vec![],
+            likes: vec![],
             rollouts: 0,
             start: Instant::now(),
             history: VecDeque::new(),

@@ -1,6 +1,7 @@
 //! Orders, with real executors and sandboxes.
 
 mod lease;
+mod like;
 mod spool;
 
 use super::testing::{LONG, World, actor, count, fence, fetch, with_node};

@@ -29,6 +29,7 @@ use crate::lifecycle::Observed;
 use crate::lifecycle::slot::{Desired, Sandbox};
 use crate::proto::atenode as wire;
 use crate::proto::atenode::Workload;
+use crate::snapshot::Pin;
 use op::Kind;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -89,6 +90,8 @@ struct State {
     last: Option<Workload>,
     /// It was tried to create a sandbox ahead since the slot was freed.
     tried: bool,
+    /// The golden snapshot that it started from last: the actor's own is published on top of that, so it stays here.
+    golden: Option<Pin>,
 }
 
 impl Slot {
@@ -130,6 +133,7 @@ impl Slot {
                 ports,
                 last: None,
                 tried: false,
+                golden: None,
             }),
             wake: Notify::new(),
             gone: CancellationToken::new(),

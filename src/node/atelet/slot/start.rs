@@ -6,7 +6,7 @@ use super::super::outcome::{Answer, Failure};
 use super::super::provider::{Access, Executor};
 use super::op::{Kind, Op};
 use super::{MAX_PORTS, Slot, address, ahead};
-use crate::api::Reason;
+use crate::api::{Reason, SnapshotId};
 use crate::lifecycle::Observed;
 use crate::lifecycle::slot::Sandbox;
 use crate::proto::atenode::{
@@ -47,14 +47,19 @@ impl Slot {
             result = self.try_bring_up(&op) => result,
         };
         let mut state = self.state();
-        let Err(failure) = result else {
-            if let Some(order) = &op.start {
-                self.started(&mut state, &order.workload);
+        let failure = match result {
+            Ok(image) => {
+                if let Some(order) = &op.start {
+                    self.started(&mut state, &order.workload);
+                }
+                if let Some(assignment) = &state.desired.assignment {
+                    let epoch = assignment.epoch;
+                    state.golden = image.filter(|image| !is_own(image, &assignment.actor));
+                    state.sandbox = Observed::Known(Sandbox::Running { epoch });
+                }
+                return;
             }
-            if let Some(epoch) = state.desired.assignment.as_ref().map(|a| a.epoch) {
-                state.sandbox = Observed::Known(Sandbox::Running { epoch });
-            }
-            return;
+            Err(failure) => failure,
         };
         tracing::warn!(
             slot = self.place.name(),
@@ -68,7 +73,8 @@ impl Slot {
         }
     }
 
-    async fn try_bring_up(&self, op: &Op) -> Result<(), Failure> {
+    /// Returns what it was restored from.
+    async fn try_bring_up(&self, op: &Op) -> Result<Option<Pin>, Failure> {
         let Prepared {
             spec,
             image,
@@ -98,7 +104,7 @@ impl Slot {
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("it does not come up in time")))
             .map_err(|status| failure(&status, restoring))?;
         op.call("executor", steps);
-        Ok(())
+        Ok(image.map(|(_, pin)| pin))
     }
 
     async fn prepare(&self, op: &Op) -> Result<Prepared, Failure> {
@@ -242,6 +248,12 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
 
 pub(super) fn boot_failed(error: &Error) -> Failure {
     Failure::because(Reason::BootFailed, error)
+}
+
+/// Whether a snapshot is the actor's own.
+fn is_own(image: &Pin, actor: &Identity) -> bool {
+    let id = image.id().parse::<SnapshotId>();
+    id.is_ok_and(|id| id.actor.to_string() == actor.uid)
 }
 
 /// What an executor's refusal means for the actor.

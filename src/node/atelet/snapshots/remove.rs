@@ -28,9 +28,7 @@ impl Snapshots {
         }
         let unpublished = async {
             let at = self.stores.open(uri).await?;
-            // Ids begin with the actor's uid.
-            let own = actor.simple().to_string();
-            snapshot::delete(&self.stores, &at, &own, goes).await
+            snapshot::delete(&self.stores, &at, goes).await
         };
         match unpublished.await {
             // Nothing was ever put where nothing can be; whoever waits for its end would wait for good.

@@ -114,8 +114,8 @@ fn the_slot_is_free_and_a_wake_is_served_before_anything_is_published() {
         assert!(exists(&world, &snapshot, false).await);
         assert_eq!(
             objects(&world, &snapshot),
-            4,
-            "three files and the manifest"
+            5,
+            "three files, a map and the manifest"
         );
         assert!(is_hashed(&world, &snapshot), "by those who published it");
         eventually("not the only one", || reported(&world).is_empty()).await;
