@@ -21,8 +21,8 @@ use crate::snapshot::{BUFFER, Location};
 /// Most runs of a map: from there on everything is stored anew, as one more run.
 pub(in crate::snapshot) const MAX_RUNS: usize = 1 << 20;
 
-/// Most pages that are looked up (12 bytes of memory each, twice at worst); those beyond are only found where whole chunks are equal.
-const MAX_LOOKED_UP: usize = 4 << 20;
+/// Most pages that are looked up, which takes some 40 MiB of memory; those beyond are only found where whole chunks are equal.
+const MAX_LOOKED_UP: usize = 1 << 20;
 
 const CHUNK_PAGES: u64 = (CHUNK / PAGE) as u64;
 
@@ -54,7 +54,10 @@ pub(in crate::snapshot) fn diff(from: &Path, to: &Path, known: Option<&Known>) -
     let (chunks, pieces) = compare(&file, known)?;
     let places = known.map(Places::new);
     let index = match (&places, known.and_then(|known| known.copy.as_deref())) {
-        (Some(places), Some(copy)) => Index::new(places, copy, &pieces)?,
+        (Some(places), Some(copy)) => Index::new(places, copy, &pieces).unwrap_or_else(|error| {
+            tracing::warn!(copy = %copy.display(), %error, "pages are not looked up");
+            Index::default()
+        }),
         _ => Index::default(),
     };
     let mut out = Out {
@@ -284,16 +287,14 @@ impl Index {
     }
 
     /// The known page with these bytes.
-    fn find(&self, page: &[u8]) -> io::Result<Option<u64>> {
+    fn find(&self, page: &[u8]) -> Option<u64> {
         if self.pages.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let Some(at) = self.pages.get(&xxh3_64(page)).copied() else {
-            return Ok(None);
-        };
+        let at = *self.pages.get(&xxh3_64(page))?;
         let mut there = [0; PAGE];
-        self.read(at, &mut there)?;
-        Ok((there == page).then_some(at))
+        self.read(at, &mut there).ok()?;
+        (there == page).then_some(at)
     }
 }
 
@@ -328,7 +329,7 @@ impl Out<'_> {
             for (i, page) in bytes.chunks(PAGE).enumerate() {
                 let place = match page.iter().all(|byte| *byte == 0) {
                     true => Some((ZERO, 0)),
-                    false => match (places, index.find(page)?) {
+                    false => match (places, index.find(page)) {
                         (Some(places), Some(at)) => places.place(at),
                         _ => None,
                     },

@@ -169,7 +169,7 @@ async fn what_a_snapshot_is_made_of_outlives_those_before() {
                 .await
                 .unwrap();
             node.delete(&at, &[&before]).await.unwrap();
-            assert_eq!(published(&at).await, [id.clone()]);
+            assert_eq!(published(&at).await, [&*id]);
             let gone = node.fetch(&at, &before).await.unwrap_err();
             assert!(matches!(gone, SnapshotError::NotFound { .. }), "{gone}");
             Node::new(&under_test).await.has(&at, &id, &pages).await;
