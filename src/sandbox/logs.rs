@@ -25,12 +25,13 @@ pub fn rotated_path(log_dir: &Path, container: &str) -> PathBuf {
     log_dir.join(format!("{container}.log.1"))
 }
 
-/// Opens a container's log for appending.
+/// Opens a container's log for appending, and for reading what the runtime itself said there.
 pub(super) fn open(log_dir: &Path, container: &str) -> Result<File, Error> {
     let path = path(log_dir, container);
     OpenOptions::new()
         .create(true)
         .append(true)
+        .read(true)
         .open(&path)
         .map_err(Error::io(format!("cannot open the log {}", path.display())))
 }

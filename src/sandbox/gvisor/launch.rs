@@ -115,12 +115,12 @@ impl Gvisor {
         ];
         let create = current.runsc.call_with_output(&runsc::CREATE, args, log);
         steps.time(step, create).await?;
-        let pid = std::fs::read_to_string(&pid_file)
-            .map_err(Error::io(format!("cannot read {}", pid_file.display())))?;
-        let pid = pid.trim().parse().map_err(|_| Error::Runtime {
+        let strange = |why: String| Error::Runtime {
             call: runsc::CREATE.name,
-            message: format!("{pid:?} is no process id"),
-        })?;
+            message: format!("it left no process id: {why}"),
+        };
+        let pid = std::fs::read_to_string(&pid_file).map_err(|e| strange(e.to_string()))?;
+        let pid = pid.trim().parse().map_err(|_| strange(pid.clone()))?;
         current.pid.store(pid, Ordering::SeqCst);
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Gvisor {
     ) -> Result<(), Error> {
         let root = current.root();
         let (name, call, args) = launching(image, root);
-        let going = current.runsc.call(call, args);
+        let going = current.runsc.call(&call, args);
         let [_] = &spec.containers[..] else {
             steps.time("start pause", going).await?;
             return self.add_members(current, spec, image, steps).await;
@@ -161,7 +161,7 @@ impl Gvisor {
             steps.time("create", create).await?;
             // Output of the root comes from its create, that of the others from start or restore.
             let (name, call, args) = launching(image, id);
-            let going = current.runsc.call_with_output(call, args, again);
+            let going = current.runsc.call_with_output(&call, args, again);
             steps.time(name, going).await?;
         }
         Ok(())
@@ -185,12 +185,12 @@ impl Gvisor {
 fn launching(
     image: Option<&Path>,
     id: &str,
-) -> (&'static str, &'static runsc::Call, Vec<std::ffi::OsString>) {
+) -> (&'static str, runsc::Call, Vec<std::ffi::OsString>) {
     match image {
-        None => ("start", &runsc::START, vec![id.into()]),
+        None => ("start", runsc::START, vec![id.into()]),
         Some(image) => (
             "restore",
-            &runsc::RESTORE,
+            runsc::restore(image),
             vec![
                 "-detach".into(),
                 "-image-path".into(),

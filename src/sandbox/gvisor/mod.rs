@@ -262,7 +262,10 @@ impl Sandbox for Gvisor {
         }
         let dir = draft.dir().to_str().map(str::to_owned).unwrap_or_default();
         let args = ["-leave-running", "-image-path", &dir, root];
-        let saved = steps.time("checkpoint", current.call(&runsc::CHECKPOINT, &args));
+        let call = current
+            .runsc
+            .call_writing(&runsc::CHECKPOINT, args, Some(draft.dir()));
+        let saved = steps.time("checkpoint", call);
         if let Err(e) = saved.await.and_then(|_| draft.finish()) {
             return Err(self.undo_pause(&current, e).await);
         }
