@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 /// Why an actor is not ready whose runtime no worker has: somebody has to bring one, or to boot it.
 const RUNTIME_MISMATCH: &str = "RuntimeMismatch";
+/// Why an attempt to wake an actor found no worker.
+const NO_FREE_WORKERS: &str = "NoFreeWorkers";
 
 /// What one can order an actor to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,14 @@ impl Order {
             Order::Boot => "booted",
             Order::Suspend => "suspended",
             Order::Pause => "paused",
+        }
+    }
+
+    /// Whether it is to keep what the actor did.
+    fn saves(self) -> bool {
+        match self {
+            Order::Suspend | Order::Pause => true,
+            Order::Resume | Order::Boot => false,
         }
     }
 
@@ -125,6 +135,12 @@ pub(super) fn judge(order: Order, before: &Actor, now: &Actor) -> Verdict {
         );
     }
     let (way, end) = order.phases();
+    if let Some(loss) = now
+        .loss()
+        .filter(|l| order.saves() && before.loss() != Some(*l))
+    {
+        return Verdict::Failed(loss.told());
+    }
     let latest = now
         .status
         .last_transition
@@ -146,6 +162,10 @@ pub(super) fn judge(order: Order, before: &Actor, now: &Actor) -> Verdict {
         Some(_) if now.status.phase == way => Verdict::Pending,
         Some(problem) if before.problem() == Some(problem) => Verdict::Doubtful(problem.told()),
         Some(problem) => Verdict::Failed(problem.told()),
+        None if now.rests_since(before) => match now.setback() {
+            Some(why) => Verdict::Failed(why.told()),
+            None => Verdict::Pending,
+        },
         None => Verdict::Pending,
     }
 }
@@ -177,6 +197,26 @@ impl Actor {
                 let hindrance = self.condition("Ready", "False");
                 hindrance.filter(|ready| ready.reason == RUNTIME_MISMATCH)
             })
+    }
+
+    /// Whether a transition has ended since it was `before`.
+    fn rests_since(&self, before: &Actor) -> bool {
+        let last = self.status.last_transition.as_ref();
+        last != before.status.last_transition.as_ref()
+            && last.is_some_and(|last| last.to == self.status.phase)
+    }
+
+    /// Why an attempt failed. Where workers are missing, others may make room for a next one.
+    fn setback(&self) -> Option<&Condition> {
+        let goes_on = self.condition("Awake", "True");
+        let goes_on = goes_on.filter(|awake| awake.reason != self.status.phase);
+        let why = self.condition("Ready", "False").or(goes_on);
+        why.filter(|why| why.reason != NO_FREE_WORKERS)
+    }
+
+    /// What it did last was lost.
+    fn loss(&self) -> Option<&Condition> {
+        self.condition("RolledBack", "True")
     }
 
     fn condition(&self, r#type: &str, status: &str) -> Option<&Condition> {
@@ -313,6 +353,69 @@ mod tests {
             judge(Order::Resume, &before, &crash_loop("Suspended", "t2")),
             Verdict::Failed(told)
         );
+    }
+
+    #[test]
+    fn an_attempt_that_failed_is_not_waited_for() {
+        let at = |phase, start, kind, status, reason| {
+            let condition =
+                json!({"type": kind, "status": status, "reason": reason, "message": "why"});
+            let last = json!({"to": phase, "start": start, "duration": "83ms"});
+            actor(
+                phase,
+                json!({"lastTransition": last, "conditions": [condition]}),
+            )
+        };
+        let asleep = at("Suspended", "t1", "Ready", "True", "Asleep");
+        let awake = at("Running", "t1", "Awake", "True", "Running");
+        for (order, before, now, failed) in [
+            (
+                Order::Resume,
+                &asleep,
+                at("Suspended", "t2", "Ready", "False", "RestoreFailed"),
+                true,
+            ),
+            (
+                Order::Resume,
+                &asleep,
+                at("Suspended", "t1", "Ready", "False", "RestoreFailed"),
+                false,
+            ),
+            (
+                Order::Resume,
+                &asleep,
+                at("Suspended", "t2", "Ready", "False", "NoFreeWorkers"),
+                false,
+            ),
+            (
+                Order::Suspend,
+                &awake,
+                at("Running", "t2", "Awake", "True", "CheckpointFailed"),
+                true,
+            ),
+            (
+                Order::Suspend,
+                &awake,
+                at("Running", "t2", "Awake", "True", "Running"),
+                false,
+            ),
+            (
+                Order::Suspend,
+                &awake,
+                at("Suspended", "t2", "RolledBack", "True", "SandboxLost"),
+                true,
+            ),
+            (
+                Order::Resume,
+                &asleep,
+                at("Resuming", "t1", "RolledBack", "True", "SandboxLost"),
+                false,
+            ),
+        ] {
+            let verdict = judge(order, before, &now);
+            let is = matches!(&verdict, Verdict::Failed(why) if why.ends_with(": why"));
+            assert_eq!(is, failed, "{now:?}: {verdict:?}");
+        }
     }
 
     #[test]
