@@ -237,6 +237,8 @@ pub struct Failure {
 pub struct RolledBack {
     /// Why.
     pub reason: Reason,
+    /// For a person; empty: the reason says it all.
+    pub message: String,
     /// When.
     pub time: Timestamp,
     /// The snapshot's time; `None`: it starts from the golden snapshot or the image.

@@ -223,7 +223,11 @@ fn conditions(record: &ActorRecord, obstacle: Option<&Obstacle>) -> Vec<Conditio
             || "its start".to_owned(),
             |t| format!("its snapshot of {t}"),
         );
-        let message = format!("what it did after {to} is lost ({})", r.reason);
+        let why = match r.message.is_empty() {
+            true => format!(" ({})", r.reason),
+            false => format!(": {}", r.message),
+        };
+        let message = format!("what it did after {to} is lost{why}");
         all.push(condition(
             "RolledBack",
             true,
@@ -314,12 +318,27 @@ fn ready(
 }
 
 fn awake(record: &ActorRecord, generation: i64, since: Timestamp) -> Condition {
-    let phase = record.header.phase;
-    let (holds, message) = match (&record.status.assignment, phase) {
-        (Some(a), Phase::Running) => (true, format!("runs on worker {}", a.worker)),
-        (_, _) => (false, format!("is {phase}")),
+    let (phase, s) = (record.header.phase, &record.status);
+    let of = |holds: bool, reason: String, message| {
+        condition("Awake", holds, reason, message, generation, since)
     };
-    condition("Awake", holds, phase, message, generation, since)
+    match (&s.assignment, phase, &s.failure) {
+        // Of what runs only an attempt to save it can have failed.
+        (Some(a), Phase::Running, Some(f)) => of(
+            true,
+            f.reason.to_string(),
+            format!(
+                "runs on worker {}, for it could not be saved: {}",
+                a.worker, f.message
+            ),
+        ),
+        (Some(a), Phase::Running, None) => of(
+            true,
+            phase.to_string(),
+            format!("runs on worker {}", a.worker),
+        ),
+        (_, _, _) => of(false, phase.to_string(), format!("is {phase}")),
+    }
 }
 
 /// A spec that a record cannot hold.

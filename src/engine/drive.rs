@@ -34,9 +34,13 @@ struct Ended {
 impl Ended {
     /// An operation of somebody else ended with this record.
     fn at(record: ActorRecord) -> Ended {
-        let failure = record.status.failure.as_ref();
+        let status = &record.status;
+        let failure = status.failure.as_ref();
+        let loss = status.rolled_back.as_ref();
         Ended {
-            failure: failure.map(|f| (f.reason, f.message.clone())),
+            failure: failure
+                .map(|f| (f.reason, f.message.clone()))
+                .or_else(|| loss.map(|l| (l.reason, l.message.clone()))),
             record: Some(record),
         }
     }
@@ -193,6 +197,10 @@ fn outcome(
     match (ended.record, ended.failure) {
         (None, _) if intent == Intent::Want(Desired::Deleted) => Some(Ok(ActorRecord::default())),
         (None, _) => Some(Err(DriveError::NotFound(key.clone()))),
+        // Asleep, but without what it did last.
+        (Some(_), Some((reason, message))) if intent.saves() => {
+            Some(Err(DriveError::Failed { reason, message }))
+        }
         (Some(record), _) if intent.is_met(record.header.phase) => Some(Ok(record)),
         (Some(_), Some((reason, message))) => Some(Err(DriveError::Failed { reason, message })),
         (Some(_), None) => None,

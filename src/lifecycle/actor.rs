@@ -419,8 +419,11 @@ fn roll_back(next: &mut ActorRecord, progress: &Progress, reason: Reason, now: T
         .as_ref()
         .map(|d| d.time));
     asleep(next, phase);
+    let failure = progress.failure.as_ref();
+    let message = failure.map(|(_, message)| message.clone());
     next.status.rolled_back = Some(RolledBack {
         reason,
+        message: message.unwrap_or_default(),
         time: now,
         to: newest,
     });

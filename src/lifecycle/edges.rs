@@ -36,6 +36,16 @@ impl Intent {
         }
     }
 
+    /// Whether somebody waits for a snapshot.
+    pub fn saves(self) -> bool {
+        match self {
+            Intent::Want(Desired::Suspended | Desired::Paused) => true,
+            Intent::Want(Desired::Running | Desired::Deleted) | Intent::Recover | Intent::Lost => {
+                false
+            }
+        }
+    }
+
     /// What beginning does in `phase`.
     pub fn edge(self, phase: Phase) -> Edge {
         use Desired as D;

@@ -206,11 +206,14 @@ impl Operation {
         // Also what no record ever pointed to: an attempt that broke off may have published something.
         self.progress.superseded = self.epoch() > FIRST_SLEEP
             && matches!(outcome, Outcome::Suspended(_) | Outcome::Paused(_));
-        if matches!(
-            outcome,
-            Outcome::Running | Outcome::Suspended(_) | Outcome::Paused(_)
-        ) {
-            self.progress.failure = None;
+        match outcome {
+            Outcome::Running | Outcome::Suspended(_) | Outcome::Paused(_) => {
+                self.progress.failure = None;
+            }
+            Outcome::RolledBack(reason) => {
+                self.fail(reason, "what it did after its last snapshot is lost");
+            }
+            Outcome::AsBefore | Outcome::GoesOn => {}
         }
         Ok(())
     }

@@ -149,6 +149,7 @@ impl Operation {
         status.local = None;
         status.rolled_back = Some(RolledBack {
             reason: Reason::NodeLost,
+            message: String::new(),
             time: self.started_at + self.started.elapsed(),
             to: status.durable.as_ref().map(|d| d.time),
         });

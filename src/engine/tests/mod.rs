@@ -12,6 +12,7 @@ mod draining;
 mod guards;
 mod images;
 mod kit;
+mod losses;
 mod node;
 mod recovery;
 mod round_trips;

@@ -383,11 +383,12 @@ fn a_roll_back_drops_a_local_snapshot_only_with_its_node() {
         let mut before = actor(Phase::Suspending, Desired::Suspended);
         before.status.assignment = ran_on.map(assignment);
         before.status.local = local_on(holder);
+        let reason = Reason::NodeLost;
         let progress = Progress {
             node_lost,
+            failure: Some((reason, "why".into())),
             ..Progress::taken_over(&before)
         };
-        let reason = Reason::NodeLost;
         let next = conclude(&before, &progress, &Outcome::RolledBack(reason), NOW);
         assert_eq!(next.status.local.is_some(), stays);
         let phase = if stays {
@@ -399,6 +400,7 @@ fn a_roll_back_drops_a_local_snapshot_only_with_its_node() {
         let to = if stays { Timestamp(5) } else { Timestamp(3) };
         let said = RolledBack {
             reason,
+            message: "why".into(),
             time: NOW,
             to: Some(to),
         };

@@ -31,8 +31,9 @@ const LEASED: u8 = 2;
 const BOOTS: u8 = 4;
 const YIELDS: u8 = 8;
 
-/// The version byte of actors. 1 kept among the status what the third flag says; in 2 snapshots had no runtime, in 3 transitions no steps.
-const VERSION: u8 = 4;
+/// The version byte of actors. 1 kept among the status what the third flag says; in 2 snapshots had no runtime, in 3 transitions no steps, in 4 who was rolled back
+/// no message.
+const VERSION: u8 = 5;
 
 /// Stands for the actor's own namespace.
 const SAME: &str = "=";

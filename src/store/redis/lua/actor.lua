@@ -11,7 +11,7 @@ local function find(actors, key)
 end
 
 local function decode(bytes)
-  if string.byte(bytes, 1) ~= 4 then
+  if string.byte(bytes, 1) ~= 5 then
     return nil
   end
   local _, phase, desired, flags, epoch, takeovers, tick, writes, activity, uid, at = struct.unpack(ACTOR, bytes)
@@ -41,7 +41,7 @@ local function encode(a)
     flags = bit.bor(flags, LEASED)
     lease = struct.pack(LEASE, a.owner, a.deadline)
   end
-  return struct.pack(ACTOR, 4, a.phase, a.desired, flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid)
+  return struct.pack(ACTOR, 5, a.phase, a.desired, flags, a.epoch, a.takeovers, a.tick, a.writes, a.activity, a.uid)
     .. lease .. struct.pack('>Hc0', #a.spec, a.spec) .. a.status
 end
 

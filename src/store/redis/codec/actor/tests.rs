@@ -85,6 +85,7 @@ prop_compose! {
                 retry_at: Timestamp(t),
             }),
             rolled_back: rolled_back.map(|to| RolledBack {
+                message: "why".into(),
                 reason: Reason::NodeLost,
                 time: Timestamp(9),
                 to: to.map(Timestamp),
@@ -131,7 +132,7 @@ fn another_format_is_refused_by_name() {
     assert!(matches!(e, StoreError::Corrupt { .. }));
     assert_eq!(
         e.to_string(),
-        "team/a cannot be read: it has format 1, and this program reads format 4 only"
+        "team/a cannot be read: it has format 1, and this program reads format 5 only"
     );
 }
 
