@@ -69,6 +69,7 @@ impl Unpack {
             allowance.set(MAX_HEADERS.saturating_add(size));
             self.count(size)?;
             self.entry(&mut next)?;
+            self.totals.files += self.tree.take_implied();
             // The reader would skip what is left itself, but on the next header's allowance.
             io::copy(&mut next, &mut io::sink()).map_err(not_tar)?;
         }

@@ -95,7 +95,7 @@ fn everything_of_an_entry_is_kept() {
                 .file("implied/deep/file", "x"),
         ])
         .unwrap();
-    assert_eq!((totals.files, totals.bytes), (7, 7));
+    assert_eq!((totals.files, totals.bytes), (9, 7), "with those implied");
     let all = [
         "bin",
         "bin/su",
@@ -142,17 +142,44 @@ fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
 fn long_names_and_leading_slashes() {
     let f = Fixture::new();
     let long = format!("{}/{}", "d".repeat(120), "f".repeat(200));
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(1);
-    header.set_mode(0o644);
-    tar.append_data(&mut header, &long, &b"x"[..]).unwrap();
     let mut unpack = Unpack::new(&f.root()).unwrap();
-    unpack.layer(&mut &tar.into_inner().unwrap()[..]).unwrap();
+    unpack.layer(&mut &named(&long)[..]).unwrap();
     assert_eq!(f.read(&long), "x");
     f.unpack(vec![Layer::new().file("/ko-app/server", "elf")])
         .unwrap();
     assert_eq!(f.read("ko-app/server"), "elf");
+}
+
+/// A layer of one file whose name may be long.
+fn named(name: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, name, &b"x"[..]).unwrap();
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn directories_without_entries_count_and_are_not_without_end() {
+    let f = Fixture::new();
+    let unpack = |name: &str| {
+        let mut unpack = Unpack::new(&f.root())?;
+        unpack.layer(&mut &named(name)[..])?;
+        unpack.finish()
+    };
+    let deep = "d/".repeat(200_000);
+    let error = unpack(&format!("{deep}file")).unwrap_err();
+    assert!(error.to_string().contains("too many directories"));
+    assert_eq!(tree(&f.root()), Vec::<String>::new(), "none was made");
+    assert_eq!(unpack("a/b/c/file").unwrap().files, 4);
+    assert_eq!(unpack("a/b/c/file").unwrap().files, 1);
+    let deep = "d/".repeat(200);
+    assert_eq!(unpack(&format!("{deep}file")).unwrap().files, 201);
+    f.unpack(vec![Layer::new().symlink("link", &deep[..96])])
+        .unwrap();
+    let error = unpack(&format!("link/{deep}e/e/e/e/e/e/e/e/e/file")).unwrap_err();
+    assert!(error.to_string().contains("too many directories"));
 }
 
 #[test]

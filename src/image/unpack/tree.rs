@@ -5,6 +5,7 @@
 //! `openat2(RESOLVE_IN_ROOT)` does, except that a step above the root is refused rather than clamped to it, and that
 //! the real path is known afterwards. No path with more than one component is ever handed to the kernel.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +24,8 @@ use crate::image::{ImageError, Result};
 const MAX_LINKS: usize = 40;
 /// Longest real path below the root, in bytes; well below what the kernel takes.
 const MAX_PATH: usize = 3000;
+/// Directories on the way to an entry: each is open meanwhile.
+const MAX_DEPTH: usize = 256;
 /// Mode of directories that an image implies without an entry for them.
 const IMPLIED_MODE: Mode = Mode::from_bits_truncate(0o755);
 
@@ -30,6 +33,8 @@ const IMPLIED_MODE: Mode = Mode::from_bits_truncate(0o755);
 pub(super) struct Tree {
     root: OwnedFd,
     path: PathBuf,
+    /// Directories that were made for want of an entry, since they were last counted.
+    implied: Cell<u64>,
 }
 
 /// Where an entry belongs: a name in a directory.
@@ -54,7 +59,13 @@ impl Tree {
         Ok(Self {
             root: opened.map_err(io("open", root))?,
             path: root.to_owned(),
+            implied: Cell::default(),
         })
+    }
+
+    /// How many directories were made on the way since this was last asked.
+    pub(super) fn take_implied(&self) -> u64 {
+        self.implied.take()
     }
 
     /// The place of `name`; `None` for the root itself, or when a directory is missing and shall not be made.
@@ -152,12 +163,16 @@ impl Tree {
                 }
                 Err(Errno::ENOENT) => {
                     mkdirat(here, part.as_os_str(), IMPLIED_MODE).map_err(fail)?;
+                    self.implied.update(|n| n + 1);
                     open_path(here, &part).map_err(fail)?
                 }
                 opened => opened.map_err(fail)?,
             };
             let kind = fstat(&next).map_err(fail)?;
             if is(&kind, SFlag::S_IFDIR) {
+                if stack.len() == MAX_DEPTH {
+                    return Err(too_deep(name));
+                }
                 stack.push((next, part));
             } else if is(&kind, SFlag::S_IFLNK) {
                 links += 1;
@@ -211,7 +226,14 @@ fn components(name: &[u8]) -> Result<VecDeque<OsString>> {
             _ => parts.push_back(OsString::from_vec(part.to_vec())),
         }
     }
+    if parts.len() > MAX_DEPTH {
+        return Err(too_deep(name));
+    }
     Ok(parts)
+}
+
+fn too_deep(name: &[u8]) -> ImageError {
+    refused(shown(name), "it is in too many directories")
 }
 
 fn open_path(dir: BorrowedFd, name: &OsStr) -> nix::Result<OwnedFd> {
