@@ -10,7 +10,8 @@ use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::interceptors::InterceptorContext;
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction, RetryConfig};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, ResponseChecksumValidation, SharedHttpClient,
@@ -32,6 +33,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// One operation with its retries.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(180);
+/// The same for what sends nothing large. A wake holds a worker meanwhile.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+const ASK_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 4;
 /// Larger files go up in parts.
 const SINGLE_PUT: u64 = 32 << 20;
@@ -104,6 +108,7 @@ impl S3Store {
         // What is read is held against the manifest's own sums, which also say which file is damaged.
         let mut s3 = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(path_style)
+            .retry_classifier(Busy)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         // Again: one that was not looked at shall not take its place.
         s3.set_endpoint_url(endpoint);
@@ -216,6 +221,33 @@ impl S3Store {
     }
 }
 
+/// A server that is asked too often: the SDK's own classifiers want to know its error code.
+#[derive(Debug)]
+struct Busy;
+
+impl ClassifyRetry for Busy {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        match context.response().map(|r| r.status().as_u16()) {
+            Some(429) => RetryAction::throttling_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "429"
+    }
+}
+
+/// The bounds of calls that send nothing large.
+fn asking() -> aws_sdk_s3::config::Builder {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(ASK_TIMEOUT)
+        .operation_timeout(ASK_OPERATION_TIMEOUT)
+        .build();
+    aws_sdk_s3::Config::builder().timeout_config(timeouts)
+}
+
 /// TLS by rustls, trusting the configured certificates or the system's (`SSL_CERT_FILE` names others).
 fn http_client(config: &S3Config) -> Result<SharedHttpClient> {
     let mut trusted = tls::TrustStore::default();
@@ -273,7 +305,7 @@ impl ObjectStore for S3Store {
     async fn get(&self, key: &str) -> Result<Body> {
         check_key(key)?;
         let request = self.client.get_object().bucket(&self.bucket).key(key);
-        let answer = request.send().await;
+        let answer = request.customize().config_override(asking()).send().await;
         let mut body = answer.map_err(|e| self.failed("reading", key, e))?.body;
         let (send, receive) = mpsc::channel(CHUNKS_AHEAD);
         tokio::spawn(async move {
@@ -301,11 +333,8 @@ impl ObjectStore for S3Store {
     async fn delete(&self, key: &str) -> Result<()> {
         check_key(key)?;
         let request = self.client.delete_object().bucket(&self.bucket).key(key);
-        match request
-            .send()
-            .await
-            .map_err(|e| self.failed("deleting", key, e))
-        {
+        let answer = request.customize().config_override(asking()).send().await;
+        match answer.map_err(|e| self.failed("deleting", key, e)) {
             Ok(_) | Err(SnapshotError::NoObject { .. }) => Ok(()),
             Err(e) => Err(e),
         }
@@ -316,6 +345,8 @@ impl ObjectStore for S3Store {
         let request = request.prefix(prefix).max_keys(PAGE_KEYS as i32);
         let answer = request
             .set_start_after(after.map(str::to_owned))
+            .customize()
+            .config_override(asking())
             .send()
             .await;
         let answer = answer.map_err(|e| self.failed("listing", prefix, e))?;

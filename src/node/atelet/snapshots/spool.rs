@@ -10,12 +10,14 @@ use crate::failpoint;
 use crate::snapshot::{self, FileSum, Meta, Reference, SnapshotError};
 use crate::telemetry::chain;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a publication is tried.
 const PUBLISH_ATTEMPTS: u32 = 3;
 /// Pause before the second try; doubled for the third.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
+/// After so long it is not tried again: whoever ordered it is to learn why it failed, and waits little longer than one try may take.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Snapshots {
     /// Takes in the complete image that was written for `target`: it moves, and nothing of it is read. Once more is fine. Returns its bytes.
@@ -125,6 +127,7 @@ impl Snapshots {
     ) -> Result<(u64, Vec<FileSum>), SnapshotError> {
         let at = self.stores.open(&target.uri).await?;
         let like = self.references(like).await;
+        let begun = Instant::now();
         let mut pause = PUBLISH_PAUSE;
         let mut attempt = 1;
         loop {
@@ -143,7 +146,8 @@ impl Snapshots {
                 error,
                 SnapshotError::Unavailable { .. } | SnapshotError::Io { .. }
             );
-            if !passing || attempt == PUBLISH_ATTEMPTS {
+            let late = begun.elapsed() > PUBLISH_PATIENCE;
+            if !passing || late || attempt == PUBLISH_ATTEMPTS {
                 return Err(error);
             }
             tracing::warn!(
