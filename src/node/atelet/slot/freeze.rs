@@ -76,8 +76,13 @@ impl Slot {
             Err(status) => {
                 tracing::error!(slot = self.place.name(), %status, "a sandbox could not be frozen");
                 self.learn(Observed::Known(match self.ask().await {
-                    None | Some(Sandbox::Running { .. }) => Sandbox::Dirty,
-                    Some(sandbox) => sandbox,
+                    Some(still @ (Sandbox::Clean | Sandbox::Frozen { .. } | Sandbox::Exited)) => {
+                        still
+                    }
+                    // Busy with it, for as long as that takes, is as good as running.
+                    None | Some(Sandbox::Running { .. } | Sandbox::Busy | Sandbox::Dirty) => {
+                        Sandbox::Dirty
+                    }
                 }));
             }
         }

@@ -2,14 +2,17 @@
 //! another node. The node agent says so; when that is gone too, the executor knows from the lease that it was told last.
 
 use super::{Error, Executor, Order};
+use crate::failpoint;
 use crate::sandbox::Observed;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-/// How often freezing is tried when the lease has lapsed; then the sandbox is ended.
+/// How often freezing is tried when the lease has lapsed; then the sandbox is ended, or else the executor with it.
 const FREEZE_ATTEMPTS: u32 = 3;
+/// How long an attempt may take, and that end.
+const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause between two attempts.
 const FREEZE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -36,10 +39,12 @@ impl Executor {
         if !self.is_frozen() {
             return Ok(());
         }
+        failpoint::crash("executor.thaw.before");
         // Should it not go on now, it is frozen still, and thawed again: with its gate open or not.
         self.open(&order)?;
         self.sandbox.thaw().await?;
         self.frozen.store(false, Ordering::SeqCst);
+        failpoint::crash("executor.thaw.after");
         Ok(())
     }
 
@@ -60,10 +65,12 @@ impl Executor {
 
     /// The caller has the turn.
     async fn stand_still(&self) -> Result<(), Error> {
+        failpoint::crash("executor.freeze.before");
         // First what may not fail: a sandbox whose gate cannot be closed must stand still all the same.
         let closed = self.network.close();
         self.sandbox.freeze().await?;
         self.frozen.store(true, Ordering::SeqCst);
+        failpoint::crash("executor.freeze.after");
         Ok(closed?)
     }
 
@@ -89,17 +96,12 @@ impl Executor {
         };
         let epoch = order.epoch;
         for _ in 0..FREEZE_ATTEMPTS {
-            if !matches!(self.sandbox.observe().await, Ok(Observed::Running)) {
-                return;
-            }
-            match self.stand_still().await {
-                Ok(()) => {
-                    return tracing::warn!(
-                        epoch,
-                        "the node's lease has lapsed; the sandbox is frozen"
-                    );
+            match timeout(FREEZE_LIMIT, self.stop_running()).await {
+                Ok(Ok(())) => {
+                    return tracing::warn!(epoch, "the node's lease has lapsed; nothing runs");
                 }
-                Err(error) => tracing::warn!(epoch, %error, "cannot freeze the sandbox"),
+                Ok(Err(error)) => tracing::warn!(epoch, %error, "cannot freeze the sandbox"),
+                Err(_) => tracing::warn!(epoch, "the sandbox does not freeze in time"),
             }
             sleep(FREEZE_PAUSE).await;
         }
@@ -107,8 +109,20 @@ impl Executor {
             epoch,
             "the sandbox does not freeze although the lease has lapsed; ending it"
         );
-        if let Err(error) = self.tear_down(&turn, true).await {
-            tracing::error!(epoch, %error, "cannot end the sandbox");
+        if !matches!(
+            timeout(FREEZE_LIMIT, self.tear_down(&turn, true)).await,
+            Ok(Ok(_))
+        ) {
+            tracing::error!(epoch, "the sandbox does not end; ending with it");
+            std::process::exit(1);
+        }
+    }
+
+    /// What runs, or may, stands still afterwards.
+    async fn stop_running(&self) -> Result<(), Error> {
+        match self.sandbox.observe().await {
+            Ok(Observed::Absent | Observed::Frozen | Observed::Exited { .. }) => Ok(()),
+            Ok(Observed::Running) | Err(_) => self.stand_still().await,
         }
     }
 }
