@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
+use crate::failpoint;
+
 use super::cache::Uses;
 use super::credentials::Credentials;
 use super::error::{io, refused};
@@ -211,6 +213,7 @@ impl Inner {
         tracing::info!(%image, layers = manifest.layers.len(), "image unpacking begins");
         let tmp = self.tmp(digest);
         let work = Work::begin(tmp.clone()).await?;
+        failpoint::crash("image.unpack.before");
         let config = manifest::read_config(&source.config(&manifest.config).await?)?;
 
         let blobs = tmp.join("blobs");
@@ -285,7 +288,10 @@ impl Inner {
         let dir = File::open(&content).map_err(io("open", &content))?;
         nix::unistd::syncfs(&dir).map_err(io("flush", &content))?;
         let to = self.image(&record.digest);
+        failpoint::crash("image.unpack.after");
+        failpoint::crash("image.complete.before");
         fs::rename(&content, &to).map_err(io("complete", &to))?;
+        failpoint::crash("image.complete.after");
         sync_dir(&self.root.join("images"))
     }
 

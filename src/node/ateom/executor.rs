@@ -182,10 +182,12 @@ impl Executor {
     }
 
     async fn bring_up(&self, order: &Order, image: Option<&Path>) -> Result<Steps, Error> {
+        failpoint::crash("executor.start.before");
         let mut steps = match image {
             None => self.sandbox.run(&order.spec).await?,
             Some(image) => self.sandbox.restore(&order.spec, image).await?,
         };
+        failpoint::crash("executor.start.after");
         let ready = async {
             for probe in &order.probes {
                 readyz::wait(slot::INNER.into(), probe).await?;
@@ -241,7 +243,10 @@ impl Executor {
         self.network.close()?;
         let saved = async {
             self.network.cut()?;
-            Ok::<_, Error>(self.sandbox.checkpoint(image).await?)
+            failpoint::crash("executor.save.before");
+            let saved = self.sandbox.checkpoint(image).await?;
+            failpoint::crash("executor.save.after");
+            Ok::<_, Error>(saved)
         };
         match saved.await {
             Ok(more) => steps.extend(more),
@@ -317,6 +322,7 @@ impl Executor {
     /// Ends the sandbox and removes what it leaves behind in our namespaces. The assignment is gone when the sandbox is. The
     /// interior has its address and route again, which a sandbox takes away when it starts.
     async fn tear_down(&self, _turn: &MutexGuard<'_, ()>, ended: bool) -> Result<Steps, Error> {
+        failpoint::crash("executor.clean.before");
         let mut steps = Steps::default();
         self.network.close()?;
         steps.extend(self.sandbox.stop().await?);
@@ -332,6 +338,7 @@ impl Executor {
         steps.time("network", network).await?;
         self.baseline.clean().await?;
         self.prove().await?;
+        failpoint::crash("executor.clean.after");
         Ok(steps)
     }
 
