@@ -34,7 +34,7 @@ fn may_import(from: &str, to: &str) -> bool {
         || (!ANYWHERE.contains(&from) && layer(from) > layer(to))
 }
 
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+pub fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

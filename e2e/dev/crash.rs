@@ -1,7 +1,8 @@
 //! A crash at every step and around every store call: the process that passes it is killed, and no actor is lost, runs
 //! twice or is stuck. The points come from the enums and the list of scripts, so that a new one cannot be forgotten.
 
-use super::harness::{Dev, eventually, kill, signal};
+use super::harness::{Dev, PATIENCE, eventually, kill, pack_with, signal};
+use crate::layers::sources;
 use nix::sys::signal::Signal;
 use std::net::TcpStream;
 use std::path::Path;
@@ -15,6 +16,19 @@ const AFTER_CRASH: &[(&str, &str)] = &[
     ("FindSnapshot", "engine.Checkpoint.after"),
     ("Stop", "engine.Commit.before"),
 ];
+
+/// Points that are named one by one: what a room does, and the steps of it.
+const NAMED: [(&str, &[&str]); 3] = [
+    ("spool", &["keep", "publish", "seal"]),
+    (
+        "executor",
+        &["prepare", "start", "save", "clean", "freeze", "thaw"],
+    ),
+    ("image", &["unpack", "complete"]),
+];
+
+/// Points that have the names of steps and scripts.
+const DERIVED: [&str; 3] = ["engine.", "slot.", "store."];
 
 /// Something that happens beside an actor's life.
 type Beside = fn(&Dev);
@@ -30,6 +44,11 @@ const BESIDE: &[(&[&str], Beside)] = &[
     (&["store.put_document", "store.remove_worker"], scale),
     (&["slot.rebuild"], kill_executors),
     (&["slot.freeze", "slot.thaw"], silence),
+    (&["executor.freeze.before"], silence),
+    (&["executor.freeze.after"], silence),
+    (&["executor.thaw.before"], silence),
+    (&["executor.thaw.after"], silence),
+    (&["image."], unpack_another),
 ];
 
 /// Points that no test can lead to at will; what happens there is shown by simulated schedules and the store's own tests.
@@ -152,6 +171,26 @@ fn silence(dev: &Dev) {
     delete(dev, actor);
 }
 
+/// An image that the node has not seen.
+fn unpack_another(dev: &Dev) {
+    let image = pack_with(&dev.path("another"), "another");
+    eventually("another template", || {
+        let file = dev.path("another.yaml");
+        std::fs::write(&file, dev.template("another", &image)).unwrap();
+        dev.try_kubectl(&["apply", "-f", file.to_str()?]).ok()
+    });
+    eventually("it is ready", || {
+        let limit = format!("--timeout={}s", PATIENCE.as_secs());
+        let wait = [
+            "wait",
+            "--for=condition=Ready",
+            "actortemplate/another",
+            &limit,
+        ];
+        dev.try_kubectl(&wait).ok()
+    });
+}
+
 fn delete(dev: &Dev, actor: &str) {
     eventually("delete", || {
         let _ = dev.try_kubectl(&["delete", "actor", actor, "--wait=false"]);
@@ -243,18 +282,58 @@ fn a_crash_around_any_store_call_loses_nothing() {
     crash_at(scripts.iter().map(|script| format!("store.{script}")));
 }
 
+fn named(room: &str) -> impl Iterator<Item = String> {
+    let rooms = NAMED.into_iter().filter(move |(name, _)| *name == room);
+    rooms.flat_map(|(room, steps)| steps.iter().map(move |step| format!("{room}.{step}")))
+}
+
 #[test]
 fn a_crash_at_any_step_of_the_spool_loses_nothing() {
-    crash_at(
-        ["keep", "publish", "seal"]
-            .map(|step| format!("spool.{step}"))
-            .into_iter(),
+    crash_at(named("spool"));
+}
+
+#[test]
+fn a_crash_of_an_executor_at_any_of_its_calls_loses_nothing() {
+    crash_at(named("executor"));
+}
+
+#[test]
+fn a_crash_while_an_image_is_unpacked_leaves_nothing_half_made() {
+    crash_at(named("image"));
+}
+
+#[test]
+fn there_is_a_crash_at_every_point_of_the_source() {
+    let mut files = vec![];
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
     );
+    let covered: Vec<_> = NAMED.iter().flat_map(|(room, _)| named(room)).collect();
+    let mut seen = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let calls = text.split("failpoint::crash(").skip(1);
+        for point in calls.filter_map(|call| call.split('"').nth(1)) {
+            let derived = DERIVED.iter().any(|room| point.starts_with(room));
+            let step = point
+                .strip_suffix(".before")
+                .or(point.strip_suffix(".after"));
+            let named = step.is_some_and(|step| covered.iter().any(|known| known == step));
+            assert!(
+                derived || named,
+                "{point} of {}: add it to NAMED",
+                file.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > covered.len(), "{seen}");
 }
 
 #[test]
 fn a_crash_at_any_step_of_a_slot_loses_nothing() {
     let steps = lifecycle::slot::STEPS;
     let steps = steps.iter().map(|step| format!("slot.{}", step.name()));
-    crash_at(steps.chain(["executor.prepare".to_owned()]));
+    crash_at(steps);
 }

@@ -87,6 +87,15 @@ impl Dev {
 
     /// The same, with variables in the environment of every component.
     pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Dev {
+        Self::start_in(|_| {}, flags, environment)
+    }
+
+    /// The same, in a directory that was prepared.
+    pub fn start_in(
+        prepare: impl FnOnce(&Path),
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Dev {
         let turn = Turn::take();
         let mut dev = Dev {
             dir: tempfile::Builder::new()
@@ -104,6 +113,7 @@ impl Dev {
                 .collect(),
             _turn: turn,
         };
+        prepare(dev.dir.path());
         dev.restart();
         dev
     }
@@ -462,10 +472,10 @@ pub fn counters(answer: &str) -> (u64, u64) {
 /// The test server as an image; built and packed once.
 pub fn image() -> String {
     static IMAGE: OnceLock<String> = OnceLock::new();
-    IMAGE.get_or_init(pack).clone()
+    IMAGE.get_or_init(build).clone()
 }
 
-fn pack() -> String {
+fn build() -> String {
     let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("counter");
     let rootfs = root.join("rootfs");
     std::fs::create_dir_all(&rootfs).unwrap();
@@ -477,11 +487,27 @@ fn pack() -> String {
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", text(&built.stderr));
+    pack(&root)
+}
+
+/// The test server as an image of its own, with this file beside it.
+pub fn pack_with(root: &Path, file: &str) -> String {
+    image();
+    let counter = Path::new(env!("CARGO_TARGET_TMPDIR")).join("counter/rootfs/server");
+    let rootfs = root.join("rootfs");
+    std::fs::create_dir_all(&rootfs).unwrap();
+    std::fs::copy(counter, rootfs.join("server")).unwrap();
+    std::fs::write(rootfs.join(file), "").unwrap();
+    pack(root)
+}
+
+/// What is in `rootfs` of a directory as an image that runs `/server`.
+fn pack(root: &Path) -> String {
     let packed = Command::new(env!("CARGO_BIN_EXE_ate"))
         .args([
             "image".as_ref(),
             "pack".as_ref(),
-            rootfs.as_os_str(),
+            root.join("rootfs").as_os_str(),
             root.join("layout").as_os_str(),
         ])
         .args(["--", "/server"])

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use substrate::identity::{Authority, LeafRequest, Usage};
 use substrate::snapshot::{ObjectStore, S3Config, S3Credentials, S3Store};
 
-const BUCKET: &str = "sleepers";
+pub const BUCKET: &str = "sleepers";
 
 /// A server with a bucket, and what a client needs to know of it.
-struct Objects {
-    server: Versitygw,
+pub struct Objects {
+    pub server: Versitygw,
     ca: Option<PathBuf>,
     dir: tempfile::TempDir,
 }
 
-fn objects(tls: bool) -> Objects {
+pub fn objects(tls: bool) -> Objects {
     let dir = tempfile::tempdir().unwrap();
     let buckets = dir.path().join("buckets");
     std::fs::create_dir_all(buckets.join(BUCKET)).unwrap();
@@ -43,11 +43,17 @@ fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
 impl Objects {
     /// An `ate dev` that knows the server, with these keys.
     fn dev(&self, access: &str, secret: &str) -> Dev {
-        self.dev_with(&[
+        self.dev_at(&self.server.url(), access, secret)
+    }
+
+    /// The same, that finds the server at `url`.
+    pub fn dev_at(&self, url: &str, access: &str, secret: &str) -> Dev {
+        let environment = [
             ("AWS_ACCESS_KEY_ID", access),
             ("AWS_SECRET_ACCESS_KEY", secret),
             ("AWS_REGION", "us-east-1"),
-        ])
+        ];
+        self.dev_with(url, &environment)
     }
 
     /// One whose keys and region are a profile's.
@@ -62,27 +68,32 @@ impl Objects {
         );
         std::fs::write(&keys, text).unwrap();
         std::fs::write(&settings, "[profile team]\nregion = us-east-1\n").unwrap();
-        self.dev_with(&[
+        let environment = [
             ("AWS_PROFILE", "team"),
             ("AWS_SHARED_CREDENTIALS_FILE", keys.to_str().unwrap()),
             ("AWS_CONFIG_FILE", settings.to_str().unwrap()),
-        ])
+        ];
+        self.dev_with(&self.server.url(), &environment)
     }
 
-    fn dev_with(&self, environment: &[(&str, &str)]) -> Dev {
+    fn dev_with(&self, url: &str, environment: &[(&str, &str)]) -> Dev {
         let mut environment = environment.to_vec();
         if let Some(ca) = &self.ca {
             environment.push(("AWS_CA_BUNDLE", ca.to_str().unwrap()));
         }
-        let url = self.server.url();
         Dev::start_with(
-            &["--operation-lease", "2", "--s3-endpoint", &url],
+            &["--operation-lease", "2", "--s3-endpoint", url],
             &environment,
         )
     }
 
+    /// Where the server keeps the bucket.
+    pub fn bucket(&self) -> PathBuf {
+        self.dir.path().join("buckets").join(BUCKET)
+    }
+
     /// The keys in the bucket.
-    fn keys(&self) -> Vec<String> {
+    pub fn keys(&self) -> Vec<String> {
         let config = S3Config {
             endpoint: Some(self.server.url()),
             ca: self.ca.as_ref().map(|ca| std::fs::read(ca).unwrap()),
@@ -103,17 +114,27 @@ impl Objects {
 }
 
 /// A pool, and the template `counter` with its snapshots at `location`.
-fn apply(dev: &Dev, location: &str) {
+pub fn apply(dev: &Dev, location: &str) {
     dev.apply(&format!(
         "apiVersion: ate.dev/v1alpha1\nkind: WorkerPool\nmetadata: {{name: pool, namespace: default}}\nspec: {{replicas: 1}}\n---\n{}  snapshotsConfig: {{location: \"{location}\"}}\n",
         dev.template("counter", &image())
     ));
 }
 
-fn ready(dev: &Dev) {
+pub fn ready(dev: &Dev) {
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
     let counter = "actortemplate/counter";
     dev.kubectl(&["wait", "--for=condition=Ready", counter, &limit]);
+}
+
+/// Takes the node's copies of snapshots away.
+pub fn forget_copies(dev: &Dev) {
+    for copy in std::fs::read_dir(dev.path("lib/node/snapshots")).unwrap() {
+        let copy = copy.unwrap().path();
+        if copy.is_dir() {
+            std::fs::remove_dir_all(copy).unwrap();
+        }
+    }
 }
 
 /// Everything that `ate dev` and its components wrote down.
@@ -197,12 +218,7 @@ fn an_actor_sleeps_in_s3_and_wakes_from_there_alone() {
 
     // Under the running agent, too.
     dev.plugin(&["suspend", "new"]);
-    for copy in std::fs::read_dir(dev.path("lib/node/snapshots")).unwrap() {
-        let copy = copy.unwrap().path();
-        if copy.is_dir() {
-            std::fs::remove_dir_all(copy).unwrap();
-        }
-    }
+    forget_copies(&dev);
     assert_eq!(dev.served("a"), (4, 4));
 }
 

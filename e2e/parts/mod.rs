@@ -2,6 +2,7 @@
 
 pub mod https;
 pub mod look;
+pub mod proxy;
 pub mod registry;
 pub mod server;
 pub mod versitygw;

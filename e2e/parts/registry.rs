@@ -19,6 +19,11 @@ impl Registry {
         Self(Server::start(|address| command(dir, address)))
     }
 
+    #[allow(dead_code, reason = "not every suite that includes this file needs it")]
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
     /// `HOST:PORT`.
     pub fn host(&self) -> String {
         self.0.address().to_string()

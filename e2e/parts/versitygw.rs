@@ -34,6 +34,11 @@ impl Versitygw {
     }
 
     #[allow(dead_code, reason = "not every suite that includes this file needs it")]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    #[allow(dead_code, reason = "not every suite that includes this file needs it")]
     pub fn kill(&mut self) {
         self.server.kill();
     }
