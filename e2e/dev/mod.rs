@@ -13,6 +13,7 @@ mod neighbours;
 mod objects;
 mod runsc;
 mod runtimes;
+mod sandboxes;
 mod stalls;
 mod web_identity;
 mod wrapper;

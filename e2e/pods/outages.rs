@@ -276,6 +276,7 @@ impl<'a> Narrow<'a> {
             "spec": {"replicas": 1, "template": {"resources": {"limits": {"memory": "256Mi"}}}},
         }));
         let mut template = World::template_of("narrow", &counter());
+        template["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "96Mi"}});
         template["spec"]["workerPoolRef"] = json!({"name": "narrow", "namespace": NAMESPACE});
         w.apply(&template);
         w.wait("actortemplate/narrow", "condition=Ready");
@@ -291,23 +292,31 @@ impl Drop for Narrow<'_> {
 }
 
 #[test]
-fn an_actor_that_takes_more_memory_than_its_pod_has_goes_back_to_its_snapshot() {
+fn an_actor_that_takes_more_memory_than_it_may_goes_back_to_its_snapshot_and_its_worker_stays() {
     let w = world();
     let narrow = Narrow::new(&w);
     let actor = w.actor_of("narrow", "greedy");
     assert_eq!(actor.visit(), (1, 1));
     actor.sleep();
     assert_eq!(actor.visit(), (2, 2));
-    // It is killed over it.
+    let worker = actor.worker();
     let failed = actor.get("/mem?mb=512").unwrap_err();
     eventually("it is noticed", || {
         (actor.field(ROLLED_BACK) == "True").then_some(())
     });
+    let rolled_back = |what: &str| {
+        let path = format!(".status.conditions[?(@.type==\"RolledBack\")].{what}");
+        actor.field(&path)
+    };
+    assert_eq!(rolled_back("reason"), "OOMKilled");
+    let message = rolled_back("message");
+    assert!(message.contains("96Mi"), "{message}");
     let again = until(SOON, "it is back", || actor.try_visit().ok());
     assert!(
         again.0 >= 2 && again.0 == again.1,
         "{again:?} after {failed}"
     );
+    assert_eq!(actor.worker(), worker, "what was killed is the sandbox");
     drop(actor);
     drop(narrow);
 }

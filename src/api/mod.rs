@@ -3,7 +3,7 @@
 //! [`pool`] and [`template`] are custom resources (`ate.dev/v1alpha1`, kept by Kubernetes); [`actor`] and
 //! [`worker`] are the aggregated kinds (`runtime.ate.dev/v1alpha1`, kept by our store as the records of
 //! [`record`]); [`view`] turns a record into the object that a client sees. [`names`] holds the newtypes that must not be
-//! mixed up, [`validate`] the rules that every edge applies. No I/O, no clock.
+//! mixed up, [`quantity`] amounts, [`resources`] what containers may take, [`validate`] the rules that every edge applies. No I/O, no clock.
 
 pub mod actor;
 pub mod condition;
@@ -11,8 +11,10 @@ pub mod duration;
 pub mod names;
 pub mod node;
 pub mod pool;
+pub mod quantity;
 pub mod reason;
 pub mod record;
+pub mod resources;
 pub mod selector;
 pub mod template;
 pub mod time;

@@ -45,6 +45,12 @@ pub enum Reason {
     NamespaceNotAllowed,
     /// The snapshot needs a build of the runtime that no worker of a matching pool has.
     RuntimeMismatch,
+    /// The sandbox took more memory than it may, and was killed.
+    OOMKilled,
+    /// No worker of a matching pool is large enough for the template.
+    WorkerTooSmall,
+    /// The worker cannot keep a sandbox within limits: it has no control groups of its own.
+    LimitsUnavailable,
 }
 
 impl Reason {
@@ -69,8 +75,16 @@ impl Reason {
             | Reason::SandboxExited
             | Reason::OperatingModeSuspended
             | Reason::NamespaceNotAllowed
-            | Reason::RuntimeMismatch => false,
+            | Reason::RuntimeMismatch
+            | Reason::OOMKilled
+            | Reason::WorkerTooSmall
+            | Reason::LimitsUnavailable => false,
         }
+    }
+
+    /// Whether it is about the workers that there are: nothing was tried, and somebody has to bring others.
+    pub fn is_of_workers(self) -> bool {
+        matches!(self, Reason::RuntimeMismatch | Reason::WorkerTooSmall)
     }
 
     /// Whether it is about the actor's template alone, as it is now: nothing was tried, and the next look may find it
@@ -95,7 +109,10 @@ impl Reason {
             | Reason::NodeUnreachable
             | Reason::DeadlineExceeded
             | Reason::OperatingModeSuspended
-            | Reason::RuntimeMismatch => false,
+            | Reason::RuntimeMismatch
+            | Reason::OOMKilled
+            | Reason::WorkerTooSmall
+            | Reason::LimitsUnavailable => false,
         }
     }
 }
@@ -153,7 +170,10 @@ mod tests {
             DeadlineExceeded => OperatingModeSuspended,
             OperatingModeSuspended => NamespaceNotAllowed,
             NamespaceNotAllowed => RuntimeMismatch,
-            RuntimeMismatch => return None,
+            RuntimeMismatch => OOMKilled,
+            OOMKilled => WorkerTooSmall,
+            WorkerTooSmall => LimitsUnavailable,
+            LimitsUnavailable => return None,
         })
     }
 
@@ -165,7 +185,7 @@ mod tests {
             assert_eq!(reason.to_string().parse(), Ok(reason));
             seen += 1;
         }
-        assert_eq!(seen, Reason::RuntimeMismatch as usize + 1);
+        assert_eq!(seen, Reason::LimitsUnavailable as usize + 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! ActorTemplate: what an actor is made of.
 
 use super::pool::SandboxClass;
+use super::resources;
 use super::validate::{Cause, rules};
 use garde::Validate;
 use k8s_openapi::api::core::v1::{ObjectReference, ResourceRequirements};
@@ -185,9 +186,10 @@ pub struct Container {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["containerPort"]))]
     #[garde(dive(()))]
     pub ports: Vec<ContainerPort>,
-    /// Requests and limits.
+    /// What it may take (`limits`) and asks for (`requests`): `cpu` and `memory`. The limits of all containers together are those of the
+    /// sandbox; one that takes more memory is killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[garde(custom(rules::unsupported))]
+    #[garde(inner(custom(resources::rule)))]
     pub resources: Option<ResourceRequirements>,
     /// When the container can take requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -242,7 +242,7 @@ fn conditions(record: &ActorRecord, obstacle: Option<&Obstacle>) -> Vec<Conditio
         .as_ref()
         .filter(|f| f.count >= CRASH_LOOP_AFTER)
         .filter(|f| !f.reason.is_transient() && !f.reason.is_of_template())
-        .filter(|f| f.reason != Reason::RuntimeMismatch)
+        .filter(|f| !f.reason.is_of_workers())
     {
         let message = format!(
             "{} attempts failed: {}. Roll back or boot from the image: kubectl ate boot {}",

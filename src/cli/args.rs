@@ -1,5 +1,7 @@
 //! Arguments that several subcommands share.
 
+use crate::api::quantity::Quantity;
+use crate::api::resources::Room;
 use crate::identity::Leaf;
 use crate::rpc::{Tls, TlsFiles};
 use crate::snapshot::S3Config;
@@ -171,6 +173,13 @@ pub(super) struct EngineArgs {
     /// earlier process left, where others wait for --operation-lease. In Kubernetes the name of the pod
     #[arg(long, value_name = "NAME")]
     pub replica_name: Option<String>,
+    /// Memory of a worker whose pool does not say, by spec.template.resources.limits: a template that needs more has no worker
+    /// there. Default: as much as it needs
+    #[arg(long, value_name = "QUANTITY")]
+    pub worker_memory: Option<Quantity>,
+    /// Processors of a worker whose pool does not say. Default: as many as a template asks for
+    #[arg(long, value_name = "QUANTITY")]
+    pub worker_cpu: Option<Quantity>,
 }
 
 impl EngineArgs {
@@ -180,6 +189,10 @@ impl EngineArgs {
             operation_lease: std::time::Duration::from_secs(self.operation_lease.max(1)),
             node_lease: std::time::Duration::from_secs(self.node_lease.max(1)),
             replica: self.replica_name.clone(),
+            room: Room {
+                memory: self.worker_memory.map(Quantity::whole),
+                cpu: self.worker_cpu.map(Quantity::millis),
+            },
         }
     }
 }

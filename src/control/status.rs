@@ -30,6 +30,9 @@ fn code_of(reason: Reason) -> Code {
         | Reason::SnapshotUnreadable
         | Reason::RuntimeUnavailable
         | Reason::RuntimeMismatch
+        | Reason::WorkerTooSmall
+        | Reason::LimitsUnavailable
+        | Reason::OOMKilled
         | Reason::OperatingModeSuspended => Code::FailedPrecondition,
         Reason::NamespaceNotAllowed => Code::PermissionDenied,
         Reason::CheckpointFailed

@@ -37,6 +37,22 @@ fn find(program: &'static str, fix: &'static str) -> Result<PathBuf, Error> {
         .ok_or(Error::Missing { program, fix })
 }
 
+/// Bytes of memory that the machine has.
+pub(super) fn memory() -> Result<u64, Error> {
+    let (file, named) = (std::path::Path::new("/proc/meminfo"), "MemTotal:");
+    let text = std::fs::read_to_string(file).map_err(|source| fail("read", file, source))?;
+    let total = text.lines().find_map(|line| line.strip_prefix(named));
+    let kib = total.and_then(|total| total.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let missing = || std::io::Error::other(format!("it has no {named}"));
+    kib.map(|kib| kib << 10)
+        .ok_or_else(|| fail("read", file, missing()))
+}
+
+/// Processors that the machine has.
+pub(super) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// One `ate dev` per directory, for as long as the lock is held.
 pub(super) fn lock(layout: &Layout) -> Result<Flock<File>, Error> {
     let path = layout.dir.join("lock");

@@ -162,6 +162,7 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
     };
     let store = || ["--store".to_owned(), layout.store_url()];
     let kube = || ["--kubeconfig".to_owned(), text(layout.kubeconfig())];
+    let memory = checks::memory()?;
     // One process of each at a time: the directory is locked, and what an earlier `ate dev` left is dead.
     let engine = |replica: &str| {
         vec![
@@ -169,6 +170,10 @@ fn components(layout: &Layout, options: &Options) -> Result<Vec<Component>, Erro
             replica.to_owned(),
             "--snapshots".to_owned(),
             layout.snapshots_url(),
+            "--worker-memory".to_owned(),
+            memory.to_string(),
+            "--worker-cpu".to_owned(),
+            checks::processors().to_string(),
             "--node-lease".to_owned(),
             options.node_lease.to_string(),
             "--operation-lease".to_owned(),

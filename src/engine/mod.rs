@@ -21,6 +21,7 @@ pub use error::DriveError;
 
 use crate::api::ActorKey;
 use crate::api::record::{ActorRecord, Desired};
+use crate::api::resources::Room;
 use crate::kube::{Catalog, Secrets};
 use crate::lifecycle::edges::Intent;
 use crate::lifecycle::placement;
@@ -46,6 +47,8 @@ pub struct Options {
     /// What this replica is called, now and when it is started again; no other replica is called so while it runs. It
     /// goes on at once with what its earlier process left, where others wait until `operation_lease` has passed.
     pub replica: Option<String>,
+    /// What a worker has whose pool does not say.
+    pub room: Room,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             operation_lease: Duration::from_secs(20),
             node_lease: Duration::from_secs(90),
             replica: None,
+            room: Room::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From templates to what a node is told to run.
 
 use crate::api::record::ActorRecord;
+use crate::api::resources;
 use crate::api::template::{Container, PullSecret, Readyz};
 use crate::api::{ActorTemplate, Reason, SandboxClass};
 use crate::kube::Secrets;
@@ -48,9 +49,19 @@ pub(super) async fn workload(
             backend: Some(backend(template, arch)?),
         }),
         port: u32::from(request_port(template)),
+        limits: Some(limits(template)),
         pull_secrets_left_out: pull_secrets.len() < named.len(),
         pull_secrets,
     })
+}
+
+fn limits(template: &ActorTemplate) -> wire::Limits {
+    let limits = resources::limits(&template.spec);
+    wire::Limits {
+        memory_bytes: limits.memory,
+        cpu_millis: limits.cpu,
+        cpu_share_millis: limits.share,
+    }
 }
 
 async fn pull_secrets(

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// Why an actor is not ready whose runtime no worker has: somebody has to bring one, or to boot it.
-const RUNTIME_MISMATCH: &str = "RuntimeMismatch";
 /// Why an attempt to wake an actor found no worker.
 const NO_FREE_WORKERS: &str = "NoFreeWorkers";
+/// Why an actor is not ready that no worker can take: somebody has to bring one that can, or to boot it.
+const OF_WORKERS: [&str; 2] = ["RuntimeMismatch", "WorkerTooSmall"];
 
 /// What one can order an actor to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +195,7 @@ impl Actor {
             .or_else(|| self.condition("CrashLoop", "True"))
             .or_else(|| {
                 let hindrance = self.condition("Ready", "False");
-                hindrance.filter(|ready| ready.reason == RUNTIME_MISMATCH)
+                hindrance.filter(|ready| OF_WORKERS.contains(&&*ready.reason))
             })
     }
 

@@ -453,7 +453,8 @@ fn failure(
         + 1;
     let pause = match reason {
         // Only a wake is held back, and this says nothing against one.
-        Reason::NoFreeWorkers | Reason::RuntimeMismatch | Reason::CheckpointFailed => 0,
+        Reason::NoFreeWorkers | Reason::CheckpointFailed => 0,
+        reason if reason.is_of_workers() => 0,
         reason if reason.is_of_template() => 0,
         _ => (BACKOFF_FIRST_MS << count.saturating_sub(1).min(10)).min(BACKOFF_MOST_MS),
     };

@@ -3,9 +3,14 @@
 use super::runtimes;
 use crate::api::names::{Build, PoolKey, SnapshotId, TemplateKey};
 use crate::api::record::{ActorRecord, WorkerPhase, WorkerRecord};
+use crate::api::resources::{self, Room};
 use crate::api::selector::{Selector, SelectorError};
 use crate::api::template::{ActorTemplateSpec, GoldenPolicy, TemplatePhase};
 use crate::api::{ActorTemplate, Reason, WorkerPool};
+use std::collections::BTreeMap;
+
+/// Pools that a message names.
+const MOST_NAMED: usize = 3;
 
 /// The state that a resume starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +178,52 @@ pub fn pools<'a>(
         .collect();
     keys.sort();
     Ok(keys)
+}
+
+/// Those of `pools` whose workers are large enough for `template`, or why there are none. `usual`: what a worker has whose pool does not
+/// say.
+pub fn large_enough<'a>(
+    pools: Vec<PoolKey>,
+    template: &ActorTemplate,
+    all: impl IntoIterator<Item = &'a WorkerPool>,
+    usual: Room,
+) -> Result<Vec<PoolKey>, (Reason, String)> {
+    let needs = resources::needs(&template.spec);
+    let rooms: BTreeMap<PoolKey, Room> = all
+        .into_iter()
+        .map(|pool| (key_of(pool), room_of(pool).or(usual)))
+        .collect();
+    let room = |pool: &PoolKey| rooms.get(pool).copied().unwrap_or(usual);
+    let (fit, small): (Vec<_>, Vec<_>) =
+        pools.into_iter().partition(|pool| room(pool).fits(&needs));
+    if !fit.is_empty() || small.is_empty() {
+        return Ok(fit);
+    }
+    let named = small.iter().take(MOST_NAMED);
+    let each: Vec<_> = named
+        .map(|pool| format!("{} of {pool}", room(pool)))
+        .collect();
+    let more = if small.len() > MOST_NAMED {
+        ", and others"
+    } else {
+        ""
+    };
+    let name = template.metadata.name.as_deref().unwrap_or_default();
+    let message = format!(
+        "no worker is large enough: an actor of ActorTemplate {name} needs {needs}, with what its sandbox takes; workers have {}{more}. \
+         Give a pool larger ones (spec.template.resources.limits), or the template lower limits",
+        each.join(", ")
+    );
+    Err((Reason::WorkerTooSmall, message))
+}
+
+fn room_of(pool: &WorkerPool) -> Room {
+    let resources = pool
+        .spec
+        .template
+        .as_ref()
+        .and_then(|t| t.resources.as_ref());
+    resources.map(Room::of).unwrap_or_default()
 }
 
 /// Whether `pool`, if it is one of `wanted`, has fewer workers that can take an actor or run one than it shall have: the
@@ -365,6 +416,53 @@ mod tests {
             .labels
             .insert("tier".into(), "iron".into());
         assert!(names(&t, &picky).is_empty());
+    }
+
+    #[test]
+    fn workers_that_are_too_small_are_left_out() {
+        let sized = |name: &str, limits: serde_json::Value| {
+            let mut pool = pool("home", name, "gold");
+            let template = serde_json::json!({"resources": {"limits": limits}});
+            pool.spec.template = Some(serde_json::from_value(template).unwrap());
+            pool
+        };
+        let all = [
+            pool("home", "any", "gold"),
+            sized("large", serde_json::json!({"memory": "2Gi", "cpu": "2"})),
+            sized("small", serde_json::json!({"memory": "512Mi"})),
+        ];
+        let keys = |names: &[&str]| {
+            names
+                .iter()
+                .map(|n| PoolKey::new("home", *n))
+                .collect::<Vec<_>>()
+        };
+        let mut t = template();
+        let fit = |t: &ActorTemplate, of: &[&str], usual: Room| {
+            large_enough(keys(of), t, &all, usual)
+                .map(|fit| fit.into_iter().map(|p| p.name).collect::<Vec<_>>())
+        };
+        let every = ["any", "large", "small"];
+        let unknown = Room::default();
+        assert_eq!(fit(&t, &every, unknown).unwrap(), every, "it says nothing");
+        let container = serde_json::json!({"name": "c", "image": "i", "resources": {"limits": {"memory": "1Gi", "cpu": "1500m"}}});
+        t.spec.containers = vec![serde_json::from_value(container).unwrap()];
+        assert_eq!(fit(&t, &every, unknown).unwrap(), ["any", "large"]);
+        let machine = Room {
+            memory: Some(1 << 30),
+            cpu: Some(1000),
+        };
+        assert_eq!(fit(&t, &every, machine).unwrap(), ["large"]);
+        assert_eq!(fit(&t, &[], machine), Ok(vec![]));
+        let (reason, message) = fit(&t, &["any", "small"], machine).unwrap_err();
+        assert_eq!(reason, Reason::WorkerTooSmall);
+        for part in [
+            "ActorTemplate t needs memory 1152Mi, cpu 1500m",
+            "memory 1Gi, cpu 1 of home/any",
+            "memory 512Mi, cpu 1 of home/small",
+        ] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
     }
 
     #[test]

@@ -54,6 +54,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The sandbox has limits that cannot be kept on this slot.
+    #[error("its limits cannot be kept: {0}")]
+    NoLimits(String),
     /// The container is not ready in time.
     #[error("not ready within {} s: {last}", after.as_secs())]
     NotReady {

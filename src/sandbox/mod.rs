@@ -1,9 +1,10 @@
 //! What runs an actor: the trait [`Sandbox`], its words, and its backends. Here too: waiting for readiness,
-//! bounded container logs, and the reaping of what the runtime leaves behind ([`Orphans`]).
+//! bounded container logs, the groups in which sandboxes have limits ([`cgroup`]), and the reaping of what the runtime leaves behind ([`Orphans`]).
 //!
 //! Not here: the network of a slot (`network`), images and snapshots (a sandbox gets directories), and the
 //! decision when to do what (`node`, which is the only caller: the executor of a slot).
 
+pub mod cgroup;
 mod error;
 pub mod gvisor;
 pub mod logs;
@@ -14,7 +15,10 @@ mod spec;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use crate::api::quantity::Bytes;
+use crate::api::resources::SANDBOX_OVERHEAD;
 use async_trait::async_trait;
+use std::fmt;
 use std::path::Path;
 
 pub use error::Error;
@@ -32,10 +36,45 @@ pub enum Observed {
     /// undone.
     Frozen,
     /// It ended by itself, or was killed; what is left of it goes with [`Sandbox::stop`].
-    Exited {
-        /// The root's exit code; 128 + signal after a signal.
-        code: i32,
-    },
+    Exited(Exit),
+}
+
+/// How a sandbox ended. `Display` says it to a person.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// The container whose end it was; empty: it was that of the sandbox.
+    pub container: String,
+    /// Its exit code; 128 + signal after a signal.
+    pub code: i32,
+    /// It was killed because there was no more memory for it; `Some(bound)` where that was a bound of its own.
+    pub out_of_memory: Option<Option<u64>>,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.out_of_memory {
+            Some(Some(bound)) => {
+                let containers = Bytes(bound.saturating_sub(SANDBOX_OVERHEAD));
+                return write!(
+                    f,
+                    "it took more memory than the {containers} of its limits, and was killed"
+                );
+            }
+            Some(None) => {
+                return f.write_str("it was killed because its worker has no more memory");
+            }
+            None => {}
+        }
+        match &*self.container {
+            "" => f.write_str("the sandbox")?,
+            name => write!(f, "container {name:?}")?,
+        }
+        // waitpid(2), as shells tell it.
+        match self.code {
+            code @ 129..=192 => write!(f, " was ended by signal {}", code - 128),
+            code => write!(f, " exited with code {code}"),
+        }
+    }
 }
 
 /// The sandbox of one slot. There is at most one at a time, and callers serialise: no two calls at once,
@@ -89,8 +128,8 @@ pub trait Sandbox: Send + Sync {
     /// Asks the runtime; an error means that it could not be asked, and nothing else.
     async fn observe(&self) -> Result<Observed, Error>;
 
-    /// Returns the exit code when the present sandbox has ended by itself; never, while there is none.
-    async fn exited(&self) -> i32;
+    /// Returns how the present sandbox has ended, when it has by itself; never, while there is none.
+    async fn exited(&self) -> Exit;
 
     /// What is left of sandboxes although there is none, but for one that was created ahead: what [`Sandbox::stop`] should have
     /// removed. Empty is clean.

@@ -1,5 +1,6 @@
 //! What a sandbox is made of.
 
+use crate::api::resources::Limits;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub struct Spec {
     pub generation: String,
     /// One: it is the sandbox's root. Several: they share a pause root.
     pub containers: Vec<Container>,
+    /// What all of it may take.
+    pub limits: Limits,
     /// The runtime's executable.
     pub runtime: PathBuf,
     /// File of the network namespace, with `eth0`, its address and its routes.

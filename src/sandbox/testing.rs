@@ -1,6 +1,7 @@
 //! For tests with real sandboxes: own namespaces, the test server as an image, a network for one sandbox.
 
 use super::Orphans;
+use super::cgroup::{self, Groups};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,12 +29,13 @@ where
         return;
     }
     let name = std::thread::current().name().unwrap().to_owned();
+    let groups = OwnGroups(uuid::Uuid::new_v4().to_string());
     let child = Command::new("unshare")
         .args(["--kill-child", "--fork", "--pid", "--mount-proc"])
         .args(["--mount", "--net", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, &groups.0)
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
@@ -47,6 +49,20 @@ where
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(status.success(), "{name} failed inside: {status}");
+}
+
+/// The control groups of a test, which its namespaces do not take along.
+struct OwnGroups(String);
+
+impl Drop for OwnGroups {
+    fn drop(&mut self) {
+        cgroup::remove_all(&self.0);
+    }
+}
+
+/// The control groups of a slot in [`inside`].
+pub fn groups() -> Groups {
+    Groups::open(&std::env::var(INSIDE).unwrap())
 }
 
 /// Tests never run in the first thread of their process, so this is done in a copy of the process.

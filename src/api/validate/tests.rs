@@ -53,6 +53,7 @@ fn good_objects_pass() {
         "env": [{"name": "A", "value": ""}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
         "ports": [{"containerPort": 1}, {"containerPort": 65535}],
         "readyz": {"httpGet": {"path": "/", "port": 80}, "timeoutSeconds": 600},
+        "resources": {"limits": {"memory": "1.5Gi", "cpu": 2}, "requests": {"memory": "64Mi", "cpu": "250m"}},
     });
     let build = json!({"url": "https://x/runsc", "sha256Hash": "a".repeat(64)});
     let spec = json!({
@@ -296,7 +297,14 @@ fn rules_of_containers() {
             json!({"workingDir": "srv"}),
             "workingDir: must begin with '/'",
         ),
-        (json!({"resources": {}}), "resources: is not supported"),
+        (
+            json!({"resources": {"limits": {"memory": "lots"}}}),
+            "resources: limits.memory \"lots\" is not a quantity",
+        ),
+        (
+            json!({"resources": {"limits": {"nvidia.com/gpu": 1}}}),
+            "resources: limits.\"nvidia.com/gpu\" is not supported",
+        ),
         (
             json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
             "volumeMounts: is not supported",
@@ -344,7 +352,9 @@ fn causes_are_those_of_kubernetes() {
     assert_eq!(cause(&container(&json!({"image": ""}))), Cause::Required);
     assert_eq!(cause(&container(&json!({"image": "a"}))), Cause::Invalid);
     assert_eq!(
-        cause(&container(&json!({"resources": {}}))),
+        cause(&container(
+            &json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]})
+        )),
         Cause::NotSupported
     );
     for cause in Cause::ALL {
@@ -421,7 +431,7 @@ fn every_path_is_there_in_what_the_user_wrote() {
     let later =
         json!({"suspendAfter": "x", "pauseAfter": "x", "drainTimeout": "x", "cpuBelow": "x"});
     let container = json!({
-        "name": "", "image": "", "workingDir": "", "resources": {},
+        "name": "", "image": "", "workingDir": "", "resources": {"limits": {"memory": 0}},
         "env": [{"name": "", "valueFrom": {"secretKeyRef": {"name": "", "key": ""}}}],
         "ports": [{"containerPort": 0}], "volumeMounts": [{"name": "", "mountPath": ""}],
         "readyz": {"httpGet": {"path": "", "port": 0}, "timeoutSeconds": 0},

@@ -4,7 +4,7 @@ use super::{
     ASK_AGAIN, MOST_ATTEMPTS, Operation, RESTORE_LIMIT, RUN_LIMIT, SHORT_LIMIT, busy_limit,
 };
 use crate::api::names::SnapshotId;
-use crate::api::record::Assignment;
+use crate::api::record::{Assignment, Phase};
 use crate::api::{ActorTemplate, Epoch, Reason};
 use crate::engine::DriveError;
 use crate::engine::workload::{With, identity, workload};
@@ -73,6 +73,12 @@ impl Operation {
             Ok(response) => {
                 self.progress.sandbox =
                     sandbox_of(&response, &assignment.uid, &identity(&self.record));
+                let exited = self.progress.sandbox == Observed::Known(Sandbox::Exited);
+                // A wake tries again.
+                if exited && self.record.header.phase != Phase::Resuming {
+                    let slot = response.slots.iter().find(|s| s.uid == assignment.uid);
+                    self.exited(slot.and_then(|s| s.exit.clone()).unwrap_or_default());
+                }
                 if let Observed::Known(Sandbox::Running { address, .. }) = &self.progress.sandbox
                     && let Some(a) = &mut self.record.status.assignment
                 {
@@ -87,6 +93,15 @@ impl Operation {
             }
         }
         Ok(())
+    }
+
+    /// How a sandbox ended by itself is why the operation does not reach its goal.
+    fn exited(&mut self, exit: wire::Exit) {
+        let reason = match exit.out_of_memory {
+            true => Reason::OOMKilled,
+            false => Reason::SandboxExited,
+        };
+        self.fail(reason, exit.message);
     }
 
     /// A node does not answer: lost once its lease has lapsed, until then it is asked again.

@@ -83,6 +83,16 @@ impl Operation {
             );
             return Ok(());
         }
+        let usual = self.engine.options.room;
+        let large =
+            placement::large_enough(pools, &template, catalog.iter().map(AsRef::as_ref), usual);
+        let pools = match large {
+            Ok(pools) => pools,
+            Err((reason, message)) => {
+                self.fail(reason, message);
+                return Ok(());
+            }
+        };
         let holder = match source {
             Source::Local { node, .. } => Some(node),
             Source::Durable { .. } | Source::Golden { .. } | Source::Boot => None,

@@ -6,6 +6,7 @@ use super::provider::{Access, Executor, ExecutorRecord, Home, Place, SlotProvide
 use crate::network::Cidr;
 use crate::network::host::HostNetwork;
 use crate::node::ateom::{Process, connect, socket_path};
+use crate::sandbox::cgroup;
 use async_trait::async_trait;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
@@ -92,6 +93,7 @@ impl ProcessSlots {
                 .await
                 .map_err(|_| slow())??;
         }
+        cgroup::remove_all(uid);
         files::remove_dir(&self.own_dir(uid))
     }
 

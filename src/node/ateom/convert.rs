@@ -1,10 +1,12 @@
 //! From the wire to what the sandbox and the network understand.
 
 use super::Error;
+use crate::api::resources::Limits;
 use crate::proto::atenode::{
-    ActorIdentity, ContainerBundle, Readyz, SandboxSpec, StepTiming, runtime_config::Backend,
+    self as wire, ActorIdentity, ContainerBundle, Readyz, SandboxSpec, StepTiming,
+    runtime_config::Backend,
 };
-use crate::sandbox::{Container, Spec, Steps, readyz};
+use crate::sandbox::{Container, Exit, Spec, Steps, readyz};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +66,7 @@ fn spec(wire: SandboxSpec, actor_id: String, netns: &Path) -> Result<Spec, Error
         containers: wire.containers.into_iter().map(container).collect(),
         runtime: absolute("spec.runtime_path", wire.runtime_path)?,
         netns: netns.to_owned(),
+        limits: limits(wire.limits),
         state_dir: absolute("spec.state_dir", wire.state_dir)?,
         log_dir: absolute("spec.log_dir", wire.log_dir)?,
     })
@@ -88,6 +91,23 @@ pub(super) fn timings(steps: &Steps) -> Vec<StepTiming> {
         micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     };
     steps.iter().map(timing).collect()
+}
+
+fn limits(wire: Option<wire::Limits>) -> Limits {
+    let wire = wire.unwrap_or_default();
+    Limits {
+        memory: wire.memory_bytes,
+        cpu: wire.cpu_millis,
+        share: wire.cpu_share_millis,
+    }
+}
+
+/// The end of a sandbox as it is reported.
+pub(super) fn exit(exit: &Exit) -> wire::Exit {
+    wire::Exit {
+        message: exit.to_string(),
+        out_of_memory: exit.out_of_memory.is_some(),
+    }
 }
 
 fn container(wire: ContainerBundle) -> Container {

@@ -1,5 +1,6 @@
 //! What can go wrong in the executor and with it.
 
+use crate::sandbox::Exit;
 use crate::telemetry::chain;
 use crate::{network, sandbox};
 use std::path::PathBuf;
@@ -34,11 +35,8 @@ pub enum Error {
     #[error("the node's lease has lapsed; nothing runs until it is renewed")]
     Lapsed,
     /// Gone: the sandbox ended by itself.
-    #[error("the sandbox ended with exit code {code}; its log says why")]
-    Ended {
-        /// The exit code.
-        code: i32,
-    },
+    #[error("{0}; kubectl ate logs says more")]
+    Ended(Exit),
     /// A stop came before the sandbox was ready.
     #[error("stopped before it was ready")]
     Stopped,
@@ -94,7 +92,9 @@ impl Error {
             Error::Sandbox(
                 S::Exists | S::NotRunning { .. } | S::Frozen { .. } | S::NoRuntime { .. },
             ) => Code::FailedPrecondition,
-            Error::Ended { .. } => Code::Aborted,
+            Error::Ended(exit) if exit.out_of_memory.is_some() => Code::ResourceExhausted,
+            Error::Ended(_) => Code::Aborted,
+            Error::Sandbox(S::NoLimits(_)) => Code::Unimplemented,
             Error::Stopped => Code::Cancelled,
             Error::Sandbox(S::Timeout { .. } | S::NotReady { .. }) => Code::DeadlineExceeded,
             Error::Sandbox(S::Incomplete { .. }) => Code::DataLoss,
@@ -108,7 +108,8 @@ impl Error {
 
 /// The whole chain in the message: this is the edge. Codes: InvalidArgument = input, FailedPrecondition = not allowed or not there (see
 /// what the slot runs), Aborted = the sandbox ended by itself, Cancelled = stopped meanwhile, DeadlineExceeded = too
-/// slow, DataLoss = the image is not complete, Internal = worth a try elsewhere.
+/// slow, DataLoss = the image is not complete, ResourceExhausted = it took more memory than it may, Unimplemented = its limits cannot
+/// be kept here, Internal = worth a try elsewhere.
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
         Status::new(error.code(), chain(&error))

@@ -3,14 +3,15 @@
 mod freeze;
 
 use super::Error;
-use super::convert::Order;
+use super::convert::{self, Order};
 use super::leftovers::Baseline;
 use crate::failpoint;
 use crate::network::Cidr;
 use crate::network::slot::{self, SlotNetwork};
 use crate::node::deadline::Deadline;
-use crate::proto::atenode::observe_workload_response::State;
+use crate::proto::atenode::{self as wire, observe_workload_response::State};
 use crate::proto::atenode::{ActorIdentity, ObserveWorkloadResponse};
+use crate::sandbox::cgroup::Groups;
 use crate::sandbox::gvisor::Gvisor;
 use crate::sandbox::{
     Error as SandboxError, Observed, Orphans, Sandbox, Spec, Steps, logs, readyz,
@@ -86,15 +87,17 @@ fn key(actor: &ActorIdentity) -> String {
 }
 
 impl Executor {
-    /// Prepares the slot: its directory `dir`, its network, its backend. Below `lent` the node agent mounts, and takes away again,
+    /// Prepares the slot of the worker `uid`: its directory `dir`, its network, its backend. Below `lent` the node agent mounts, and takes away again,
     /// what assignments need.
     pub async fn new(
+        uid: &str,
         dir: &Path,
         refused: &[Cidr],
         lent: Vec<PathBuf>,
         orphans: Orphans,
     ) -> Result<Executor, Error> {
-        let sandbox = Gvisor::new(dir.join("gvisor"), orphans)?;
+        let groups = Groups::open(uid);
+        let sandbox = Gvisor::new(dir.join("gvisor"), groups, orphans)?;
         let network = SlotNetwork::create(&dir.join("netns"), refused).await?;
         Ok(Executor {
             sandbox: Box::new(sandbox),
@@ -176,7 +179,7 @@ impl Executor {
         }
         match self.sandbox.observe().await? {
             Observed::Running => Ok(Steps::default()),
-            Observed::Exited { code } => Err(Error::Ended { code }),
+            Observed::Exited(exit) => Err(Error::Ended(exit)),
             Observed::Absent | Observed::Frozen => Err(Error::Dirty("stop it first".into())),
         }
     }
@@ -199,7 +202,7 @@ impl Executor {
             tokio::select! {
                 biased;
                 Ok(_) = stopping.wait_for(|up_to| *up_to >= Some(order.epoch)) => Err(Error::Stopped),
-                code = self.sandbox.exited() => Err(Error::Ended { code }),
+                exit = self.sandbox.exited() => Err(Error::Ended(exit)),
                 ready = ready => ready,
             }
         };
@@ -290,20 +293,20 @@ impl Executor {
         }
         let (state, message) = match turn {
             Err(_) => (State::Busy, String::new()),
-            Ok(_turn) => self.ask(&mut answer.exit_code).await?,
+            Ok(_turn) => self.ask(&mut answer.exit).await?,
         };
         answer.set_state(state);
         answer.message = message;
         Ok(answer)
     }
 
-    async fn ask(&self, exit_code: &mut i32) -> Result<(State, String), Error> {
+    async fn ask(&self, exit: &mut Option<wire::Exit>) -> Result<(State, String), Error> {
         let observed = self.sandbox.observe().await?;
         Ok(match (self.current(), observed) {
             (Some(_), Observed::Running) => (State::Running, String::new()),
             (Some(_), Observed::Frozen) if self.is_frozen() => (State::Frozen, String::new()),
-            (Some(_), Observed::Exited { code }) => {
-                *exit_code = code;
+            (Some(_), Observed::Exited(how)) => {
+                *exit = Some(convert::exit(&how));
                 (State::Exited, String::new())
             }
             (None, Observed::Absent) => match self.prove().await {
@@ -365,8 +368,8 @@ impl Executor {
         loop {
             tokio::select! {
                 _ = assignments.changed() => continue,
-                code = self.sandbox.exited() => {
-                    tracing::info!(code, "the sandbox ended by itself");
+                exit = self.sandbox.exited() => {
+                    tracing::info!(%exit, "the sandbox ended by itself");
                     self.close_behind().await;
                 }
             }
@@ -386,7 +389,7 @@ impl Executor {
     /// So that nobody waits for an answer from where nothing listens.
     async fn close_behind(&self) {
         let _turn = self.turn.lock().await;
-        if !matches!(self.sandbox.observe().await, Ok(Observed::Exited { .. })) {
+        if !matches!(self.sandbox.observe().await, Ok(Observed::Exited(_))) {
             return;
         }
         let closed = self.network.close();

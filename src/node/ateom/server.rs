@@ -76,7 +76,14 @@ async fn serve(options: Options, orphans: Orphans) -> Result<(), Error> {
     let socket = socket_path(&options.dir, &options.uid);
     prepare(&dir)?;
     let lent = options.binds.iter().flat_map(Bind::lent);
-    let executor = Executor::new(&dir, &options.refused, lent.collect(), orphans).await?;
+    let executor = Executor::new(
+        &options.uid,
+        &dir,
+        &options.refused,
+        lent.collect(),
+        orphans,
+    )
+    .await?;
     let executor = Arc::new(executor);
     let listener = UnixListener::bind(&socket)
         .map_err(Error::io(format!("listen on {}", socket.display())))?;

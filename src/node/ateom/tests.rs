@@ -268,6 +268,7 @@ fn actor(name: &str, epoch: u64) -> SandboxSpec {
         host_port: 31000 + epoch as u32,
         state_dir: dir("state"),
         log_dir: dir("log"),
+        limits: None,
     }
 }
 
@@ -467,7 +468,9 @@ fn a_sandbox_that_ends_is_reported_and_nobody_waits_for_it() {
         worker.run(&spec).await.unwrap();
         let _ = get(worker.at(&spec), "/exit?code=9").await;
         let observed = worker.until(State::Exited).await;
-        assert_eq!((observed.exit_code, observed.epoch), (9, 1));
+        let exit = observed.exit.unwrap();
+        assert_eq!(exit.message, "container \"app\" exited with code 9");
+        assert_eq!((exit.out_of_memory, observed.epoch), (false, 1));
         worker.refuses(&spec).await;
         assert_eq!(code(worker.run(&spec).await), Code::Aborted);
         assert_eq!(
@@ -485,7 +488,8 @@ fn a_sandbox_that_ends_is_reported_and_nobody_waits_for_it() {
         });
         let sandbox = nix::unistd::Pid::from_raw(sandbox.unwrap() as i32);
         nix::sys::signal::kill(sandbox, Signal::SIGKILL).unwrap();
-        assert_eq!(worker.until(State::Exited).await.exit_code, 137);
+        let exit = worker.until(State::Exited).await.exit.unwrap();
+        assert_eq!(exit.message, "container \"app\" was ended by signal 9");
         worker.stop(2).await.unwrap();
         assert_eq!(worker.state().await, State::Clean);
     });

@@ -135,6 +135,8 @@ fn code(reason: Reason) -> Code {
         | Reason::PoolNotFound
         | Reason::RuntimeUnavailable
         | Reason::RuntimeMismatch
+        | Reason::WorkerTooSmall
+        | Reason::LimitsUnavailable
         | Reason::SnapshotUnreadable
         | Reason::OperatingModeSuspended => Code::FailedPrecondition,
         Reason::NamespaceNotAllowed => Code::PermissionDenied,
@@ -147,6 +149,7 @@ fn code(reason: Reason) -> Code {
         | Reason::RestoreFailed
         | Reason::CheckpointFailed
         | Reason::SandboxExited
+        | Reason::OOMKilled
         | Reason::SandboxLost => Code::Internal,
     }
 }

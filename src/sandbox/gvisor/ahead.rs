@@ -39,6 +39,7 @@ impl Ahead {
             && self.spec.runtime == spec.runtime
             && self.spec.netns == spec.netns
             && self.spec.state_dir == spec.state_dir
+            && self.spec.limits == spec.limits
             && bare(&self.spec.containers) == bare(&spec.containers)
     }
 }

@@ -212,6 +212,7 @@ fn sorted(config: &oci::Spec) -> serde_json::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::resources::Limits;
 
     fn spec() -> Spec {
         Spec {
@@ -227,6 +228,7 @@ mod tests {
                 gid: 1001,
                 additional_gids: vec![7],
             }],
+            limits: Limits::default(),
             runtime: "/usr/bin/runsc".into(),
             netns: "/run/netns/x".into(),
             state_dir: "/state".into(),

@@ -72,8 +72,11 @@ impl Gvisor {
             n => n,
         };
         let number = self.made.fetch_add(1, Ordering::SeqCst);
+        let group = self.groups.make(&id(number, 0), &spec.limits)?;
         Ok(Current {
+            names: spec.containers.iter().map(|c| c.name.clone()).collect(),
             runsc: Runsc {
+                group: group.map(Arc::new),
                 exe: spec.runtime.clone(),
                 root: self.dir.join("root"),
                 overlay: spec.state_dir.join(OVERLAY),

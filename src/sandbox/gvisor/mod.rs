@@ -11,7 +11,8 @@ mod runsc;
 #[cfg(test)]
 mod tests;
 
-use super::{Error, Observed, Orphans, Sandbox, Spec, Steps};
+use super::cgroup::Groups;
+use super::{Error, Exit, Observed, Orphans, Sandbox, Spec, Steps};
 use ahead::Spare;
 use async_trait::async_trait;
 use runsc::{Call, Runsc};
@@ -38,6 +39,7 @@ pub struct Gvisor {
     orphans: Orphans,
     current: watch::Sender<Option<Arc<Current>>>,
     spare: Spare,
+    groups: Groups,
     /// How many there were; each has ids of its own.
     made: AtomicU64,
 }
@@ -47,6 +49,8 @@ struct Current {
     runsc: Runsc,
     /// Root first; ids of one length, for `runsc` matches by prefix.
     ids: Vec<String>,
+    /// Those of the containers, in the order of their ids.
+    names: Vec<String>,
     /// The sandbox's process; 0 until it is known.
     pid: AtomicI32,
     /// Its containers were all set going, and nothing has made it stand still since.
@@ -80,7 +84,32 @@ impl Current {
                     after: END_TIMEOUT,
                 })?;
         }
-        Ok(())
+        match &self.runsc.group {
+            Some(group) => {
+                let removed = group.remove().await;
+                removed.map_err(Error::io("cannot remove the control group of a sandbox"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// That it has ended with `code`: all of it, or that container.
+    fn exit(&self, container: Option<&String>, code: i32) -> Exit {
+        let group = self.runsc.group.as_ref();
+        let killed = group.filter(|group| group.ran_out());
+        Exit {
+            container: container.cloned().unwrap_or_default(),
+            code,
+            out_of_memory: killed.map(|group| group.bound()),
+        }
+    }
+
+    /// Its process has ended: as the only container did, or because it was killed.
+    fn root_exit(&self, code: i32) -> Exit {
+        match &self.names[..] {
+            [only] => self.exit(Some(only), code),
+            _ => self.exit(None, code),
+        }
     }
 
     async fn call(&self, call: &Call, args: &[&str]) -> Result<String, Error> {
@@ -130,7 +159,7 @@ impl Gvisor {
     ///
     /// # Errors
     /// [`Error::Io`] when `dir` cannot be made or emptied.
-    pub fn new(dir: PathBuf, orphans: Orphans) -> Result<Gvisor, Error> {
+    pub fn new(dir: PathBuf, groups: Groups, orphans: Orphans) -> Result<Gvisor, Error> {
         let what = format!("cannot prepare {}", dir.display());
         match std::fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(what)(e)),
@@ -144,6 +173,7 @@ impl Gvisor {
             orphans,
             current: watch::Sender::new(None),
             spare: Spare::default(),
+            groups,
             made: AtomicU64::new(0),
         })
     }
@@ -199,30 +229,32 @@ impl Gvisor {
 
     /// The end of one container is the end of a pod: its restart would not be the actor that it was.
     async fn observe_pod(&self, current: &Current) -> Result<Observed, Error> {
-        for id in &current.ids[1..] {
+        for (id, name) in current.ids[1..].iter().zip(&current.names) {
             if current.status(id).await? == "stopped" {
                 let code = current.exit_code(id).await.unwrap_or(UNKNOWN_EXIT);
-                return Ok(Observed::Exited { code });
+                return Ok(Observed::Exited(current.exit(Some(name), code)));
             }
         }
         Ok(Observed::Running)
     }
 
     /// Returns when the containers of `current`, or its sandbox, have ended.
-    async fn ended(&self, current: &Current) -> i32 {
+    async fn ended(&self, current: &Current) -> Exit {
         loop {
             match current.pid() {
                 None => tokio::time::sleep(POD_POLL).await,
-                Some(pid) if current.ids.len() == 1 => return self.orphans.ended(pid).await,
+                Some(pid) if current.ids.len() == 1 => {
+                    return current.root_exit(self.orphans.ended(pid).await);
+                }
                 Some(pid) => tokio::select! {
-                    code = self.orphans.ended(pid) => return code,
+                    code = self.orphans.ended(pid) => return current.root_exit(code),
                     () = tokio::time::sleep(POD_POLL) => {}
                 },
             }
             if current.pid().is_some()
-                && let Ok(Observed::Exited { code }) = self.observe_pod(current).await
+                && let Ok(Observed::Exited(exit)) = self.observe_pod(current).await
             {
-                return code;
+                return exit;
             }
         }
     }
@@ -319,21 +351,20 @@ impl Sandbox for Gvisor {
             return Ok(Observed::Frozen);
         };
         if let Some(code) = self.orphans.code_of(pid) {
-            return Ok(Observed::Exited { code });
+            return Ok(Observed::Exited(current.root_exit(code)));
         }
         match current.status(current.root()).await?.as_str() {
             "running" => self.observe_pod(&current).await,
             "stopped" => {
                 let code = tokio::time::timeout(END_TIMEOUT, self.orphans.ended(pid)).await;
-                Ok(Observed::Exited {
-                    code: code.unwrap_or(UNKNOWN_EXIT),
-                })
+                let code = code.unwrap_or(UNKNOWN_EXIT);
+                Ok(Observed::Exited(current.root_exit(code)))
             }
             _ => Ok(Observed::Frozen),
         }
     }
 
-    async fn exited(&self) -> i32 {
+    async fn exited(&self) -> Exit {
         let mut changes = self.current.subscribe();
         loop {
             let current = changes.borrow_and_update().clone();
@@ -343,9 +374,9 @@ impl Sandbox for Gvisor {
                 continue;
             };
             tokio::select! {
-                code = self.ended(&current) => {
+                exit = self.ended(&current) => {
                     if !current.ending.load(Ordering::SeqCst) {
-                        return code;
+                        return exit;
                     }
                     let _ = changes.changed().await;
                 }
@@ -365,6 +396,9 @@ impl Sandbox for Gvisor {
                 .filter(|e| !self.spare.owns(&e.file_name()));
             left.extend(strange.map(|e| e.path().display().to_string()));
         }
+        let groups = self.groups.there()?;
+        let strange = groups.iter().filter(|id| !self.spare.owns(id.as_ref()));
+        left.extend(strange.map(|id| format!("control group {id}")));
         Ok(left)
     }
 }

@@ -1,12 +1,14 @@
 //! One call of `runsc`: arguments in, answer or a useful line out, always within a bound.
 
 use super::super::Error;
+use super::super::cgroup::Group;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
@@ -66,6 +68,8 @@ pub(super) struct Runsc {
     pub overlay: PathBuf,
     /// File for the messages of one call.
     pub log: PathBuf,
+    /// What the call, and all that it starts, is to be in.
+    pub group: Option<Arc<Group>>,
 }
 
 impl Runsc {
@@ -135,6 +139,12 @@ impl Runsc {
             .stdout(stdout)
             .stderr(stderr)
             .kill_on_drop(true);
+        if let Some(group) = &self.group {
+            let entrance = group.entrance();
+            let entrance = entrance.map_err(Error::io("cannot open a control group"))?;
+            // SAFETY: only system calls between fork and exec.
+            unsafe { command.pre_exec(move || entrance.enter()) };
+        }
         command.spawn().map_err(|source| Error::NoRuntime {
             path: self.exe.clone(),
             source,
@@ -260,6 +270,7 @@ mod tests {
             root: dir.join("root"),
             overlay: dir.join("overlay"),
             log: dir.join("log"),
+            group: None,
         }
     }
 

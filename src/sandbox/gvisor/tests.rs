@@ -3,12 +3,15 @@
 use super::super::testing::{self, INNER, Net, answer, command, count, eventually, get, others};
 use super::super::{Container, Error, Observed, Orphans, Sandbox, Spec, Steps, logs};
 use super::{Gvisor, IMAGE_FILES};
+use crate::api::resources::Limits;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+mod limits;
 
 /// A slot: backend, network, directories under the test's own `/run`.
 struct Slot {
@@ -20,7 +23,7 @@ struct Slot {
 impl Slot {
     fn new(orphans: Orphans) -> Slot {
         Slot {
-            gvisor: Gvisor::new("/run/runsc".into(), orphans.clone()).unwrap(),
+            gvisor: Gvisor::new("/run/runsc".into(), testing::groups(), orphans.clone()).unwrap(),
             net: Net::new(),
             orphans,
         }
@@ -37,6 +40,7 @@ impl Slot {
             actor_id: actor.into(),
             generation: format!("generation-{epoch}"),
             containers: vec![container("app", 8080)],
+            limits: Limits::default(),
             runtime: testing::find("runsc"),
             netns: self.net.path.clone(),
             state_dir: dir("state"),
@@ -341,11 +345,15 @@ fn several_containers_share_a_sandbox_and_survive() {
         assert_eq!(count(8082).await.0, 2);
         let _ = get((INNER, 8082), "/exit?code=3").await;
         let ended = tokio::time::timeout(testing::PATIENCE, slot.gvisor.exited());
-        assert_eq!(ended.await, Ok(3), "one container's end is the sandbox's");
+        let ended = ended.await.unwrap();
+        let said = "container \"two\" exited with code 3";
         assert_eq!(
-            slot.gvisor.observe().await.unwrap(),
-            Observed::Exited { code: 3 }
+            ended.to_string(),
+            said,
+            "one container's end is the sandbox's"
         );
+        let observed = slot.gvisor.observe().await.unwrap();
+        assert_eq!(observed, Observed::Exited(ended));
         slot.gvisor.stop().await.unwrap();
         assert_eq!(others(), Vec::<String>::new());
         assert_eq!(slot.gvisor.residue().unwrap(), Vec::<String>::new());
@@ -467,12 +475,13 @@ fn pitfall_4_a_death_is_noticed_and_its_remains_are_reaped() {
         sandbox.run(&slot.spec("a", 1)).await.unwrap();
         count(8080).await;
         kill(slot.pid(), Signal::SIGKILL).unwrap();
-        let code = tokio::time::timeout(Duration::from_secs(5), sandbox.exited()).await;
-        assert_eq!(code, Ok(137));
-        assert_eq!(
-            sandbox.observe().await.unwrap(),
-            Observed::Exited { code: 137 }
-        );
+        let ended = tokio::time::timeout(Duration::from_secs(5), sandbox.exited()).await;
+        let ended = ended.unwrap();
+        let said = "container \"app\" was ended by signal 9";
+        assert_eq!((ended.code, &*ended.to_string()), (137, said));
+        assert_eq!(ended.out_of_memory, None);
+        let observed = sandbox.observe().await.unwrap();
+        assert_eq!(observed, Observed::Exited(ended));
         eventually("all of it is reaped", || others().is_empty()).await;
         sandbox.stop().await.unwrap();
 
@@ -480,12 +489,11 @@ fn pitfall_4_a_death_is_noticed_and_its_remains_are_reaped() {
         sandbox.run(&slot.spec("a", 2)).await.unwrap();
         count(8080).await;
         let _ = get((INNER, 8080), "/exit?code=7").await;
-        let code = tokio::time::timeout(Duration::from_secs(5), sandbox.exited()).await;
-        assert_eq!(code, Ok(7));
-        assert_eq!(
-            sandbox.observe().await.unwrap(),
-            Observed::Exited { code: 7 }
-        );
+        let ended = tokio::time::timeout(Duration::from_secs(5), sandbox.exited()).await;
+        let ended = ended.unwrap();
+        assert_eq!(ended.to_string(), "container \"app\" exited with code 7");
+        let observed = sandbox.observe().await.unwrap();
+        assert_eq!(observed, Observed::Exited(ended));
         sandbox.stop().await.unwrap();
         assert_eq!(sandbox.residue().unwrap(), Vec::<String>::new());
     });

@@ -11,7 +11,9 @@ use super::start::{boot_failed, images_of, make_dir};
 use super::{Slot, State};
 use crate::api::Reason;
 use crate::lifecycle::slot::worth_ahead;
-use crate::proto::atenode::{ContainerBundle, PrepareWorkloadRequest, SandboxSpec, Workload};
+use crate::proto::atenode::{
+    ContainerBundle, Limits, PrepareWorkloadRequest, SandboxSpec, Workload,
+};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -128,7 +130,7 @@ impl Slot {
             let mut state = self.state();
             state.desired.ahead = Some(Ahead {
                 generation: generation.clone(),
-                fits: fits(runtime, &containers),
+                fits: fits(runtime, &containers, workload.limits),
                 images: images_of(workload),
             });
             // Before there is anything, so that it is found.
@@ -148,6 +150,7 @@ impl Slot {
             runtime_path: runtime_path.display().to_string(),
             log_dir: state_dir.join(LOGS).display().to_string(),
             state_dir: state_dir.display().to_string(),
+            limits: workload.limits,
             ..SandboxSpec::default()
         };
         let request = PrepareWorkloadRequest { spec: Some(spec) };
@@ -214,7 +217,11 @@ impl State {
 }
 
 /// What a restore must be made of to take a sandbox that was created ahead. Of two that are equal the executor makes the same.
-pub(super) fn fits(runtime: &Runtime, containers: &[ContainerBundle]) -> String {
+pub(super) fn fits(
+    runtime: &Runtime,
+    containers: &[ContainerBundle],
+    limits: Option<Limits>,
+) -> String {
     let bare = |c: &ContainerBundle| ContainerBundle {
         env: vec![],
         readyz: None,
@@ -223,6 +230,7 @@ pub(super) fn fits(runtime: &Runtime, containers: &[ContainerBundle]) -> String 
     let spec = SandboxSpec {
         containers: containers.iter().map(bare).collect(),
         runtime_path: runtime.path.display().to_string(),
+        limits,
         ..SandboxSpec::default()
     };
     hex::encode(Sha256::digest(spec.encode_to_vec()))

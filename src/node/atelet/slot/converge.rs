@@ -261,6 +261,9 @@ impl Slot {
             Err(_) => return None,
         };
         let epoch = crate::api::Epoch(answer.epoch);
+        if answer.exit.is_some() {
+            self.state().exit.clone_from(&answer.exit);
+        }
         Some(match answer.state() {
             Wire::Clean => Sandbox::Clean,
             Wire::Running => Sandbox::Running { epoch },

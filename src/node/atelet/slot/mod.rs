@@ -83,6 +83,8 @@ struct State {
     /// The order that is under way.
     op: Option<Arc<Op>>,
     sandbox: Observed<Sandbox>,
+    /// How the sandbox ended that did by itself.
+    exit: Option<wire::Exit>,
     /// Takes no assignment any more and goes.
     retiring: bool,
     ports: VecDeque<u16>,
@@ -129,6 +131,7 @@ impl Slot {
                 desired,
                 op: None,
                 sandbox,
+                exit: None,
                 retiring: false,
                 ports,
                 last: None,
@@ -237,6 +240,9 @@ impl Slot {
             ..wire::Slot::default()
         };
         slot.set_phase(state.phase());
+        if slot.phase() == wire::slot::Phase::Exited {
+            slot.exit.clone_from(&state.exit);
+        }
         if let Some(assignment) = assignment {
             slot.actor = Some(assignment.actor.clone().into());
             slot.epoch = assignment.epoch.0;

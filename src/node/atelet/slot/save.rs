@@ -121,8 +121,13 @@ impl Slot {
         self.set_phase(&mut state, Phase::Serving)?;
         if let Some(op) = state.op_of(Kind::Save) {
             state.op = None;
-            let message = "the sandbox ended by itself before it could be saved";
-            op.finish(Err(Failure::Failed(Reason::SandboxExited, message.into())));
+            let exit = state.exit.clone().unwrap_or_default();
+            let reason = match exit.out_of_memory {
+                true => Reason::OOMKilled,
+                false => Reason::SandboxExited,
+            };
+            let message = format!("before it could be saved {}", exit.message);
+            op.finish(Err(Failure::Failed(reason, message)));
         }
         Ok(())
     }

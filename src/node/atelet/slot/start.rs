@@ -126,7 +126,7 @@ impl Slot {
         if image.is_some() {
             op.lap("snapshot");
         }
-        let fits = ahead::fits(&runtime, &containers);
+        let fits = ahead::fits(&runtime, &containers, workload.limits);
         let (assignment, executor, created) = {
             let mut state = self.state();
             let created = image.is_some() && state.take_ahead(&fits);
@@ -169,6 +169,7 @@ impl Slot {
             host_port: assignment.host_port.into(),
             state_dir: state_dir.display().to_string(),
             log_dir: log_dir.display().to_string(),
+            limits: workload.limits,
         };
         Ok(Prepared {
             spec,
@@ -262,6 +263,8 @@ fn failure(status: &Status, restoring: bool) -> Failure {
         (Code::Cancelled, _) => return Failure::Refused(status.message().to_owned()),
         (Code::Unavailable | Code::Unknown, _) => Reason::SandboxLost,
         (Code::DataLoss, true) => Reason::SnapshotUnreadable,
+        (Code::ResourceExhausted, _) => Reason::OOMKilled,
+        (Code::Unimplemented, _) => Reason::LimitsUnavailable,
         (_, true) => Reason::RestoreFailed,
         (_, false) => Reason::BootFailed,
     };
