@@ -195,6 +195,8 @@ func writeFile(w http.ResponseWriter, r *http.Request) {
 		err = closeErr
 	}
 	if err != nil {
+		// Who still sends does not listen.
+		io.Copy(io.Discard, r.Body)
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

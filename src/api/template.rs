@@ -1,7 +1,10 @@
 //! ActorTemplate: what an actor is made of.
 
+use super::dns::{self, DnsConfig, DnsPolicy};
 use super::pool::SandboxClass;
 use super::resources;
+use super::runsc::Runsc;
+use super::security::SecurityContext;
 use super::validate::{Cause, rules};
 use garde::Validate;
 use k8s_openapi::api::core::v1::{ObjectReference, ResourceRequirements};
@@ -59,6 +62,14 @@ pub struct ActorTemplateSpec {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[garde(length(max = 8), dive)]
     pub image_pull_secrets: Vec<PullSecret>,
+    /// Where the configuration of names begins.
+    #[serde(default)]
+    #[garde(skip)]
+    pub dns_policy: DnsPolicy,
+    /// What is added to it, or all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(dns::rule(self.dns_policy)), dive)]
+    pub dns_config: Option<DnsConfig>,
     /// Directories that survive where memory does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -191,6 +202,10 @@ pub struct Container {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(inner(custom(resources::rule)))]
     pub resources: Option<ResourceRequirements>,
+    /// Who its process is, and what it may do within its sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(dive(()))]
+    pub security_context: Option<SecurityContext>,
     /// When the container can take requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(dive(()))]
@@ -359,48 +374,6 @@ pub enum SnapshotScope {
     /// Durable directories only.
     Data,
 }
-
-/// The runtime's build, per architecture.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-pub struct Runsc {
-    /// For x86-64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[garde(dive)]
-    pub amd64: Option<RuntimeBuild>,
-    /// For 64-bit Arm.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[garde(dive)]
-    pub arm64: Option<RuntimeBuild>,
-    /// How to authenticate to where the build is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[garde(skip)]
-    pub authentication: Option<RuntimeAuthentication>,
-}
-
-/// A build of the runtime.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
-pub struct RuntimeBuild {
-    /// `https://`, `gs://`, `s3://` or `file://`.
-    #[garde(custom(rules::url(&["https://", "gs://", "s3://", "file://"])))]
-    pub url: String,
-    /// 64 lower-case hex digits.
-    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
-    #[garde(custom(rules::sha256))]
-    pub sha256_hash: String,
-}
-
-/// How to authenticate to where a runtime's build is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct RuntimeAuthentication {
-    /// By the node's Google service account.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gcp: Option<GcpAuthentication>,
-}
-
-/// By the node's Google service account.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct GcpAuthentication {}
 
 /// Whether a golden snapshot is needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

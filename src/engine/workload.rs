@@ -1,9 +1,9 @@
 //! From templates to what a node is told to run.
 
+use crate::api::dns::{DnsOption, DnsPolicy};
 use crate::api::record::ActorRecord;
-use crate::api::resources;
 use crate::api::template::{Container, PullSecret, Readyz};
-use crate::api::{ActorTemplate, Reason, SandboxClass};
+use crate::api::{ActorTemplate, ActorTemplateSpec, Reason, SandboxClass, resources, security};
 use crate::kube::Secrets;
 use crate::kube::secrets::Reader;
 use crate::lifecycle::placement::request_port;
@@ -50,6 +50,7 @@ pub(super) async fn workload(
         }),
         port: u32::from(request_port(template)),
         limits: Some(limits(template)),
+        dns: Some(dns(&template.spec)),
         pull_secrets_left_out: pull_secrets.len() < named.len(),
         pull_secrets,
     })
@@ -61,6 +62,39 @@ fn limits(template: &ActorTemplate) -> wire::Limits {
         memory_bytes: limits.memory,
         cpu_millis: limits.cpu,
         cpu_share_millis: limits.share,
+    }
+}
+
+fn dns(spec: &ActorTemplateSpec) -> wire::Dns {
+    let config = spec.dns_config.clone().unwrap_or_default();
+    let option = |o: DnsOption| match o.value {
+        Some(value) => format!("{}:{value}", o.name),
+        None => o.name,
+    };
+    wire::Dns {
+        alone: spec.dns_policy == DnsPolicy::None,
+        nameservers: config.nameservers,
+        searches: config.searches,
+        options: config.options.into_iter().map(option).collect(),
+    }
+}
+
+fn security(container: &Container) -> wire::Security {
+    let said = container.security_context.as_ref();
+    let capabilities = security::capabilities(said).into_iter();
+    let said = said.cloned().unwrap_or_default();
+    let id = |id: i64| u32::try_from(id).ok();
+    wire::Security {
+        user: said.run_as_user.and_then(id),
+        group: said.run_as_group.and_then(id),
+        groups: said
+            .supplemental_groups
+            .into_iter()
+            .filter_map(id)
+            .collect(),
+        non_root: said.run_as_non_root.unwrap_or_default(),
+        read_only_rootfs: said.read_only_root_filesystem.unwrap_or_default(),
+        capabilities: capabilities.map(|c| c.to_string()).collect(),
     }
 }
 
@@ -148,6 +182,7 @@ fn container(container: &Container, env: Vec<wire::EnvVar>) -> wire::Container {
         env,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         readyz: container.readyz.as_ref().map(readyz),
+        security: Some(security(container)),
     }
 }
 

@@ -89,6 +89,14 @@ impl UnpackedImage {
     pub fn make_dir(&self, name: &str) -> Result<()> {
         unpack::make_dir(&self.rootfs, name)
     }
+
+    /// Makes `name` a file, an empty one if it is not one yet, for another to be mounted there. A symlink is replaced.
+    ///
+    /// # Errors
+    /// `Refused` when something else is in the way; `Io`. Blocks for a few calls.
+    pub fn make_file(&self, name: &str) -> Result<()> {
+        unpack::make_file(&self.rootfs, name)
+    }
 }
 
 impl ImageStore {

@@ -99,7 +99,8 @@ mod tests {
     use super::*;
     use crate::api::ActorTemplateSpec;
     use crate::api::record::{LocalSnapshotRecord, SnapshotRecord};
-    use crate::api::template::{ActorTemplateStatus, Runsc};
+    use crate::api::runsc::Runsc;
+    use crate::api::template::ActorTemplateStatus;
 
     fn build(digit: char) -> Build {
         digit.to_string().repeat(12).parse().unwrap()

@@ -176,7 +176,8 @@ pub fn failed(progress: &Progress, now: Timestamp) -> Progress {
 mod tests {
     use super::*;
     use crate::api::record::SnapshotRecord;
-    use crate::api::template::{Container, Golden, Readyz, Runsc};
+    use crate::api::runsc::Runsc;
+    use crate::api::template::{Container, Golden, Readyz};
     use proptest::prelude::*;
 
     fn actor(phase: Phase) -> Observed<ActorRecord> {

@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 mod error;
+mod etc;
 pub mod gvisor;
 pub mod logs;
 mod orphans;
@@ -23,7 +24,7 @@ use std::path::Path;
 
 pub use error::Error;
 pub use orphans::{Death, Orphans};
-pub use spec::{Container, Spec, Step, Steps};
+pub use spec::{Container, Dns, Spec, Step, Steps};
 
 /// What the runtime says about the sandbox of a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]

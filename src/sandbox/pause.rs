@@ -4,6 +4,7 @@
 //! of our own binary it is the same in every release, so that snapshots outlive upgrades.
 
 use super::{Container, Error};
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -80,6 +81,8 @@ pub(super) fn container(dir: &Path) -> Result<Container, Error> {
         uid: 65535,
         gid: 65535,
         additional_gids: vec![],
+        read_only_rootfs: true,
+        capabilities: BTreeSet::new(),
     })
 }
 

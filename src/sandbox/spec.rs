@@ -1,6 +1,9 @@
 //! What a sandbox is made of.
 
 use crate::api::resources::Limits;
+use crate::api::security::Capability;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,10 @@ pub struct Spec {
     pub generation: String,
     /// One: it is the sandbox's root. Several: they share a pause root.
     pub containers: Vec<Container>,
+    /// Its own address in there.
+    pub address: IpAddr,
+    /// How names are resolved.
+    pub dns: Dns,
     /// What all of it may take.
     pub limits: Limits,
     /// The runtime's executable.
@@ -72,4 +79,21 @@ pub struct Container {
     pub gid: u32,
     /// Further groups of the process.
     pub additional_gids: Vec<u32>,
+    /// Whether nothing of the image can be written to.
+    pub read_only_rootfs: bool,
+    /// What it may do within its sandbox.
+    pub capabilities: BTreeSet<Capability>,
+}
+
+/// How names are resolved: beginning with what the executor's own configuration says, unless it is `alone`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Without the executor's.
+    pub alone: bool,
+    /// Addresses.
+    pub nameservers: Vec<String>,
+    /// Domains.
+    pub searches: Vec<String>,
+    /// `NAME` or `NAME:VALUE`.
+    pub options: Vec<String>,
 }

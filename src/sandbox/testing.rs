@@ -188,11 +188,21 @@ impl Net {
 
 /// GET over HTTP/1.0: status and body.
 pub async fn get(addr: impl Into<SocketAddr>, path: &str) -> std::io::Result<(u16, String)> {
-    let addr = addr.into();
+    let request = format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n");
+    exchange(addr.into(), request.as_bytes()).await
+}
+
+/// PUT of so many bytes.
+pub async fn put(addr: impl Into<SocketAddr>, path: &str, bytes: usize) -> (u16, String) {
+    let head = format!("PUT {path} HTTP/1.0\r\nHost: test\r\nContent-Length: {bytes}\r\n\r\n");
+    let request = [head.into_bytes(), vec![b'x'; bytes]].concat();
+    exchange(addr.into(), &request).await.unwrap()
+}
+
+async fn exchange(addr: SocketAddr, request: &[u8]) -> std::io::Result<(u16, String)> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(addr).await?;
-        let request = format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
+        stream.write_all(request).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         let answer = String::from_utf8_lossy(&answer).into_owned();

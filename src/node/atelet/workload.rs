@@ -5,7 +5,7 @@ use crate::api::Reason;
 use crate::image::{
     Credentials, ImageConfig, ImageError, ImageRef, ImageStore, ResolvedUser, UnpackedImage,
 };
-use crate::proto::atenode::{Container, ContainerBundle, EnvVar, PullSecret, Workload};
+use crate::proto::atenode::{Container, ContainerBundle, EnvVar, PullSecret, Security, Workload};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,8 @@ const MAX_KNOWN: usize = 1024;
 
 /// Where the runtime mounts something in an image's files. It would make these directories itself, were it to write there.
 const MOUNT_POINTS: [&str; 2] = ["dev", "run/ate"];
+/// The same for files.
+const MOUNT_FILES: [&str; 3] = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// Images of this node, and what was read of them.
 pub(super) struct Images {
@@ -115,9 +117,11 @@ impl Images {
             }
         };
         let user = image.user(None)?;
-        for name in MOUNT_POINTS {
+        let dirs = MOUNT_POINTS.map(|name| (name, image.make_dir(name)));
+        let files = MOUNT_FILES.map(|name| (name, image.make_file(name)));
+        for (name, made) in dirs.into_iter().chain(files) {
             // The runtime says better what is in the way, if it is.
-            if let Err(error) = image.make_dir(name) {
+            if let Err(error) = made {
                 tracing::debug!(name, %error, "no mount point in an image");
             }
         }
@@ -160,6 +164,17 @@ fn bundle(
             ),
         ));
     }
+    let security = container.security.clone().unwrap_or_default();
+    let user = run_as(&security, image, user)?;
+    if security.non_root && user.uid == 0 {
+        return Err(Failure::Failed(
+            Reason::BootFailed,
+            format!(
+                "container {}: securityContext.runAsNonRoot is true, and the image's user is root; set runAsUser",
+                container.name
+            ),
+        ));
+    }
     let cwd = match container.working_dir.as_str() {
         "" => image.config.workdir.clone(),
         dir => dir.to_owned(),
@@ -174,7 +189,26 @@ fn bundle(
         gid: user.gid,
         additional_gids: user.additional_gids,
         readyz: container.readyz.clone(),
+        read_only_rootfs: security.read_only_rootfs,
+        capabilities: security.capabilities,
     })
+}
+
+/// Who the process is: as the template says, and where it says nothing as the image does; `own` is the image's.
+fn run_as(
+    security: &Security,
+    image: &UnpackedImage,
+    own: ResolvedUser,
+) -> Result<ResolvedUser, Failure> {
+    let mut user = match security.user {
+        Some(uid) => image.user(Some(&uid.to_string()))?,
+        None => own,
+    };
+    user.gid = security.group.unwrap_or(user.gid);
+    user.additional_gids.extend(&security.groups);
+    user.additional_gids.sort_unstable();
+    user.additional_gids.dedup();
+    Ok(user)
 }
 
 /// As Kubernetes has it: `command` replaces entrypoint and arguments of the image, `args` its arguments.

@@ -2,11 +2,12 @@
 
 use super::Error;
 use crate::api::resources::Limits;
+use crate::network::slot;
 use crate::proto::atenode::{
     self as wire, ActorIdentity, ContainerBundle, Readyz, SandboxSpec, StepTiming,
     runtime_config::Backend,
 };
-use crate::sandbox::{Container, Exit, Spec, Steps, readyz};
+use crate::sandbox::{Container, Dns, Exit, Spec, Steps, readyz};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,10 +64,16 @@ fn spec(wire: SandboxSpec, actor_id: String, netns: &Path) -> Result<Spec, Error
     Ok(Spec {
         actor_id,
         generation: wire.generation,
-        containers: wire.containers.into_iter().map(container).collect(),
+        containers: wire
+            .containers
+            .into_iter()
+            .map(container)
+            .collect::<Result<_, _>>()?,
         runtime: absolute("spec.runtime_path", wire.runtime_path)?,
         netns: netns.to_owned(),
+        address: slot::INNER.into(),
         limits: limits(wire.limits),
+        dns: dns(wire.dns.unwrap_or_default()),
         state_dir: absolute("spec.state_dir", wire.state_dir)?,
         log_dir: absolute("spec.log_dir", wire.log_dir)?,
     })
@@ -110,8 +117,24 @@ pub(super) fn exit(exit: &Exit) -> wire::Exit {
     }
 }
 
-fn container(wire: ContainerBundle) -> Container {
-    Container {
+fn dns(wire: wire::Dns) -> Dns {
+    Dns {
+        alone: wire.alone,
+        nameservers: wire.nameservers,
+        searches: wire.searches,
+        options: wire.options,
+    }
+}
+
+fn container(wire: ContainerBundle) -> Result<Container, Error> {
+    let capability = |name: String| {
+        let unknown = || Error::Invalid(format!("container {}: no capability {name:?}", wire.name));
+        name.parse().map_err(|_| unknown())
+    };
+    let capabilities = wire.capabilities.into_iter().map(capability);
+    Ok(Container {
+        read_only_rootfs: wire.read_only_rootfs,
+        capabilities: capabilities.collect::<Result<_, _>>()?,
         name: wire.name,
         rootfs: wire.rootfs.into(),
         args: wire.args,
@@ -120,7 +143,7 @@ fn container(wire: ContainerBundle) -> Container {
         uid: wire.uid,
         gid: wire.gid,
         additional_gids: wire.additional_gids,
-    }
+    })
 }
 
 fn probe(wire: &Readyz) -> Result<readyz::Probe, Error> {

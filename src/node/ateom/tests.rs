@@ -269,6 +269,7 @@ fn actor(name: &str, epoch: u64) -> SandboxSpec {
         state_dir: dir("state"),
         log_dir: dir("log"),
         limits: None,
+        dns: None,
     }
 }
 

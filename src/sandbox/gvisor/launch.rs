@@ -1,6 +1,6 @@
 //! Bringing a sandbox into being, fresh or from an image.
 
-use super::super::{Error, Sandbox, Spec, Steps, logs, pause};
+use super::super::{Error, Sandbox, Spec, Steps, etc, logs, pause};
 use super::bundle::{self, Role};
 use super::runsc::{self, Runsc};
 use super::{Current, Gvisor};
@@ -33,6 +33,9 @@ impl Gvisor {
         let mut steps = Steps::default();
         let launched = async {
             bundle::write_identity(spec)?;
+            if created {
+                etc::write(spec)?;
+            }
             if !created {
                 self.create_root(&current, spec, &mut steps).await?;
             }
@@ -67,6 +70,7 @@ impl Gvisor {
             std::fs::create_dir_all(&dir)
                 .map_err(Error::io(format!("cannot make {}", dir.display())))?;
         }
+        etc::write(spec)?;
         let members = match spec.containers.len() {
             1 => 0,
             n => n,

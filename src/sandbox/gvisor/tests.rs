@@ -1,9 +1,10 @@
 //! With the real `runsc`: the contract of the trait, and what has gone wrong before.
 
 use super::super::testing::{self, INNER, Net, answer, command, count, eventually, get, others};
-use super::super::{Container, Error, Observed, Orphans, Sandbox, Spec, Steps, logs};
+use super::super::{Container, Dns, Error, Observed, Orphans, Sandbox, Spec, Steps, logs};
 use super::{Gvisor, IMAGE_FILES};
 use crate::api::resources::Limits;
+use crate::api::security;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+mod inside;
 mod limits;
 
 /// A slot: backend, network, directories under the test's own `/run`.
@@ -40,6 +42,8 @@ impl Slot {
             actor_id: actor.into(),
             generation: format!("generation-{epoch}"),
             containers: vec![container("app", 8080)],
+            address: INNER.into(),
+            dns: Dns::default(),
             limits: Limits::default(),
             runtime: testing::find("runsc"),
             netns: self.net.path.clone(),
@@ -84,6 +88,8 @@ fn container(name: &str, port: u16) -> Container {
         uid: 0,
         gid: 0,
         additional_gids: vec![],
+        read_only_rootfs: false,
+        capabilities: security::capabilities(None),
     }
 }
 
@@ -126,10 +132,15 @@ fn memory_files_and_listeners_survive_and_identity_is_new() {
         }
         sandbox.stop().await.unwrap();
         assert_eq!(others(), Vec::<String>::new());
-        // All that runsc does to the image is to make the mount point, empty.
+        // All that runsc does to the image is to make mount points, empty.
         let image = testing::rootfs();
         let list = |dir: &Path| std::fs::read_dir(dir).unwrap().count();
-        assert_eq!((list(&image), list(&image.join("run/ate"))), (2, 0));
+        assert_eq!((list(&image), list(&image.join("run/ate"))), (3, 0));
+        let files = std::fs::read_dir(image.join("etc")).unwrap();
+        let sizes: Vec<_> = files
+            .map(|f| f.unwrap().metadata().unwrap().len())
+            .collect();
+        assert_eq!(sizes, [0; 3]);
     });
 }
 

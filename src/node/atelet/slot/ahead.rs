@@ -151,6 +151,7 @@ impl Slot {
             log_dir: state_dir.join(LOGS).display().to_string(),
             state_dir: state_dir.display().to_string(),
             limits: workload.limits,
+            dns: workload.dns.clone(),
             ..SandboxSpec::default()
         };
         let request = PrepareWorkloadRequest { spec: Some(spec) };

@@ -170,6 +170,7 @@ impl Slot {
             state_dir: state_dir.display().to_string(),
             log_dir: log_dir.display().to_string(),
             limits: workload.limits,
+            dns: workload.dns.clone(),
         };
         Ok(Prepared {
             spec,

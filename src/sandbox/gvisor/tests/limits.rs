@@ -105,6 +105,7 @@ fn full_to_its_limit_it_is_saved_and_restored_with_the_same_limit() {
         slot.gvisor.stop().await.unwrap();
 
         // With another limit it does not fit.
+        let spec = bounded(slot.spec("c", 3), 128 * MIB);
         slot.gvisor.prepare(&slot.ahead(&spec)).await.unwrap();
         let more = bounded(spec, 1024 * MIB);
         let steps = slot.gvisor.restore(&more, &image).await.unwrap();
