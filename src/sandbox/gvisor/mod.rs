@@ -93,6 +93,18 @@ impl Current {
         }
     }
 
+    /// Lets it take memory without bound while nothing in it runs: what is written into an image counts, too.
+    fn within_limits(&self, bound: bool) -> Result<(), Error> {
+        let Some(group) = &self.runsc.group else {
+            return Ok(());
+        };
+        let written = match bound {
+            true => group.bind(),
+            false => group.release(),
+        };
+        written.map_err(Error::io("cannot change the limit of a control group"))
+    }
+
     /// That it has ended with `code`: all of it, or that container.
     fn exit(&self, container: Option<&String>, code: i32) -> Exit {
         let group = self.runsc.group.as_ref();
@@ -206,8 +218,10 @@ impl Gvisor {
 
     /// Undoes a pause, after a checkpoint that failed with `cause`.
     async fn undo_pause(&self, current: &Current, cause: Error) -> Error {
-        match current.call(&runsc::RESUME, &[current.root()]).await {
-            Ok(_) => cause,
+        let bound = current.within_limits(true);
+        let resumed = current.call(&runsc::RESUME, &[current.root()]).await;
+        match bound.and(resumed.map(drop)) {
+            Ok(()) => cause,
             Err(resume) => Error::Frozen {
                 message: format!("{resume} (after: {cause})"),
             },
@@ -291,6 +305,9 @@ impl Sandbox for Gvisor {
                 Ok(state) if state == "stopped" => Error::NotRunning { state },
                 _ => self.undo_pause(&current, e).await,
             });
+        }
+        if let Err(e) = current.within_limits(false) {
+            return Err(self.undo_pause(&current, e).await);
         }
         let dir = draft.dir().to_str().map(str::to_owned).unwrap_or_default();
         let args = ["-leave-running", "-image-path", &dir, root];
