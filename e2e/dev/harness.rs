@@ -181,7 +181,7 @@ impl Dev {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    fn client(&self, program: &str) -> Command {
+    pub fn client(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
             .env("KUBECONFIG", self.path("lib/kubeconfig"))
@@ -429,6 +429,13 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
 impl Drop for Dev {
     fn drop(&mut self) {
         self.kill_everything();
+        for uid in std::fs::read_dir(self.path("run/ateoms"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            substrate::sandbox::cgroup::remove_all(&uid.file_name().to_string_lossy());
+        }
         unmount_below(self.dir.path());
         let table = format!("ate-10.{}.0.0-16", self.subnet);
         let _ = Command::new("nft")

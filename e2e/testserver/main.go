@@ -9,7 +9,7 @@
 //	PUT  /files?path=P     writes the body to a file, making its directory
 //	POST /echo             sends the body back as it arrives (also on any other path)
 //	GET  /stream?n=N&ms=M  N lines, M milliseconds apart
-//	GET  /log?bytes=N      writes N bytes to stdout, in lines
+//	GET  /log?bytes=N      writes N bytes to stdout, in lines; with line=T the line T, before them
 //	GET  /dial?addr=A      opens a TCP connection to A and says how that went
 //	GET  /exit?code=C      ends the process
 //
@@ -243,6 +243,9 @@ func stream(w http.ResponseWriter, r *http.Request) {
 
 func writeLog(w http.ResponseWriter, r *http.Request) {
 	left, _ := strconv.Atoi(r.URL.Query().Get("bytes"))
+	if text := r.URL.Query().Get("line"); text != "" {
+		fmt.Println(text)
+	}
 	line := strings.Repeat("x", 99) + "\n"
 	for left > 0 {
 		n, err := os.Stdout.WriteString(line[max(0, len(line)-left):])

@@ -1,10 +1,12 @@
 //! The engine as the REST API's driver of actors.
 
+use super::follow::{Follower, LOG_LIMIT, unavailable};
 use crate::api::record::{ActorRecord, Desired};
 use crate::api::{ActorKey, Reason};
 use crate::apiserver::driver::{ActorDriver, DriveError, LogOptions};
 use crate::engine::{Call, DriveError as EngineError, Engine};
 use crate::proto::atenode::LogsRequest;
+use crate::proto::atenode::logs_request::Start;
 use crate::rpc::TonicNodes;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,8 +15,6 @@ use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a node may take to begin answering with a log.
-const LOG_LIMIT: Duration = Duration::from_secs(10);
 /// How long a deletion is waited for; it goes on afterwards.
 const DELETE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -103,6 +103,21 @@ impl ActorDriver for EngineDriver {
         key: &ActorKey,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<Bytes, DriveError>>, DriveError> {
+        let container = options.container.unwrap_or_default();
+        let tail = options.tail.and_then(|n| u32::try_from(n).ok());
+        let start = Start::TailLines(tail.unwrap_or(0));
+        if options.follow {
+            // Told at once that there is none.
+            self.engine.node_of(key).await.map_err(of_engine)?;
+            let follower = Follower {
+                engine: self.engine.clone(),
+                nodes: self.nodes.clone(),
+                key: key.clone(),
+                container,
+                start,
+            };
+            return Ok(follower.stream());
+        }
         let asleep = || {
             DriveError::Precondition(format!(
                 "actor {key} is asleep: logs are on the node while it runs"
@@ -112,14 +127,10 @@ impl ActorDriver for EngineDriver {
         let (address, actor) = node.ok_or_else(asleep)?;
         let request = LogsRequest {
             actor: Some(actor),
-            container: options.container.unwrap_or_default(),
-            follow: options.follow,
-            tail_lines: options
-                .tail
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(0),
+            container,
+            follow: false,
+            start: Some(start),
         };
-        let unavailable = |e: &dyn std::error::Error| DriveError::Unavailable(e.to_string());
         let stream = self
             .nodes
             .logs(&address, request, LOG_LIMIT)
@@ -133,7 +144,7 @@ impl ActorDriver for EngineDriver {
     }
 }
 
-fn of_engine(error: EngineError) -> DriveError {
+pub(super) fn of_engine(error: EngineError) -> DriveError {
     let message = error.to_string();
     match error {
         EngineError::NotFound(_) => DriveError::NotFound(message),

@@ -11,6 +11,7 @@ mod check;
 mod controller;
 mod dev;
 mod driver;
+mod follow;
 mod image;
 mod manifests;
 mod probes;

@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use super::files::{self, Phase};
+use super::logs::CONTAINERS;
 use super::slot::{Node, Slot};
 use crate::telemetry::chain;
 use std::collections::{BTreeSet, HashSet};
@@ -64,7 +65,7 @@ pub(super) fn sweep_logs(node: &Node, slots: &[Arc<Slot>]) -> Result<(), Error> 
         .collect();
     // The list of containers is written at every start.
     let started = |dir: &PathBuf| {
-        let list = std::fs::metadata(dir.join("containers"));
+        let list = std::fs::metadata(dir.join(CONTAINERS));
         list.and_then(|list| list.modified()).ok()
     };
     let dirs = names.into_iter().map(|name| actors.join(name));

@@ -2,18 +2,21 @@
 
 use super::files::Identity;
 use super::outcome::Failure;
+use crate::proto::atenode::logs_request::Start;
 use crate::proto::atenode::{LogsChunk, LogsRequest};
-use crate::sandbox::logs::{path, rotated_path};
+use crate::sandbox::logs::{end, read};
 use futures::stream::{self, BoxStream, StreamExt};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
 
+/// In an actor's directory: its containers, and after a tab where the log of each was when the actor came here last.
+pub(super) const CONTAINERS: &str = "containers";
 /// Most bytes of one chunk.
-const CHUNK: usize = 64 << 10;
+const CHUNK: u64 = 64 << 10;
 /// How often a followed log is looked at.
 const POLL: Duration = Duration::from_millis(100);
 /// How long a log is followed; the caller asks again.
@@ -23,10 +26,17 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(3600);
 struct Reader {
     dir: PathBuf,
     container: String,
-    /// What is to be sent before anything is read: the end of what there was.
-    start: Vec<u8>,
-    offset: u64,
+    /// What is to be sent before anything is read: the end of what there was, and the position after it.
+    start: VecDeque<LogsChunk>,
+    position: u64,
     until: Option<Instant>,
+}
+
+/// A line for each container, when an actor comes here.
+pub(super) fn containers(logs: &Path, names: &[&str]) -> io::Result<String> {
+    let line = |name: &&str| Ok(format!("{name}\t{}", end(logs, name)?));
+    let lines: io::Result<Vec<String>> = names.iter().map(line).collect();
+    Ok(lines?.join("\n"))
 }
 
 /// The log that `request` asks for, of the actor whose directory is `dir`.
@@ -41,55 +51,41 @@ pub(super) fn stream(
     if owner != actor.uid {
         return Err(missing(name));
     }
-    let containers = std::fs::read_to_string(dir.join("containers")).unwrap_or_default();
+    let containers = std::fs::read_to_string(dir.join(CONTAINERS)).unwrap_or_default();
+    let mut containers = containers
+        .lines()
+        .map(|l| l.split_once('\t').unwrap_or((l, "")));
     let wanted = match &*request.container {
-        "" => containers.lines().next(),
-        wanted => containers.lines().find(|c| *c == wanted),
+        "" => containers.next(),
+        wanted => containers.find(|(c, _)| *c == wanted),
     };
-    let Some(container) = wanted else {
+    let Some((container, came)) = wanted else {
         return Err(missing(format!(
             "container {} of {name}",
             request.container
         )));
     };
-    let logs = dir.join("logs");
-    let (start, offset) =
-        kept(&logs, container, request.tail_lines).map_err(|e| missing(format!("{name}: {e}")))?;
-    let reader = Reader {
-        dir: logs,
+    let mut reader = Reader {
+        dir: dir.join("logs"),
         container: container.to_owned(),
-        start,
-        offset,
+        start: VecDeque::new(),
+        position: 0,
         until: request.follow.then(|| Instant::now() + FOLLOW_LIMIT),
     };
-    Ok(stream::try_unfold(reader, next).boxed())
-}
-
-/// What there is, cut to its last lines, and the offset in the present file where it ends.
-fn kept(dir: &Path, container: &str, lines: u32) -> io::Result<(Vec<u8>, u64)> {
-    let mut content = Vec::new();
-    for file in [rotated_path(dir, container), path(dir, container)] {
-        match File::open(file) {
-            Ok(mut file) => {
-                let before = content.len();
-                file.read_to_end(&mut content)?;
-                if file_is_present(&mut file, dir, container)? {
-                    let offset = (content.len() - before) as u64;
-                    return Ok((tail(content, lines), offset));
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
+    let begun = match request.start {
+        None => reader.tail(0),
+        Some(Start::TailLines(lines)) => reader.tail(lines),
+        Some(Start::Here(_)) => {
+            reader.position = came.parse().unwrap_or(0);
+            Ok(())
         }
-    }
-    Ok((tail(content, lines), 0))
-}
-
-fn file_is_present(file: &mut File, dir: &Path, container: &str) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let present = std::fs::metadata(path(dir, container));
-    let inode = file.metadata()?.ino();
-    Ok(present.is_ok_and(|present| present.ino() == inode))
+        Some(Start::Position(position)) => {
+            reader.position = position;
+            Ok(())
+        }
+    };
+    begun.map_err(|e| missing(format!("{name}: {e}")))?;
+    Ok(stream::try_unfold(reader, next).boxed())
 }
 
 /// The last `lines` lines; 0 is all.
@@ -106,17 +102,15 @@ fn tail(mut content: Vec<u8>, lines: u32) -> Vec<u8> {
 }
 
 async fn next(mut reader: Reader) -> Result<Option<(LogsChunk, Reader)>, Status> {
-    if !reader.start.is_empty() {
-        let rest = reader.start.split_off(reader.start.len().min(CHUNK));
-        let data = std::mem::replace(&mut reader.start, rest);
-        return Ok(Some((LogsChunk { data }, reader)));
+    if let Some(chunk) = reader.start.pop_front() {
+        return Ok(Some((chunk, reader)));
     }
     loop {
-        let data = reader
+        let chunk = reader
             .read()
             .map_err(|e| Status::internal(format!("cannot read the log: {e}")))?;
-        if !data.is_empty() {
-            return Ok(Some((LogsChunk { data }, reader)));
+        if let Some(chunk) = chunk {
+            return Ok(Some((chunk, reader)));
         }
         match reader.until {
             Some(until) if Instant::now() < until && reader.dir.is_dir() => {
@@ -128,28 +122,43 @@ async fn next(mut reader: Reader) -> Result<Option<(LogsChunk, Reader)>, Status>
 }
 
 impl Reader {
-    /// What was written since; little at a time, so it does not keep others waiting.
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        let mut file = match File::open(path(&self.dir, &self.container)) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        // Cut by a rotation since.
-        if file.metadata()?.len() < self.offset {
-            self.offset = 0;
+    /// Begins with what there is, cut to its last lines.
+    fn tail(&mut self, lines: u32) -> io::Result<()> {
+        let mut content = Vec::new();
+        let until = end(&self.dir, &self.container)?;
+        while self.position < until
+            && let Some(chunk) = self.read()?
+        {
+            content.extend(chunk.data);
         }
-        file.seek(SeekFrom::Start(self.offset))?;
-        let mut data = Vec::new();
-        file.take(CHUNK as u64).read_to_end(&mut data)?;
-        self.offset += data.len() as u64;
-        Ok(data)
+        let content = tail(content, lines);
+        let mut position = self.position - content.len() as u64;
+        for data in content.chunks(CHUNK as usize) {
+            position += data.len() as u64;
+            let data = data.to_vec();
+            self.start.push_back(LogsChunk { data, position });
+        }
+        Ok(())
+    }
+
+    /// What was written since; little at a time, so it does not keep others waiting.
+    fn read(&mut self) -> io::Result<Option<LogsChunk>> {
+        let (data, from) = match read(&self.dir, &self.container, self.position, CHUNK) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        self.position = from + data.len() as u64;
+        let position = self.position;
+        Ok(Some(LogsChunk { data, position }).filter(|chunk| !chunk.data.is_empty()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::atenode::Here;
+    use crate::sandbox::logs::{path, rotate};
+    use std::fs::File;
     use std::io::Write;
 
     #[test]
@@ -178,14 +187,15 @@ mod tests {
         std::fs::write(dir.path().join("uid"), "u1").unwrap();
         std::fs::write(dir.path().join("containers"), "app\nside").unwrap();
         let file = path(&logs, "app");
-        std::fs::write(rotated_path(&logs, "app"), "0\n").unwrap();
+        std::fs::write(&file, "0\n").unwrap();
+        rotate(&logs, "app", 1).unwrap();
         std::fs::write(&file, "1\n2\n").unwrap();
         let actor = Identity {
             uid: "u1".into(),
             ..Identity::default()
         };
         let mut request = LogsRequest {
-            tail_lines: 3,
+            start: Some(Start::TailLines(3)),
             follow: true,
             ..LogsRequest::default()
         };
@@ -196,9 +206,31 @@ mod tests {
         let mut log = File::options().append(true).open(&file).unwrap();
         log.write_all(b"3\n").unwrap();
         assert_eq!(read().await, "3\n");
-        crate::sandbox::logs::rotate(&logs, "app", 1).unwrap();
+        // Nothing that was not read yet is lost with it.
         log.write_all(b"4\n").unwrap();
+        rotate(&logs, "app", 4).unwrap();
+        log.write_all(b"5 is longer than what was there\n").unwrap();
         assert_eq!(read().await, "4\n");
+        assert_eq!(read().await, "5 is longer than what was there\n");
+
+        let mut of = async |start| {
+            let request = LogsRequest {
+                start: Some(start),
+                ..LogsRequest::default()
+            };
+            let chunks = super::stream(dir.path(), &actor, &request).unwrap();
+            let chunks: Vec<_> = chunks.map(|chunk| chunk.unwrap().data).collect().await;
+            String::from_utf8(chunks.concat()).unwrap()
+        };
+        assert_eq!(
+            of(Start::Position(8)).await,
+            "4\n5 is longer than what was there\n"
+        );
+        let list = containers(&logs, &["app", "side"]).unwrap();
+        std::fs::write(dir.path().join(CONTAINERS), list).unwrap();
+        log.write_all(b"6\n").unwrap();
+        assert_eq!(of(Start::Here(Here {})).await, "6\n", "since it came here");
+        assert_eq!(of(Start::TailLines(1)).await, "6\n");
 
         request.container = "none".into();
         assert!(super::stream(dir.path(), &actor, &request).is_err());

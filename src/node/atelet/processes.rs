@@ -242,6 +242,7 @@ impl SlotProvider for ProcessSlots {
         }
         for uid in files::names(&self.run_dir.join("ateoms"))? {
             if !wanted.contains(&uid) {
+                cgroup::remove_all(&uid);
                 files::remove_dir(&self.own_dir(&uid))?;
             }
         }

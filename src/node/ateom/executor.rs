@@ -379,10 +379,12 @@ impl Executor {
     }
 
     async fn watch_logs(&self) {
-        let mut rotation = tokio::time::interval(logs::CHECK_INTERVAL);
         loop {
-            rotation.tick().await;
-            self.rotate_logs().await;
+            let pause = match self.rotate_logs().await {
+                true => logs::BUSY_INTERVAL,
+                false => logs::CHECK_INTERVAL,
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -398,17 +400,26 @@ impl Executor {
         }
     }
 
-    async fn rotate_logs(&self) {
-        let Some(now) = self.current() else { return };
+    /// Whether there was one to rotate.
+    async fn rotate_logs(&self) -> bool {
+        let Some(now) = self.current() else {
+            return false;
+        };
         let rotated = tokio::task::spawn_blocking(move || {
             let spec = &now.spec;
+            let mut any = false;
             for container in &spec.containers {
-                logs::rotate(&spec.log_dir, &container.name, logs::MAX_BYTES)?;
+                any |= logs::rotate(&spec.log_dir, &container.name, logs::MAX_BYTES)?;
             }
-            Ok::<_, std::io::Error>(())
+            Ok::<_, std::io::Error>(any)
         });
-        if let Ok(Err(error)) = rotated.await {
-            tracing::warn!(%error, "cannot rotate a container's log");
+        match rotated.await {
+            Ok(Ok(any)) => any,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot rotate a container's log");
+                false
+            }
+            Err(_) => false,
         }
     }
 

@@ -98,7 +98,7 @@ impl AteomHerder for Node {
 
     async fn logs(&self, _: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let chunks = [b"one".to_vec(), b"two".to_vec()];
-        let chunks = chunks.map(|data| Ok(LogsChunk { data }));
+        let chunks = chunks.map(|data| Ok(LogsChunk { data, position: 0 }));
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 }

@@ -26,9 +26,10 @@ pub struct Group {
     dirs: Vec<PathBuf>,
     /// Holds a line `oom_kill N`.
     kills: PathBuf,
-    /// The file of the bound of memory, and the bound.
-    memory: Option<(PathBuf, u64)>,
-    /// What that file takes for no bound.
+    /// Bytes of memory that may be taken.
+    memory: Option<u64>,
+    /// The files of that bound, in the order in which it is set; and what they take for none.
+    bounds: Vec<PathBuf>,
     unbounded: &'static str,
 }
 
@@ -61,21 +62,28 @@ impl Group {
             Base::V1 { memory, .. } => (memory.join(id), "memory.oom_control", "-1"),
             Base::V2(dir) => (dir.join(id), "memory.events", "max"),
         };
-        let bound = match base {
-            Base::V1 { .. } => "memory.limit_in_bytes",
-            Base::V2(_) => "memory.max",
+        let bounds = match base {
+            // What counts swapped memory too is never below the other.
+            Base::V1 { .. } => &["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"][..],
+            Base::V2(_) => &["memory.max"],
         };
-        let memory = limits
-            .memory
-            .map(|most| (of_memory.join(bound), most.saturating_add(SANDBOX_OVERHEAD)));
+        let bounds = bounds
+            .iter()
+            .enumerate()
+            .map(|(n, name)| (n, of_memory.join(name)));
+        // Kernels may be built without the second.
+        let bounds = bounds.filter(|(n, file)| *n == 0 || file.exists());
         let group = Group {
             kills: of_memory.join(kills),
             dirs,
-            memory,
+            memory: limits
+                .memory
+                .map(|most| most.saturating_add(SANDBOX_OVERHEAD)),
+            bounds: bounds.map(|(_, file)| file).collect(),
             unbounded,
         };
         let written = match base {
-            Base::V1 { cpu, .. } => group.write_v1(&of_memory, &cpu.join(id), limits),
+            Base::V1 { cpu, .. } => group.write_v1(&cpu.join(id), limits),
             Base::V2(_) => group.write_v2(&of_memory, limits),
         };
         if written.is_err() {
@@ -84,11 +92,8 @@ impl Group {
         written.map(|()| group)
     }
 
-    fn write_v1(&self, memory: &Path, cpu: &Path, limits: &Limits) -> io::Result<()> {
+    fn write_v1(&self, cpu: &Path, limits: &Limits) -> io::Result<()> {
         self.bind()?;
-        if let Some((_, bound)) = &self.memory {
-            if_there(&memory.join("memory.memsw.limit_in_bytes"), bound)?;
-        }
         if let Some(most) = limits.cpu {
             write(&cpu.join("cpu.cfs_period_us"), CPU_PERIOD)?;
             write(&cpu.join("cpu.cfs_quota_us"), quota(most))?;
@@ -127,10 +132,10 @@ impl Group {
     /// # Errors
     /// As the kernel says.
     pub fn bind(&self) -> io::Result<()> {
-        match &self.memory {
-            Some((file, bound)) => write(file, bound),
-            None => Ok(()),
-        }
+        let Some(bytes) = self.memory else {
+            return Ok(());
+        };
+        self.bounds.iter().try_for_each(|file| write(file, bytes))
     }
 
     /// Lets memory be taken without bound until [`Group::bind`]: of what a sandbox writes into files, too, the kernel keeps copies, and counts them.
@@ -138,10 +143,8 @@ impl Group {
     /// # Errors
     /// As the kernel says.
     pub fn release(&self) -> io::Result<()> {
-        match &self.memory {
-            Some((file, _)) => write(file, self.unbounded),
-            None => Ok(()),
-        }
+        let mut bounds = self.bounds.iter().rev().filter(|_| self.memory.is_some());
+        bounds.try_for_each(|file| write(file, self.unbounded))
     }
 
     /// Opens the way in.
@@ -156,7 +159,7 @@ impl Group {
 
     /// The bound of memory, with what the sandbox itself takes.
     pub fn bound(&self) -> Option<u64> {
-        self.memory.as_ref().map(|(_, bound)| *bound)
+        self.memory
     }
 
     /// Whether something in it was killed because there was no more memory for it.

@@ -2,6 +2,7 @@
 
 use super::super::error::{Error, io};
 use super::super::files::{self, Identity, Phase};
+use super::super::logs::CONTAINERS;
 use super::super::outcome::{Answer, Failure};
 use super::super::provider::{Access, Executor};
 use super::op::{Kind, Op};
@@ -231,8 +232,10 @@ impl Slot {
         if known != actor.uid {
             std::fs::write(&uid, &actor.uid).map_err(io("write", &uid))?;
         }
-        let list = dir.join("containers");
-        std::fs::write(&list, containers.join("\n")).map_err(io("write", &list))?;
+        let list = dir.join(CONTAINERS);
+        let lines = super::super::logs::containers(&logs, containers);
+        let written = lines.and_then(|lines| std::fs::write(&list, lines));
+        written.map_err(io("write", &list))?;
         Ok(logs)
     }
 }
