@@ -187,8 +187,8 @@ mod tests {
         std::fs::write(dir.path().join("uid"), "u1").unwrap();
         std::fs::write(dir.path().join("containers"), "app\nside").unwrap();
         let file = path(&logs, "app");
-        std::fs::write(&file, "0\n").unwrap();
-        rotate(&logs, "app", 1).unwrap();
+        std::fs::write(&file, "-0\n").unwrap();
+        rotate(&logs, "app", 2).unwrap();
         std::fs::write(&file, "1\n2\n").unwrap();
         let actor = Identity {
             uid: "u1".into(),
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(read().await, "4\n");
         assert_eq!(read().await, "5 is longer than what was there\n");
 
-        let mut of = async |start| {
+        let of = async |start| {
             let request = LogsRequest {
                 start: Some(start),
                 ..LogsRequest::default()
@@ -223,7 +223,7 @@ mod tests {
             String::from_utf8(chunks.concat()).unwrap()
         };
         assert_eq!(
-            of(Start::Position(8)).await,
+            of(Start::Position(9)).await,
             "4\n5 is longer than what was there\n"
         );
         let list = containers(&logs, &["app", "side"]).unwrap();

@@ -14,6 +14,7 @@ use crate::proto::atenode::{
     Readyz, RenewLeaseRequest, RestoreWorkloadRequest, RunWorkloadRequest, RuntimeConfig,
     SandboxSpec, StopWorkloadRequest, ThawWorkloadRequest, runtime_config::Backend,
 };
+use crate::sandbox::cgroup;
 use crate::sandbox::testing::{PATIENCE, find, get, rootfs};
 use nix::sys::signal::Signal;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -51,6 +52,7 @@ extern "C" fn become_executor() {
 
 /// A worker: an executor and how to reach it.
 struct Worker {
+    uid: String,
     process: Process,
     client: AteomClient<Channel>,
     address: Ipv4Addr,
@@ -63,6 +65,7 @@ impl Drop for Worker {
         while self.process.is_alive() {
             std::thread::yield_now();
         }
+        cgroup::remove_all(&self.uid);
         if std::thread::panicking() {
             let log = std::fs::read_to_string(&self.log);
             eprintln!("the executor said: {}", log.unwrap_or_default());
@@ -73,7 +76,8 @@ impl Drop for Worker {
 impl Worker {
     async fn new(index: u16) -> Worker {
         std::fs::create_dir_all(DIR).unwrap();
-        let uid = format!("worker-{index}");
+        // Control groups are not in the test's namespaces.
+        let uid = format!("worker-{index}-{}", uuid::Uuid::new_v4());
         let log = PathBuf::from(format!("/run/{uid}.log"));
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(EXECUTOR, &uid);
@@ -94,6 +98,7 @@ impl Worker {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         Worker {
+            uid,
             process,
             client,
             address: addresses.slot,
@@ -441,7 +446,7 @@ fn an_executor_is_adopted_by_its_name_and_ends_when_asked() {
         assert!(Process::adopt(pid, start + 1).unwrap().is_none());
         let adopted = Process::adopt(pid, start).unwrap().expect("it runs");
         assert!(adopted.is_alive());
-        let socket = socket_path(Path::new(DIR), "worker-0");
+        let socket = socket_path(Path::new(DIR), &worker.uid);
         let mode =
             std::os::unix::fs::PermissionsExt::mode(&socket.metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);

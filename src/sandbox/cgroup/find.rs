@@ -40,6 +40,15 @@ impl Base {
         Ok(names.into_iter().collect())
     }
 
+    /// Removes the groups of sandboxes in which nothing runs.
+    pub fn empty(&self) {
+        for id in self.there().unwrap_or_default() {
+            for dir in self.dirs() {
+                let _ = std::fs::remove_dir(dir.join(&id));
+            }
+        }
+    }
+
     /// Nothing is to be in them any more.
     pub fn remove(&self) {
         for dir in self.dirs() {

@@ -34,11 +34,15 @@ impl Groups {
 
     fn open_at(proc: &Path, name: &str) -> Groups {
         let base = find::base(proc, name);
-        if let Err(why) = &base {
-            tracing::warn!(
-                why,
-                "no control groups: sandboxes have no limits of their own"
-            );
+        match &base {
+            // An earlier one of that name has ended, and its sandboxes with it.
+            Ok(base) => base.empty(),
+            Err(why) => {
+                tracing::warn!(
+                    why,
+                    "no control groups: sandboxes have no limits of their own"
+                );
+            }
         }
         Groups { base }
     }
