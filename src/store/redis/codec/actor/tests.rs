@@ -87,7 +87,6 @@ prop_compose! {
             rolled_back: rolled_back.map(|to| RolledBack {
                 message: "why".into(),
                 reason: Reason::NodeLost,
-                message: "it was".into(),
                 time: Timestamp(9),
                 to: to.map(Timestamp),
             }),
