@@ -164,14 +164,13 @@ pub fn image(parent: &Path, name: &str, seed: u8) -> std::path::PathBuf {
 
 /// A page of memory that no other seed makes; zeros for 0.
 pub fn page(seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..pages::PAGE / 8).flat_map(next).collect()
+    let mut page = vec![0; pages::PAGE];
+    if seed > 0 {
+        let mut hasher = blake3::Hasher::new();
+        let mut noise = hasher.update(&seed.to_le_bytes()).finalize_xof();
+        noise.fill(&mut page);
+    }
+    page
 }
 
 /// An image directory with these pages of memory.
