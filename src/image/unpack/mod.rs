@@ -7,6 +7,7 @@
 
 mod entry;
 mod metered;
+mod mount;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -14,17 +15,14 @@ mod whiteout;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, SFlag};
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::refused;
 use super::{MAX_IMAGE_BYTES, MAX_IMAGE_FILES, Result};
+pub(super) use mount::{make_dir, make_file};
+
 use metered::Metered;
-use tree::{Missing, Tree};
+use tree::Tree;
 
 /// Cap on what one entry's headers (long names, extended attributes) may take, in bytes.
 const MAX_HEADERS: u64 = 1 << 20;
@@ -103,37 +101,6 @@ impl Unpack {
         }
         Ok(())
     }
-}
-
-/// Makes the directory `name` of the image in `rootfs` if it is missing, and those on the way.
-pub(super) fn make_dir(rootfs: &Path, name: &str) -> Result<()> {
-    let tree = Tree::open(rootfs)?;
-    tree.dir(name.as_bytes(), Missing::Create).map(drop)
-}
-
-/// Makes `name` of the image in `rootfs` a file, and the directories on the way.
-pub(super) fn make_file(rootfs: &Path, name: &str) -> Result<()> {
-    let tree = Tree::open(rootfs)?;
-    let Some(place) = tree.place(name.as_bytes(), Missing::Create)? else {
-        return Ok(());
-    };
-    let there = tree::stat(place.dir.as_fd(), &place.name);
-    let there = there.map_err(|e| tree.failed("read", &place.path, e))?;
-    let file = place.name.as_os_str();
-    match there {
-        Some(there) if tree::is(&there, SFlag::S_IFREG) => return Ok(()),
-        Some(there) if tree::is(&there, SFlag::S_IFLNK) => {
-            unlinkat(&place.dir, file, UnlinkatFlags::NoRemoveDir)
-                .map_err(|e| tree.failed("remove", &place.path, e))?;
-        }
-        Some(_) => return Err(refused(name, "it is neither a file nor a symlink")),
-        None => {}
-    }
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let made = openat(&place.dir, file, flags, Mode::from_bits_truncate(0o644));
-    made.map(drop)
-        .map_err(|e| tree.failed("create", &place.path, e))
 }
 
 fn not_tar(e: io::Error) -> super::ImageError {

@@ -317,4 +317,76 @@ mod tests {
         let bare = environment(&Container::default(), &ImageConfig::default());
         assert_eq!(bare, [var("PATH", DEFAULT_PATH)]);
     }
+
+    #[test]
+    fn users_and_groups_are_those_of_the_template_and_else_of_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::write(etc.join("passwd"), "app:x:1000:2000::/:/bin/sh\n").unwrap();
+        std::fs::write(etc.join("group"), "extra:x:3000:app\n").unwrap();
+        let image = UnpackedImage {
+            rootfs: dir.path().to_owned(),
+            config: ImageConfig {
+                cmd: strings(&["/app"]),
+                ..ImageConfig::default()
+            },
+            digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+        };
+        let made = |security: Security| {
+            let container = Container {
+                name: "c".into(),
+                security: Some(security),
+                ..Container::default()
+            };
+            bundle(&container, &image, ResolvedUser::default())
+        };
+        let usual = Security::default();
+        for (security, uid, gid, groups) in [
+            (usual.clone(), 0, 0, &[][..]),
+            (
+                Security {
+                    user: Some(1000),
+                    ..usual.clone()
+                },
+                1000,
+                2000,
+                &[3000],
+            ),
+            (
+                Security {
+                    user: Some(7),
+                    ..usual.clone()
+                },
+                7,
+                0,
+                &[],
+            ),
+            (
+                Security {
+                    user: Some(1000),
+                    group: Some(5),
+                    groups: vec![9, 3000, 4],
+                    non_root: true,
+                    ..usual.clone()
+                },
+                1000,
+                5,
+                &[4, 9, 3000],
+            ),
+        ] {
+            let bundle = made(security.clone()).unwrap();
+            assert_eq!((bundle.uid, bundle.gid), (uid, gid), "{security:?}");
+            assert_eq!(bundle.additional_gids, groups, "{security:?}");
+        }
+        let refused = made(Security {
+            non_root: true,
+            ..usual
+        })
+        .unwrap_err();
+        assert!(
+            matches!(&refused, Failure::Failed(Reason::BootFailed, why) if why.contains("runAsNonRoot")),
+            "{refused:?}"
+        );
+    }
 }

@@ -115,3 +115,45 @@ impl From<Error> for Status {
         Status::new(error.code(), chain(&error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_have_codes_of_their_own() {
+        let ended = |out_of_memory| {
+            Error::Ended(Exit {
+                container: "app".into(),
+                code: 137,
+                out_of_memory,
+            })
+        };
+        for (error, code, said) in [
+            (
+                ended(None),
+                Code::Aborted,
+                "container \"app\" was ended by signal 9",
+            ),
+            (
+                ended(Some(None)),
+                Code::ResourceExhausted,
+                "its worker has no more memory",
+            ),
+            (
+                ended(Some(Some((128 + 64) << 20))),
+                Code::ResourceExhausted,
+                "more memory than the 128Mi of its limits",
+            ),
+            (
+                sandbox::Error::NoLimits("why".into()).into(),
+                Code::Unimplemented,
+                "its limits cannot be kept: why",
+            ),
+        ] {
+            let status = Status::from(error);
+            assert_eq!(status.code(), code, "{said}");
+            assert!(status.message().contains(said), "{}", status.message());
+        }
+    }
+}

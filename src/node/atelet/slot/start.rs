@@ -274,3 +274,30 @@ fn failure(status: &Status, restoring: bool) -> Failure {
     };
     Failure::Failed(reason, status.message().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_executor_refuses_is_told_by_its_reason() {
+        for (code, restoring, reason) in [
+            (Code::Unavailable, true, Reason::SandboxLost),
+            (Code::DataLoss, true, Reason::SnapshotUnreadable),
+            (Code::DataLoss, false, Reason::BootFailed),
+            (Code::ResourceExhausted, true, Reason::OOMKilled),
+            (Code::ResourceExhausted, false, Reason::OOMKilled),
+            (Code::Unimplemented, true, Reason::LimitsUnavailable),
+            (Code::Aborted, true, Reason::RestoreFailed),
+            (Code::Aborted, false, Reason::BootFailed),
+        ] {
+            let failed = failure(&Status::new(code, "why"), restoring);
+            assert!(
+                matches!(&failed, Failure::Failed(r, why) if *r == reason && why == "why"),
+                "{code}: {failed:?}"
+            );
+        }
+        let cancelled = failure(&Status::cancelled("stopped"), true);
+        assert!(matches!(cancelled, Failure::Refused(_)), "{cancelled:?}");
+    }
+}
