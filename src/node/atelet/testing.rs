@@ -14,6 +14,7 @@ use crate::proto::atenode::{
 };
 use crate::rpc::nodes::{NodeClient, NodeError, TonicNodes};
 use crate::rpc::testing::{Authority, from_peers, listen};
+use crate::sandbox::cgroup;
 use crate::sandbox::testing::{PATIENCE, command, get, rootfs};
 use crate::snapshot::S3Config;
 use nix::sys::signal::Signal;
@@ -131,6 +132,8 @@ impl Drop for World {
                     std::thread::yield_now();
                 }
             }
+            // Not in the test's namespaces.
+            cgroup::remove_all(&record.uid);
         }
     }
 }
