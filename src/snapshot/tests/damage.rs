@@ -14,12 +14,8 @@ async fn a_changed_byte_in_any_object_is_refused() {
         assert_eq!(objects.len(), 4);
         for object in &objects {
             let whole = get_small(store, object, 1 << 20).await.unwrap();
-            let middle = whole.len() / 2;
-            let mut flipped = whole.clone();
-            flipped[middle] ^= 1;
-            let longer = [&whole[..], b"x"].concat();
-            for bad in [&flipped[..], &whole[..middle], &[], &longer] {
-                put(store, object, bad).await;
+            for bad in spoiled(&whole) {
+                put(store, object, &bad).await;
                 let into = dir.path().join("into");
                 let error = fetch(&at, "s1", &into).await.unwrap_err();
                 let name = object.trim_start_matches("p/s1/");
@@ -60,6 +56,15 @@ async fn a_missing_object_is_named() {
             .unwrap_err();
         assert!(matches!(error, SnapshotError::NotFound { .. }), "{error}");
     }
+}
+
+/// An object with one bit flipped, cut short, empty, and longer.
+fn spoiled(whole: &[u8]) -> [Vec<u8>; 4] {
+    let middle = whole.len() / 2;
+    let mut flipped = whole.to_vec();
+    flipped[middle] ^= 1;
+    let longer = [whole, b"x"].concat();
+    [flipped, whole[..middle].to_vec(), vec![], longer]
 }
 
 async fn put(store: &dyn ObjectStore, key: &str, content: &[u8]) {
@@ -104,12 +109,8 @@ async fn a_changed_byte_in_anything_that_it_is_made_of_is_refused() {
         assert_eq!(objects.len(), 7);
         for object in &objects {
             let whole = get_small(store, object, 8 << 20).await.unwrap();
-            let middle = whole.len() / 2;
-            let mut flipped = whole.clone();
-            flipped[middle] ^= 1;
-            let longer = [&whole[..], b"x"].concat();
-            for bad in [&flipped[..], &whole[..middle], &[], &longer] {
-                put(store, object, bad).await;
+            for bad in spoiled(&whole) {
+                put(store, object, &bad).await;
                 damaged(node.fetch(&at, "s2").await, object);
             }
             store.delete(object).await.unwrap();

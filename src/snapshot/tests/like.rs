@@ -226,11 +226,11 @@ async fn what_is_made_of_a_golden_snapshot_outlives_it_and_the_last_takes_it_alo
     }
 }
 
-/// A store that does something before the first mark is set, or the first manifest is asked for after it.
+/// A store in which a snapshot is deleted just before or after a mark is set.
 #[derive(Debug)]
 struct Meddles {
     store: Arc<dyn ObjectStore>,
-    /// Deleted when a mark is set.
+    /// Where all goes then.
     deletes: &'static str,
     before: bool,
 }
