@@ -3,11 +3,16 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Controllers that limits need.
 const CONTROLLERS: [&str; 2] = ["memory", "cpu"];
 /// Our own group in version 2, once groups for sandboxes are beside us: one with controllers for others has no processes itself.
 const OWN_LEAF: &str = "ate-executor";
+
+/// How often it is tried to remove the group of who has ended, and the pause between two tries.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The directories of an executor's groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,8 +245,18 @@ pub fn remove_all(name: &str) {
 fn remove_below(dir: &Path) {
     let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
     // A group's files are the kernel's: only groups can be removed, and files are not in the way.
-    below.for_each(|entry| drop(std::fs::remove_dir(entry.path())));
-    let _ = std::fs::remove_dir(dir);
+    below.for_each(|entry| remove_soon(&entry.path()));
+    remove_soon(dir);
+}
+
+/// Who has ended may be in there for a moment still.
+fn remove_soon(dir: &Path) {
+    for _ in 0..ATTEMPTS {
+        match std::fs::remove_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(PAUSE),
+            _ => return,
+        }
+    }
 }
 
 #[cfg(test)]
