@@ -49,7 +49,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 fn stored(objects: &Objects, dev: &Dev, actor: &str) -> Vec<PathBuf> {
     let (id, manifest) = (dev.field(actor, ".status.snapshot.id"), "manifest.json");
     let keys = objects.keys();
-    let own = keys.iter().filter(|key| key.contains(&id));
+    let own = keys.iter().filter(|key| key.contains(&format!("/{id}/")));
     let files: Vec<_> = own.map(|key| objects.bucket().join(key)).collect();
     assert!(
         files.iter().any(|file| file.ends_with(manifest)),

@@ -173,7 +173,7 @@ fn an_image_that_does_not_fit_says_so_and_leaves_nothing() {
         (said.starts_with("ImageUnavailable") && said.contains(FULL) && described.contains(FULL))
             .then_some(())
     });
-    assert_eq!(dev.visit("a"), (1, 1), "others are served");
+    assert_eq!(dev.served("a"), (1, 1), "others are served");
     let half = std::fs::read_dir(dev.path("lib/node/images/tmp")).unwrap();
     assert_eq!(half.count(), 0, "nothing of it is left");
     disk.empty();

@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Changes read at once.
 const BATCH: usize = 500;
 /// A deletion that takes longer than this is answered before it is complete.
-const DELETE_PATIENCE: Duration = Duration::from_secs(1);
+const DELETE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Shows actors: as their records say, and their templates.
 #[derive(Clone)]
