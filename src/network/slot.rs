@@ -35,7 +35,7 @@ const LINK_LOCAL: &str = "169.254.0.0/16";
 const CUT_ATTEMPTS: usize = 5;
 
 /// The network of the slot whose worker's namespace the calling process is in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SlotNetwork {
     netns: PathBuf,
 }

@@ -244,14 +244,16 @@ impl Executor {
         }
         let mut steps = Steps::default();
         self.network.close()?;
-        let saved = async {
-            self.network.cut()?;
-            failpoint::crash("executor.save.before");
-            let saved = self.sandbox.checkpoint(image).await?;
-            failpoint::crash("executor.save.after");
-            Ok::<_, Error>(saved)
-        };
-        match saved.await {
+        // It walks the connections of the whole machine, so it is done beside the pause. What comes in between is cut when the slot is cleaned.
+        let network = self.network.clone();
+        let cut = tokio::task::spawn_blocking(move || network.cut());
+        failpoint::crash("executor.save.before");
+        let saved = self.sandbox.checkpoint(image).await;
+        failpoint::crash("executor.save.after");
+        if let Ok(Err(error)) = cut.await {
+            tracing::warn!(epoch, %error, "cannot cut the connections of a sandbox that is saved");
+        }
+        match saved.map_err(Error::from) {
             Ok(more) => steps.extend(more),
             Err(error) => {
                 if matches!(self.sandbox.observe().await, Ok(Observed::Running)) {
