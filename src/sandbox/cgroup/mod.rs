@@ -4,7 +4,7 @@
 //! .../ate-NAME/      of an executor: below its own group, or where that cannot be, below the root
 //! .../ate-NAME/ID/   of a sandbox: with all of its processes, and none of the executor's
 //! ```
-//! The runtime is told nothing of this: it starts in the group, and what it starts is there too.
+//! The runtime is told nothing of this: where it starts something it is in the group itself, and what it starts is there too.
 
 mod find;
 mod group;

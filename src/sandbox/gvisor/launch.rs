@@ -33,11 +33,9 @@ impl Gvisor {
         let mut steps = Steps::default();
         let launched = async {
             bundle::write_identity(spec)?;
-            if created {
-                etc::write(spec)?;
-            }
-            if !created {
-                self.create_root(&current, spec, &mut steps).await?;
+            match created {
+                true => etc::write(spec)?,
+                false => self.create_root(&current, spec, &mut steps).await?,
             }
             self.set_going(&current, spec, image, &mut steps).await
         };

@@ -68,12 +68,12 @@ pub(super) struct Runsc {
     pub overlay: PathBuf,
     /// File for the messages of one call.
     pub log: PathBuf,
-    /// What the call, and all that it starts, is to be in.
+    /// What all processes of the sandbox are to be in.
     pub group: Option<Arc<Group>>,
 }
 
 impl Runsc {
-    /// Calls `runsc CALL ARGS`; its stdout is the answer.
+    /// Calls `runsc CALL ARGS`, which starts nothing that lasts; its stdout is the answer.
     pub async fn call<S: AsRef<OsStr>>(
         &self,
         call: &Call,
@@ -91,7 +91,9 @@ impl Runsc {
     ) -> Result<String, Error> {
         let file = || tempfile::tempfile().map_err(Error::io("cannot make a temporary file"));
         let (mut answer, said) = (file()?, file()?);
-        let child = self.spawn(call, args, share(&answer)?, share(&said)?)?;
+        let mut command = self.command(call, args)?;
+        command.stdout(share(&answer)?).stderr(share(&said)?);
+        let child = self.spawn(command)?;
         let ended = bounded(call, child, written).await?;
         self.judge(call, ended, &said, 0)?;
         answer
@@ -100,7 +102,8 @@ impl Runsc {
         read_bounded(answer).map_err(Error::io("cannot read the answer of runsc"))
     }
 
-    /// Calls `runsc CALL ARGS` with `log`, which can be read too, as stdout and stderr, which the container inherits.
+    /// Calls `runsc CALL ARGS` with `log`, which can be read too, as stdout and stderr, which the container inherits. What it starts is in
+    /// the group, for it is so itself: to move there takes the kernel some ms, which other calls are spared.
     pub async fn call_with_output<S: AsRef<OsStr>>(
         &self,
         call: &Call,
@@ -108,19 +111,25 @@ impl Runsc {
         log: File,
     ) -> Result<(), Error> {
         let before = log.metadata().map(|log| log.len()).unwrap_or_default();
-        let child = self.spawn(call, args, share(&log)?, share(&log)?)?;
+        let mut command = self.command(call, args)?;
+        command.stdout(share(&log)?).stderr(share(&log)?);
+        if let Some(group) = &self.group {
+            let entrance = group.entrance();
+            let entrance = entrance.map_err(Error::io("cannot open a control group"))?;
+            // SAFETY: only system calls between fork and exec.
+            unsafe { command.pre_exec(move || entrance.enter()) };
+        }
+        let child = self.spawn(command)?;
         let ended = bounded(call, child, None).await?;
         self.judge(call, ended, &log, before)
     }
 
-    /// No pipes: what the call starts inherits them and would keep them open.
-    fn spawn<S: AsRef<OsStr>>(
+    /// Without stdout and stderr. No pipes: what the call starts inherits them and would keep them open.
+    fn command<S: AsRef<OsStr>>(
         &self,
         call: &Call,
         args: impl IntoIterator<Item = S>,
-        stdout: Stdio,
-        stderr: Stdio,
-    ) -> Result<Child, Error> {
+    ) -> Result<Command, Error> {
         File::create(&self.log)
             .map_err(Error::io(format!("cannot write {}", self.log.display())))?;
         let mut command = Command::new(&self.exe);
@@ -136,15 +145,11 @@ impl Runsc {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr)
             .kill_on_drop(true);
-        if let Some(group) = &self.group {
-            let entrance = group.entrance();
-            let entrance = entrance.map_err(Error::io("cannot open a control group"))?;
-            // SAFETY: only system calls between fork and exec.
-            unsafe { command.pre_exec(move || entrance.enter()) };
-        }
+        Ok(command)
+    }
+
+    fn spawn(&self, mut command: Command) -> Result<Child, Error> {
         command.spawn().map_err(|source| Error::NoRuntime {
             path: self.exe.clone(),
             source,

@@ -117,6 +117,45 @@ fn full_to_its_limit_it_is_saved_and_restored_with_the_same_limit() {
     });
 }
 
+/// All processes of the slot are in the groups of its sandbox.
+fn all_inside(slot: &Slot) {
+    let groups = groups_of(slot.pid());
+    let there = others();
+    assert!(there.len() > 1, "a sandbox is several processes: {there:?}");
+    for pid in there {
+        let pid = Pid::from_raw(pid.parse().unwrap());
+        assert_eq!(groups_of(pid), groups, "{pid}");
+    }
+}
+
+#[test]
+fn all_processes_of_a_sandbox_are_in_its_groups() {
+    testing::inside(|orphans| async {
+        let slot = Slot::new(orphans);
+        for (n, names) in [&["app"][..], &["one", "two"]].into_iter().enumerate() {
+            let spec = |actor: String| {
+                let containers = names.iter().zip(8081..);
+                let containers = containers.map(|(name, port)| container(name, port));
+                Spec {
+                    containers: containers.collect(),
+                    ..bounded(slot.spec(&actor, 1), 1024 * MIB)
+                }
+            };
+            let image = PathBuf::from(format!("/run/image-{n}"));
+            slot.gvisor.run(&spec(format!("a{n}"))).await.unwrap();
+            count(8081).await;
+            all_inside(&slot);
+            slot.gvisor.checkpoint(&image).await.unwrap();
+            let again = spec(format!("b{n}"));
+            slot.gvisor.prepare(&slot.ahead(&again)).await.unwrap();
+            slot.gvisor.restore(&again, &image).await.unwrap();
+            count(8081).await;
+            all_inside(&slot);
+            slot.gvisor.stop().await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn processors_are_bounded_and_shared() {
     testing::inside(|orphans| async {
