@@ -6,15 +6,14 @@ Called by cycles.sh, which says what the arguments are. Python's standard librar
 import argparse
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from demo_load import Failed, Lane, World, ours  # noqa: E402
+from demo_load import Failed, World, drive, ours, resident, wait_for  # noqa: E402
 
-LANES = 4
+LIMIT = 10  # seconds that one wake and suspend may take on an average
 CALM = 10  # seconds of rest in which nothing changes any more, before it is counted
 CALM_LIMIT = 120
 TELL = 30  # seconds between two lines of progress
@@ -24,40 +23,22 @@ SLACK = 4  # MiB that a process may have more all the same: what allocators keep
 
 
 def rounds(world, options, times):
-    """Visits actors until that was done `times` times."""
-    left, lock, failed = [times], threading.Lock(), []
-
-    def walk():
-        lane = Lane(world, options)
-        try:
-            while not world.stop.is_set():
-                with lock:
-                    if left[0] == 0:
-                        return
-                    left[0] -= 1
-                actor = world.take(None)
-                lane.visit(actor, 1)
-                world.give_back(actor)
-        except (Exception, SystemExit) as error:  # told by the main thread
-            failed.append(error)
-            world.stop.set()
-
-    threads = [threading.Thread(target=walk, daemon=True) for _ in range(LANES)]
+    """Visits actors until that was done `times` times, and a few; how often a second."""
+    before = len(world.sleeps)
     began = told = time.monotonic()
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        time.sleep(0.1)
+    threads = drive(world, options, lambda: len(world.sleeps) >= before + times)
+
+    def ended():
+        nonlocal told
         if time.monotonic() - told > TELL:
             told = time.monotonic()
-            print(f"  {times - left[0]} of {times} after {told - began:.0f} s", flush=True)
-    if failed:
-        raise Failed(f"a loop broke off: {failed[0]}")
+            print(f"  {len(world.sleeps) - before} of {times} after {told - began:.0f} s", flush=True)
+        return not any(thread.is_alive() for thread in threads)
+
+    wait_for(ended, world, LIMIT * times)
+    if world.stop.is_set():
+        raise Failed("; ".join(world.errors))
     return times / (time.monotonic() - began)
-
-
-def resident(pid):
-    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
 
 def files(*roots):
@@ -125,7 +106,8 @@ def main():
     for name in ("router", "api"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--actors", nargs="+", required=True)
-    parser.add_argument("--cycles", type=int, required=True)
+    for name in ("slots", "cycles"):
+        parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
     world, early = World(options.actors), options.cycles // 10
     world.up.set()

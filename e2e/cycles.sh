@@ -12,7 +12,7 @@
 
 set -euo pipefail
 
-readonly golden_timeout=60s
+readonly golden_timeout=60s slots=4
 
 die() { printf 'cycles: %s\n' "$*" >&2; exit 1; }
 
@@ -31,14 +31,7 @@ clean_up() {
 }
 
 dev_prepare "$1" "$1/../cycles"
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-export PATH=$PATH:/usr/local/go/bin
-
-rootfs=$dir/rootfs
-mkdir -p "$rootfs"
-(cd "$e2e/testserver" && "$e2e/go.sh" build -o "$rootfs/testserver" .)
+dev_testserver
 dev_start
 image=$("$bin/ate" image pack "$rootfs" "$dir/image" -- /testserver)
 actors=()
@@ -51,4 +44,4 @@ sed "s|@IMAGE@|$image|" "$samples/actortemplate.yaml" |
   kubectl apply -f - -f "$samples/workerpool.yaml" -f "$dir/actors.yaml" >"$dir/apply.log"
 kubectl wait --for=condition=Ready actortemplates --all --timeout="$golden_timeout" >>"$dir/apply.log"
 /usr/bin/python3 "$e2e/cycles.py" --state "$state" --run "$run" --router "$router" --api "$api" \
-  --actors "${actors[@]}" --cycles "$cycles" 9>&-
+  --actors "${actors[@]}" --slots "$slots" --cycles "$cycles" 9>&-

@@ -46,9 +46,6 @@ clean_up() {
 }
 
 dev_prepare "$1" "$1/../demo"
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 title "1. Everything on this machine: store, API, node agent, controller, router"
 command_line "ate dev --dir target/demo/state --router $router --api $api"

@@ -283,6 +283,12 @@ def name_of(command):
     return "valkey-server" if command[0].startswith("valkey-server") or "valkey" in name else "processes of sandboxes"
 
 
+def resident(pid):
+    """MiB of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
 def kill_all(options):
     """kill -9 of everything, until nothing is left; what was killed."""
     deadline, killed = time.monotonic() + KILL_LIMIT, {}

@@ -1,11 +1,13 @@
-# Starts and ends an `ate dev` of a script's own, in a directory, on ports and in a subnet of its own. Sourced by e2e/demo.sh and
-# e2e/bench/run.sh:
+# Starts and ends an `ate dev` of a script's own, in a directory, on ports and in a subnet of its own. Sourced by e2e/demo.sh, e2e/cycles.sh,
+# e2e/bench/run.sh and e2e/bench/pods.sh:
 #
-#   dev_prepare BIN_DIR DIR   ends what an earlier run left in DIR, sets dir, state, run, logs, pid_file, log, router, api, dev
+#   dev_prepare BIN_DIR DIR   ends what an earlier run left in DIR, sets dir, state, run, logs, pid_file, log, router, api, dev; from
+#                             then on a signal ends the script by its EXIT trap, clean_up
+#   dev_testserver            builds the tests' server into a root filesystem, sets rootfs
 #   dev_start                 starts it and waits until it is ready; sets KUBECONFIG
 #   dev_end                   ends it as Ctrl-C would, and by force what does not end; only the logs stay
 #
-# The caller defines die, and calls dev_end in its EXIT trap.
+# The caller defines die and clean_up, which calls dev_end.
 
 readonly dev_ready_seconds=60 dev_stop_seconds=60
 e2e=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,7 +32,16 @@ dev_prepare() {
   mkdir -p "$logs"
   export PATH=$bin:$PATH:/usr/local/bin:/usr/sbin:/sbin # kubectl finds its plugin kubectl-ate on PATH
   read -r router api < <(free_ports)
+  trap clean_up EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
   dev=("$bin/ate" dev --dir "$state" --run-dir "$run" --router "$router" --api "$api" --subnet "$(free_subnet "$number")")
+}
+
+dev_testserver() {
+  rootfs=$dir/rootfs
+  mkdir -p "$rootfs"
+  (cd "$e2e/testserver" && PATH=$PATH:/usr/local/go/bin "$e2e/go.sh" build -o "$rootfs/testserver" .)
 }
 
 dev_start() {

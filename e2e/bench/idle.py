@@ -14,7 +14,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sleeps  # noqa: E402
-from demo_load import Lane, World, ours  # noqa: E402
+from demo_load import Lane, World, ours, resident  # noqa: E402
 
 READY = 180  # seconds until all slots are there
 CALM = 5  # seconds without a process more or less
@@ -48,12 +48,6 @@ def seconds(pid):
     stat = Path(f"/proc/{pid}/stat").read_text()
     user, system = stat[stat.rindex(")") + 2 :].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def resident(pid):
-    """MiB of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def main():

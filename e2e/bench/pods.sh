@@ -134,9 +134,6 @@ load() {
 }
 
 dev_prepare "$1" "$1/../bench"
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 export PATH=$PATH:/usr/local/go/bin E2E_AUDIT=$audited
 
 echo "an installation in pods"

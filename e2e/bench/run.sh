@@ -32,14 +32,7 @@ clean_up() {
 }
 
 dev_prepare "$1" "$1/../bench"
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-export PATH=$PATH:/usr/local/go/bin
-
-rootfs=$dir/rootfs
-mkdir -p "$rootfs"
-(cd "$e2e/testserver" && "$e2e/go.sh" build -o "$rootfs/testserver" .)
+dev_testserver
 
 for mib in "${sizes[@]}"; do
   echo "bare runsc: $wakes wakes of a server that holds $mib MiB"

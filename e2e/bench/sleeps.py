@@ -40,61 +40,66 @@ def observe(lane, actor):
     return free, time.monotonic() - began
 
 
-def loops(actors, times, prepare):
-    """How often a second the loops, one of each actor, do what `prepare(actor)` returns; each does it so many times."""
-    start, failed = threading.Barrier(len(actors) + 1), []
+def begin(actors, walk, gate):
+    """Runs `walk(actor)` in a thread for each, and returns what waits for all of them. One that fails opens the gate at which others wait."""
+    failed = []
 
-    def walk(actor):
+    def guarded(actor):
         try:
-            step = prepare(actor)
-            start.wait()
-            for _ in range(times):
-                step()
+            walk(actor)
+        except threading.BrokenBarrierError:
+            pass  # another thread says why
         except (Exception, SystemExit) as error:  # told by the main thread
             failed.append(error)
-            start.abort()
+            gate.abort()
 
-    threads = [threading.Thread(target=walk, args=(actor,), daemon=True) for actor in actors]
+    threads = [threading.Thread(target=guarded, args=(actor,), daemon=True) for actor in actors]
     for thread in threads:
         thread.start()
+
+    def join():
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise Failed(f"one of several at once broke off: {failed[0]}")
+
+    return join
+
+
+def loops(actors, times, prepare):
+    """How often a second the loops, one of each actor, do what `prepare(actor)` returns; each does it so many times."""
+    start = threading.Barrier(len(actors) + 1)
+
+    def walk(actor):
+        step = prepare(actor)
+        start.wait()
+        for _ in range(times):
+            step()
+
+    join = begin(actors, walk, start)
     try:
         start.wait()
     except threading.BrokenBarrierError:
         pass  # a thread says why
     began = time.monotonic()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise Failed(f"a loop broke off: {failed[0]}")
+    join()
     return len(actors) * times / (time.monotonic() - began)
 
 
 def at_once(actors, times, prepare, wake):
     """Seconds of the wakes of all `actors` at the same moment, so many times: `wake(actor)` says how long one took; `prepare(actor)`
     returns what puts it to sleep before each and at the end."""
-    meet, failed, samples = threading.Barrier(len(actors)), [], []
+    meet, samples = threading.Barrier(len(actors)), []
 
     def walk(actor):
-        try:
-            rest = prepare(actor)
-            for _ in range(times):
-                rest()
-                meet.wait()
-                samples.append(wake(actor))
+        rest = prepare(actor)
+        for _ in range(times):
             rest()
-        except threading.BrokenBarrierError:
-            pass  # another thread says why
-        except (Exception, SystemExit) as error:  # told by the main thread
-            failed.append(error)
-            meet.abort()
+            meet.wait()
+            samples.append(wake(actor))
+        rest()
 
-    threads = [threading.Thread(target=walk, args=(actor,), daemon=True) for actor in actors]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise Failed(f"a wake of several at once broke off: {failed[0]}")
+    begin(actors, walk, meet)()
     return samples
 
 

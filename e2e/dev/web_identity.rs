@@ -1,6 +1,7 @@
 //! Keys that a security token service gives for a token, as pods of managed Kubernetes get them.
 
-use super::harness::{Dev, PATIENCE, eventually, image};
+use super::harness::{Dev, eventually};
+use super::objects::{BUCKET, apply, ready};
 use crate::parts::server::Server;
 use crate::parts::weed;
 use base64::Engine;
@@ -13,7 +14,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const BUCKET: &str = "sleepers";
 const ROLE: &str = "arn:aws:iam::role/Node";
 const AUDIENCE: &str = "ate";
 
@@ -128,17 +128,8 @@ fn an_actor_sleeps_with_keys_that_a_token_was_given_for() {
             ("AWS_REGION", "us-east-1"),
         ],
     );
-    dev.apply(&format!(
-        "apiVersion: ate.dev/v1alpha1\nkind: WorkerPool\nmetadata: {{name: pool, namespace: default}}\nspec: {{replicas: 1}}\n---\n{}  snapshotsConfig: {{location: \"s3://{BUCKET}\"}}\n",
-        dev.template("counter", &image())
-    ));
-    let limit = format!("--timeout={}s", PATIENCE.as_secs());
-    dev.kubectl(&[
-        "wait",
-        "--for=condition=Ready",
-        "actortemplate/counter",
-        &limit,
-    ]);
+    apply(&dev, &format!("s3://{BUCKET}"));
+    ready(&dev);
     dev.actor("a", "counter");
     assert_eq!(dev.visit("a"), (1, 1));
     dev.plugin(&["suspend", "a"]);

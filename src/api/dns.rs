@@ -6,9 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// What resolvers take (resolv.conf(5)), and Kubernetes' own bounds.
-const MOST_SERVERS: usize = 3;
-const MOST_SEARCHES: usize = 32;
+/// Name servers that resolvers take (resolv.conf(5)).
+pub const MOST_SERVERS: usize = 3;
+/// Domains that resolvers take.
+pub const MOST_SEARCHES: usize = 32;
+/// Kubernetes' own bounds.
 const MOST_OPTIONS: usize = 16;
 const LONGEST_NAME: usize = 253;
 

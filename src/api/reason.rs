@@ -82,6 +82,14 @@ impl Reason {
         }
     }
 
+    /// Of a sandbox that ended by itself.
+    pub fn of_end(out_of_memory: bool) -> Reason {
+        match out_of_memory {
+            true => Reason::OOMKilled,
+            false => Reason::SandboxExited,
+        }
+    }
+
     /// Whether it is about the workers that there are: nothing was tried, and somebody has to bring others.
     pub fn is_of_workers(self) -> bool {
         matches!(self, Reason::RuntimeMismatch | Reason::WorkerTooSmall)

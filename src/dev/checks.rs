@@ -6,7 +6,7 @@ use crate::network::host::HostNetwork;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Root, and the programs that are started.
 pub(super) fn preflight(_options: &Options) -> Result<(), Error> {
@@ -39,13 +39,8 @@ fn find(program: &'static str, fix: &'static str) -> Result<PathBuf, Error> {
 
 /// Bytes of memory that the machine has.
 pub(super) fn memory() -> Result<u64, Error> {
-    let (file, named) = (std::path::Path::new("/proc/meminfo"), "MemTotal:");
-    let text = std::fs::read_to_string(file).map_err(|source| fail("read", file, source))?;
-    let total = text.lines().find_map(|line| line.strip_prefix(named));
-    let kib = total.and_then(|total| total.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    let missing = || std::io::Error::other(format!("it has no {named}"));
-    kib.map(|kib| kib << 10)
-        .ok_or_else(|| fail("read", file, missing()))
+    let said = nix::sys::sysinfo::sysinfo().map(|said| said.ram_total());
+    said.map_err(|e| fail("ask for the memory of", Path::new("this machine"), e.into()))
 }
 
 /// Processors that the machine has.

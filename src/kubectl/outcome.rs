@@ -5,12 +5,8 @@
 
 use std::time::Duration;
 
+use crate::api::Reason;
 use serde::Deserialize;
-
-/// Why an attempt to wake an actor found no worker.
-const NO_FREE_WORKERS: &str = "NoFreeWorkers";
-/// Why an actor is not ready that no worker can take: somebody has to bring one that can, or to boot it.
-const OF_WORKERS: [&str; 2] = ["RuntimeMismatch", "WorkerTooSmall"];
 
 /// What one can order an actor to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +191,8 @@ impl Actor {
             .or_else(|| self.condition("CrashLoop", "True"))
             .or_else(|| {
                 let hindrance = self.condition("Ready", "False");
-                hindrance.filter(|ready| OF_WORKERS.contains(&&*ready.reason))
+                // No worker can take it: somebody has to bring one that can, or to boot it.
+                hindrance.filter(|ready| ready.is(Reason::is_of_workers))
             })
     }
 
@@ -211,7 +208,7 @@ impl Actor {
         let goes_on = self.condition("Awake", "True");
         let goes_on = goes_on.filter(|awake| awake.reason != self.status.phase);
         let why = self.condition("Ready", "False").or(goes_on);
-        why.filter(|why| why.reason != NO_FREE_WORKERS)
+        why.filter(|why| !why.is(|reason| reason == Reason::NoFreeWorkers))
     }
 
     /// What it did last was lost.
@@ -228,6 +225,11 @@ impl Actor {
 }
 
 impl Condition {
+    /// Whether its reason is one that we know, and `those` say yes to.
+    fn is(&self, those: impl Fn(Reason) -> bool) -> bool {
+        self.reason.parse().is_ok_and(those)
+    }
+
     fn told(&self) -> String {
         let reason = if self.reason.is_empty() {
             &self.r#type

@@ -2,19 +2,17 @@
 //! engines write them; fresh at every start, a restore included.
 
 use super::{Dns, Error, Spec};
+use crate::api::dns::{MOST_SEARCHES, MOST_SERVERS};
 use std::fmt::Write;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Their names.
-pub(super) const FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+pub const FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 /// The executor's own configuration; the second where the first names none but a server of the machine's own, as systemd's does.
 const OWN: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 /// What is read of it.
 const MAX_OWN: u64 = 64 << 10;
-/// What resolvers take (resolv.conf(5)).
-const MOST_SERVERS: usize = 3;
-const MOST_SEARCHES: usize = 32;
 
 /// Where the sandbox with that directory has the file.
 pub(super) fn file(state_dir: &Path, name: &str) -> PathBuf {

@@ -23,6 +23,7 @@ use std::fmt;
 use std::path::Path;
 
 pub use error::Error;
+pub use etc::FILES as ETC_FILES;
 pub use orphans::{Death, Orphans};
 pub use spec::{Container, Dns, Spec, Step, Steps};
 

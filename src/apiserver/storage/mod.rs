@@ -293,12 +293,15 @@ pub trait Storage: Send + Sync + 'static {
     async fn version(&self) -> Result<ResourceVersion, StorageError>;
 
     /// Changes after a version, in order, a bounded number; waits up to `wait` for the first. Without a wait nothing is
-    /// missing that was written here before. `Expired` when the log no longer reaches back that far.
+    /// missing that was written here before. `Expired` when the log no longer reaches back that far; `ReadOnly` where nothing is kept of
+    /// changes, and the kind is not watched.
     async fn changes(
         &self,
-        after: ResourceVersion,
-        wait: Duration,
-    ) -> Result<ObjectChanges, StorageError>;
+        _after: ResourceVersion,
+        _wait: Duration,
+    ) -> Result<ObjectChanges, StorageError> {
+        Err(StorageError::ReadOnly)
+    }
 
     /// The backdrop of its objects; `None`: not known yet, or there is none.
     fn backdrop(&self) -> Option<Backdrop> {

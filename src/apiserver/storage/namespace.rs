@@ -1,12 +1,11 @@
 //! Namespaces of `ate dev`: every name is one; those that are in use are listed, and `default`.
 
-use super::{ObjectChanges, ObjectKey, ObjectList, ObjectPage, Storage, StorageError};
+use super::{ObjectKey, ObjectList, ObjectPage, Storage, StorageError};
 use crate::api::names::{ResourceVersion, is_dns_label};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Sorts after every name, so that a page after it begins with the next namespace.
 const AFTER_NAMES: &str = "~";
@@ -101,13 +100,5 @@ impl Storage for NamespaceStorage {
 
     async fn version(&self) -> Result<ResourceVersion, StorageError> {
         Ok(self.used().await?.1)
-    }
-
-    async fn changes(
-        &self,
-        _after: ResourceVersion,
-        _wait: Duration,
-    ) -> Result<ObjectChanges, StorageError> {
-        Err(StorageError::ReadOnly)
     }
 }

@@ -1,13 +1,12 @@
 //! Node agents, as they reported last. Read-only, and not watched: they report every few seconds.
 
-use super::{ObjectChanges, ObjectKey, ObjectList, ObjectPage, Storage, StorageError};
+use super::{ObjectKey, ObjectList, ObjectPage, Storage, StorageError};
 use crate::api::names::ResourceVersion;
 use crate::api::node::NodeAgent;
 use crate::store::Store;
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Shows node agents.
 pub struct NodeStorage {
@@ -54,13 +53,5 @@ impl Storage for NodeStorage {
 
     async fn version(&self) -> Result<ResourceVersion, StorageError> {
         Ok(self.store.version().await?)
-    }
-
-    async fn changes(
-        &self,
-        _after: ResourceVersion,
-        _wait: Duration,
-    ) -> Result<ObjectChanges, StorageError> {
-        Err(StorageError::ReadOnly)
     }
 }

@@ -77,7 +77,8 @@ impl Operation {
                 // A wake tries again.
                 if exited && self.record.header.phase != Phase::Resuming {
                     let slot = response.slots.iter().find(|s| s.uid == assignment.uid);
-                    self.exited(slot.and_then(|s| s.exit.clone()).unwrap_or_default());
+                    let exit = slot.and_then(|s| s.exit.clone()).unwrap_or_default();
+                    self.fail(Reason::of_end(exit.out_of_memory), exit.message);
                 }
                 if let Observed::Known(Sandbox::Running { address, .. }) = &self.progress.sandbox
                     && let Some(a) = &mut self.record.status.assignment
@@ -93,15 +94,6 @@ impl Operation {
             }
         }
         Ok(())
-    }
-
-    /// How a sandbox ended by itself is why the operation does not reach its goal.
-    fn exited(&mut self, exit: wire::Exit) {
-        let reason = match exit.out_of_memory {
-            true => Reason::OOMKilled,
-            false => Reason::SandboxExited,
-        };
-        self.fail(reason, exit.message);
     }
 
     /// A node does not answer: lost once its lease has lapsed, until then it is asked again.

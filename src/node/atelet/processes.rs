@@ -93,7 +93,7 @@ impl ProcessSlots {
                 .await
                 .map_err(|_| slow())??;
         }
-        cgroup::remove_all(uid);
+        remove_groups(uid).await;
         files::remove_dir(&self.own_dir(uid))
     }
 
@@ -143,6 +143,13 @@ fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split(' ').nth(19)?.parse().ok()
+}
+
+/// Of an executor that has ended.
+async fn remove_groups(uid: &str) {
+    let uid = uid.to_owned();
+    // Fails only when it panics.
+    let _ = tokio::task::spawn_blocking(move || cgroup::remove_all(&uid)).await;
 }
 
 #[async_trait]
@@ -242,7 +249,7 @@ impl SlotProvider for ProcessSlots {
         }
         for uid in files::names(&self.run_dir.join("ateoms"))? {
             if !wanted.contains(&uid) {
-                cgroup::remove_all(&uid);
+                remove_groups(&uid).await;
                 files::remove_dir(&self.own_dir(&uid))?;
             }
         }

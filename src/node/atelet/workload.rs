@@ -6,6 +6,7 @@ use crate::image::{
     Credentials, ImageConfig, ImageError, ImageRef, ImageStore, ResolvedUser, UnpackedImage,
 };
 use crate::proto::atenode::{Container, ContainerBundle, EnvVar, PullSecret, Security, Workload};
+use crate::sandbox::ETC_FILES;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -17,8 +18,6 @@ const MAX_KNOWN: usize = 1024;
 
 /// Where the runtime mounts something in an image's files. It would make these directories itself, were it to write there.
 const MOUNT_POINTS: [&str; 2] = ["dev", "run/ate"];
-/// The same for files.
-const MOUNT_FILES: [&str; 3] = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// Images of this node, and what was read of them.
 pub(super) struct Images {
@@ -117,8 +116,9 @@ impl Images {
             }
         };
         let user = image.user(None)?;
-        let dirs = MOUNT_POINTS.map(|name| (name, image.make_dir(name)));
-        let files = MOUNT_FILES.map(|name| (name, image.make_file(name)));
+        let dirs = MOUNT_POINTS.map(|name| (name.to_owned(), image.make_dir(name)));
+        let files = ETC_FILES.map(|name| format!("etc/{name}"));
+        let files = files.map(|name| (name.clone(), image.make_file(&name)));
         for (name, made) in dirs.into_iter().chain(files) {
             // The runtime says better what is in the way, if it is.
             if let Err(error) = made {

@@ -1,18 +1,18 @@
 //! Where groups can be made: from what the kernel says of our own, and of what is mounted.
 
+use super::remove_dir;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Controllers that limits need.
 const CONTROLLERS: [&str; 2] = ["memory", "cpu"];
 /// Our own group in version 2, once groups for sandboxes are beside us: one with controllers for others has no processes itself.
 const OWN_LEAF: &str = "ate-executor";
 
-/// How often it is tried to remove the group of who has ended, and the pause between two tries.
-const ATTEMPTS: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(2);
+/// How long who has ended may be in a group still.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The directories of an executor's groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,7 +221,7 @@ fn enable(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// Removes the groups of the executor `name`, which has ended, wherever they can be.
+/// Removes the groups of the executor `name`, which has ended, wherever they can be. Blocks while something is in them still.
 pub fn remove_all(name: &str) {
     let read = |file: &str| std::fs::read_to_string(Path::new(super::PROC).join(file));
     let (Ok(groups), Ok(mountinfo)) = (read("cgroup"), read("mountinfo")) else {
@@ -245,17 +245,9 @@ pub fn remove_all(name: &str) {
 fn remove_below(dir: &Path) {
     let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
     // A group's files are the kernel's: only groups can be removed, and files are not in the way.
-    below.for_each(|entry| remove_soon(&entry.path()));
-    remove_soon(dir);
-}
-
-/// Who has ended may be in there for a moment still.
-fn remove_soon(dir: &Path) {
-    for _ in 0..ATTEMPTS {
-        match std::fs::remove_dir(dir) {
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(PAUSE),
-            _ => return,
-        }
+    let below = below.map(|entry| entry.path());
+    for group in below.chain([dir.to_owned()]) {
+        let _ = remove_dir(&group, Instant::now() + END_TIMEOUT);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The group of one sandbox.
 
 use super::find::Base;
+use super::remove_dir;
 use crate::api::resources::{Limits, SANDBOX_OVERHEAD};
 use std::fs::File;
 use std::io;
@@ -18,7 +19,6 @@ const LEAST_SHARES: u64 = 2;
 const MOST_SHARES: u64 = 262_144;
 /// How long processes that were killed may take until they are out of a group.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(1);
 
 /// The control groups of one sandbox, of which there are two in version 1.
 #[derive(Debug)]
@@ -87,7 +87,11 @@ impl Group {
             Base::V2(_) => group.write_v2(&of_memory, limits),
         };
         if written.is_err() {
-            let _ = group.try_remove();
+            // Nothing is in there yet.
+            group
+                .dirs
+                .iter()
+                .for_each(|dir| drop(std::fs::remove_dir(dir)));
         }
         written.map(|()| group)
     }
@@ -174,28 +178,11 @@ impl Group {
     /// # Errors
     /// When it has not within a bound.
     pub async fn remove(&self) -> io::Result<()> {
-        let start = Instant::now();
-        loop {
-            match self.try_remove() {
-                Err(e)
-                    if e.kind() == io::ErrorKind::ResourceBusy
-                        && start.elapsed() < EMPTY_TIMEOUT =>
-                {
-                    tokio::time::sleep(POLL).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    fn try_remove(&self) -> io::Result<()> {
-        for dir in &self.dirs {
-            match std::fs::remove_dir(dir) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(())
+        let until = Instant::now() + EMPTY_TIMEOUT;
+        let dirs = self.dirs.clone();
+        let removed = move || dirs.iter().try_for_each(|dir| remove_dir(dir, until));
+        let removed = tokio::task::spawn_blocking(removed).await;
+        removed.unwrap_or_else(|e| Err(e.into()))
     }
 }
 

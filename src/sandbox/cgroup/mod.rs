@@ -15,8 +15,12 @@ pub use group::{Entrance, Group};
 use super::Error;
 use crate::api::resources::Limits;
 use find::Base;
+use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+/// How often it is looked whether a group is empty.
+const POLL: Duration = Duration::from_millis(1);
 /// Where the kernel says in which groups we are, and where groups are mounted.
 const PROC: &str = "/proc/self";
 
@@ -73,6 +77,19 @@ impl Groups {
                 .there()
                 .map_err(Error::io("cannot list control groups")),
             Err(_) => Ok(vec![]),
+        }
+    }
+}
+
+/// Removes a group, or finds that there is none, as soon as nothing is in it any more. Blocks.
+fn remove_dir(dir: &Path, until: Instant) -> io::Result<()> {
+    loop {
+        match std::fs::remove_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
+                std::thread::sleep(POLL);
+            }
+            done => return done,
         }
     }
 }

@@ -122,10 +122,7 @@ impl Slot {
         if let Some(op) = state.op_of(Kind::Save) {
             state.op = None;
             let exit = state.exit.clone().unwrap_or_default();
-            let reason = match exit.out_of_memory {
-                true => Reason::OOMKilled,
-                false => Reason::SandboxExited,
-            };
+            let reason = Reason::of_end(exit.out_of_memory);
             let message = format!("before it could be saved {}", exit.message);
             op.finish(Err(Failure::Failed(reason, message)));
         }
