@@ -243,10 +243,13 @@ impl Executor {
             return Err(SandboxError::NotRunning { state }.into());
         }
         let mut steps = Steps::default();
-        self.network.close()?;
-        // It walks the connections of the whole machine, so it is done beside the pause. What comes in between is cut when the slot is cleaned.
+        // The gate is closed at once, but the kernel says so some 10 ms later, and it walks the connections of the whole machine: beside the
+        // pause.
         let network = self.network.clone();
-        let cut = tokio::task::spawn_blocking(move || network.cut());
+        let cut = tokio::task::spawn_blocking(move || {
+            network.close()?;
+            network.cut()
+        });
         failpoint::crash("executor.save.before");
         let saved = self.sandbox.checkpoint(image).await;
         failpoint::crash("executor.save.after");

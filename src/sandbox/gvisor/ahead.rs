@@ -87,7 +87,7 @@ impl Spare {
         let (Some(ahead), Some(file)) = (ahead.as_ref(), file.to_str()) else {
             return false;
         };
-        file == NULL_NETNS || file.contains(ahead.sandbox.root())
+        file == NULL_NETNS || ahead.sandbox.ids.iter().any(|id| file.contains(id))
     }
 
     fn ahead(&self) -> MutexGuard<'_, Option<Ahead>> {
@@ -116,7 +116,7 @@ impl Gvisor {
             spec: spec.clone(),
         });
         let mut steps = Steps::default();
-        let created = self.create_root(&sandbox, spec, &mut steps).await;
+        let created = self.create(&sandbox, spec, &mut steps).await;
         self.or_nothing(created).await?;
         Ok(steps)
     }

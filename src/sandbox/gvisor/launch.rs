@@ -4,6 +4,7 @@ use super::super::{Error, Sandbox, Spec, Steps, etc, logs, pause};
 use super::bundle::{self, Role};
 use super::runsc::{self, Runsc};
 use super::{Current, Gvisor};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,7 +36,7 @@ impl Gvisor {
             bundle::write_identity(spec)?;
             match created {
                 true => etc::write(spec)?,
-                false => self.create_root(&current, spec, &mut steps).await?,
+                false => self.create(&current, spec, &mut steps).await?,
             }
             self.set_going(&current, spec, image, &mut steps).await
         };
@@ -91,25 +92,30 @@ impl Gvisor {
         })
     }
 
-    /// Creates the sandbox with its root: the only container, or the one that holds the others.
-    pub(super) async fn create_root(
+    /// Creates the sandbox with its root, the only container or the one that holds the others; and these.
+    pub(super) async fn create(
         &self,
         current: &Current,
         spec: &Spec,
         steps: &mut Steps,
     ) -> Result<(), Error> {
-        let bundle = self.bundle(current.root());
-        let (step, log) = match &spec.containers[..] {
-            [only] => {
-                bundle::write(&bundle, spec, only, &Role::Alone)?;
-                ("create", logs::open(&spec.log_dir, &only.name)?)
-            }
-            _ => {
-                let holder = pause::container(&self.dir.join("pause"))?;
-                bundle::write(&bundle, spec, &holder, &Role::PauseRoot)?;
-                ("create pause", logs::open(&spec.log_dir, PAUSE_LOG)?)
-            }
+        let [only] = &spec.containers[..] else {
+            let holder = pause::container(&self.dir.join("pause"))?;
+            let root = current.root();
+            let log = logs::open(&spec.log_dir, PAUSE_LOG)?;
+            bundle::write(&self.bundle(root), spec, &holder, &Role::PauseRoot)?;
+            steps
+                .time("create pause", self.create_root(current, log))
+                .await?;
+            return self.create_members(current, spec, steps).await;
         };
+        let log = logs::open(&spec.log_dir, &only.name)?;
+        bundle::write(&self.bundle(current.root()), spec, only, &Role::Alone)?;
+        steps.time("create", self.create_root(current, log)).await
+    }
+
+    async fn create_root(&self, current: &Current, log: File) -> Result<(), Error> {
+        let bundle = self.bundle(current.root());
         let pid_file = bundle.join("pid");
         let args = [
             "-bundle".as_ref(),
@@ -119,7 +125,7 @@ impl Gvisor {
             current.root().as_ref(),
         ];
         let create = current.runsc.call_with_output(&runsc::CREATE, args, log);
-        steps.time(step, create).await?;
+        create.await?;
         let strange = |why: String| Error::Runtime {
             call: runsc::CREATE.name,
             message: format!("it left no process id: {why}"),
@@ -127,6 +133,24 @@ impl Gvisor {
         let pid = std::fs::read_to_string(&pid_file).map_err(|e| strange(e.to_string()))?;
         let pid = pid.trim().parse().map_err(|_| strange(pid.clone()))?;
         current.pid.store(pid, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Of what starts no process yet.
+    async fn create_members(
+        &self,
+        current: &Current,
+        spec: &Spec,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
+        let sandbox = current.root();
+        for (container, id) in spec.containers.iter().zip(&current.ids[1..]) {
+            let bundle = self.bundle(id);
+            bundle::write(&bundle, spec, container, &Role::Member { sandbox })?;
+            let args = ["-bundle".as_ref(), bundle.as_os_str(), id.as_ref()];
+            let create = current.runsc.call(&runsc::CREATE, args);
+            steps.time("create", create).await?;
+        }
         Ok(())
     }
 
@@ -143,30 +167,23 @@ impl Gvisor {
         let going = current.runsc.call(&call, args);
         let [_] = &spec.containers[..] else {
             steps.time("start pause", going).await?;
-            return self.add_members(current, spec, image, steps).await;
+            return self.set_members_going(current, spec, image, steps).await;
         };
         steps.time(name, going).await.map(drop)
     }
 
-    async fn add_members(
+    async fn set_members_going(
         &self,
         current: &Current,
         spec: &Spec,
         image: Option<&Path>,
         steps: &mut Steps,
     ) -> Result<(), Error> {
-        let sandbox = current.root();
         for (container, id) in spec.containers.iter().zip(&current.ids[1..]) {
-            let bundle = self.bundle(id);
-            bundle::write(&bundle, spec, container, &Role::Member { sandbox })?;
-            let log = logs::open(&spec.log_dir, &container.name)?;
-            let again = log.try_clone().map_err(Error::io("cannot share a log"))?;
-            let args = ["-bundle".as_ref(), bundle.as_os_str(), id.as_ref()];
-            let create = current.runsc.call_with_output(&runsc::CREATE, args, log);
-            steps.time("create", create).await?;
             // Output of the root comes from its create, that of the others from start or restore.
+            let log = logs::open(&spec.log_dir, &container.name)?;
             let (name, call, args) = launching(image, id);
-            let going = current.runsc.call_with_output(&call, args, again);
+            let going = current.runsc.call_with_output(&call, args, log);
             steps.time(name, going).await?;
         }
         Ok(())
@@ -177,8 +194,7 @@ impl Gvisor {
     pub(super) async fn create_only(&self, spec: &Spec) -> Result<(), Error> {
         let current = Arc::new(self.allot(spec)?);
         self.current.send_replace(Some(current.clone()));
-        self.create_root(&current, spec, &mut Steps::default())
-            .await
+        self.create(&current, spec, &mut Steps::default()).await
     }
 
     fn bundle(&self, id: &str) -> PathBuf {

@@ -15,6 +15,8 @@ use super::cgroup::Groups;
 use super::{Error, Exit, Observed, Orphans, Sandbox, Spec, Steps};
 use ahead::Spare;
 use async_trait::async_trait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use runsc::{Call, Runsc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,11 +73,15 @@ impl Current {
     /// Ends it and waits until its process is gone.
     async fn end(&self, orphans: &Orphans) -> Result<(), Error> {
         self.ending.store(true, Ordering::SeqCst);
+        // Its memory is given back while the runtime starts that removes it.
+        if let Some(pid) = self.pid().filter(|&pid| orphans.code_of(pid).is_none()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         // Always with force: a stopped container is sometimes refused without. The root first, for that ends the
         // sandbox; a member of a frozen sandbox could not be ended.
-        for id in &self.ids {
-            self.call(&runsc::DELETE, &["-force", id]).await?;
-        }
+        let ids = self.ids.iter().map(String::as_str);
+        let args: Vec<&str> = ["-force"].into_iter().chain(ids).collect();
+        self.call(&runsc::DELETE, &args).await?;
         if let Some(pid) = self.pid() {
             tokio::time::timeout(END_TIMEOUT, orphans.ended(pid))
                 .await

@@ -103,7 +103,7 @@ fn what_was_created_ahead_and_does_not_fit_goes() {
 }
 
 #[test]
-fn the_root_of_several_containers_is_created_ahead() {
+fn several_containers_are_created_ahead() {
     testing::inside(|orphans| async {
         let slot = Slot::new(orphans);
         let two = |actor: &str, epoch| Spec {
@@ -116,10 +116,15 @@ fn the_root_of_several_containers_is_created_ahead() {
         slot.gvisor.checkpoint(image).await.unwrap();
         let spec = two("pod2", 2);
         let ahead = slot.gvisor.prepare(&slot.ahead(&spec)).await.unwrap();
-        assert_eq!(names(&ahead), ["create pause"]);
+        assert_eq!(names(&ahead), ["create pause", "create", "create"]);
+        assert_eq!(slot.gvisor.residue().unwrap(), Vec::<String>::new());
         let steps = slot.gvisor.restore(&spec, image).await.unwrap();
-        let members = ["create", "restore", "create", "restore"];
-        assert_eq!(names(&steps), [&["start pause"], &members[..]].concat());
+        assert_eq!(names(&steps), ["start pause", "restore", "restore"]);
         assert_eq!((count(8081).await.0, count(8082).await.0), (2, 2));
+        slot.gvisor.stop().await.unwrap();
+        slot.gvisor.prepare(&slot.ahead(&spec)).await.unwrap();
+        slot.gvisor.stop().await.unwrap();
+        assert_eq!(others(), Vec::<String>::new());
+        assert_eq!(slot.gvisor.residue().unwrap(), Vec::<String>::new());
     });
 }
