@@ -4,18 +4,20 @@
 # around it. Same form of sandbox as ours: one container as the sandbox's root, systrap, network of its own behind a
 # veth, rootfs overlay in a directory, created ahead; uncompressed image, warm in the page cache.
 #
-#   e2e/bench/baseline.sh [-n ITERATIONS] [-m MIB] [-p PORT] [-r ROUTE] [-t DIR:RUNS] ROOTFS COMMAND [ARGUMENT]...
+#   e2e/bench/baseline.sh [-n ITERATIONS] [-m MIB] [-p PORT] [-r ROUTE] [-t DIR:RUNS] [-l] ROOTFS COMMAND [ARGUMENT]...
 #
 #   -n  measured iterations (30); three more come first and are not counted
 #   -m  MiB of incompressible memory that the server holds: asked of its /mem?mb=MIB (0: not asked)
 #   -p  port on which the server listens, also given to it as PORT (8080)
 #   -r  what is requested to see it answer (/)
 #   -t  each wake waits until so many runs, which share the directory, are as far
+#   -l  a loop as fast as it goes: the image is not read once more before a wake so that it is warm
 #
 # Prints one JSON object, times in ms: for each phase the median, p95 and all samples.
 #   wake   = restore, until the first byte of an answer arrives (of that http: since restore returned)
 #   sleep  = pause + checkpoint + delete
 #   create = a sandbox ahead, not part of a wake
+# and the seconds of the clock at which the measured iterations began and ended.
 #
 # Needs root, runsc, ip, python3 and unshare on PATH. Leaves nothing: all of it happens in namespaces of its own.
 
@@ -27,14 +29,15 @@ readonly answer_timeout=10 whole_timeout=1800 # seconds
 die() { printf 'baseline: %s\n' "$*" >&2; exit 1; }
 usage() { sed -n '3,/^$/s/^# \{0,1\}//p' "$0"; }
 
-iterations=30 mib=0 port=8080 route=/ together=
-while getopts n:m:p:r:t:h option; do
+iterations=30 mib=0 port=8080 route=/ together= loop=
+while getopts n:m:p:r:t:lh option; do
   case $option in
     n) iterations=$OPTARG ;;
     m) mib=$OPTARG ;;
     p) port=$OPTARG ;;
     r) route=$OPTARG ;;
     t) together=$OPTARG ;;
+    l) loop=-l ;;
     h) usage; exit ;;
     *) exit 2 ;;
   esac
@@ -58,7 +61,7 @@ if [ -z "${BASELINE_WORK:-}" ]; then
   trap 'rm -rf "$BASELINE_WORK"' EXIT
   status=0
   timeout "$whole_timeout" unshare --mount --pid --net --fork --kill-child --mount-proc --propagation private \
-    "$BASH" "$0" -n "$iterations" -m "$mib" -p "$port" -r "$route" ${together:+-t "$together"} "$(realpath "$1")" "${@:2}" || status=$?
+    "$BASH" "$0" -n "$iterations" -m "$mib" -p "$port" -r "$route" ${together:+-t "$together"} $loop "$(realpath "$1")" "${@:2}" || status=$?
   exit "$status"
 fi
 readonly work=$BASELINE_WORK rootfs=$1
@@ -91,9 +94,11 @@ network() {
 
 # A sandbox that starts takes the address and the routes off eth0, so every sandbox needs them anew.
 address() {
-  ip -n inner address replace "$address/30" dev eth0
-  ip -n inner link set eth0 up
-  ip -n inner route replace default via "$gateway"
+  ip -n inner -batch - <<IP
+address replace $address/30 dev eth0
+link set eth0 up
+route replace default via $gateway
+IP
 }
 
 bundle() {
@@ -202,7 +207,7 @@ wake() {
   began=$EPOCHREALTIME
   must runsc create -bundle "$work/bundle" "$id"
   lap create
-  cat "$image"/* >/dev/null # warm
+  [ -n "$loop" ] || cat "$image"/* >/dev/null # warm
   meet
   began=$EPOCHREALTIME
   must runsc restore -detach -bundle "$work/bundle" -image-path "$image" "$id"
@@ -213,10 +218,10 @@ wake() {
 }
 
 report() {
-  python3 - "$work/samples" "$iterations" "$mib" "$(du -sb "$1" | cut -f 1)" "$(command runsc --version | head -n 1)" <<'PYTHON'
+  python3 - "$work/samples" "$iterations" "$mib" "$(du -sb "$1" | cut -f 1)" "$(command runsc --version | head -n 1)" "$first" "$EPOCHREALTIME" <<'PYTHON'
 import collections, json, math, statistics, sys
 
-path, iterations, mib, image_bytes, runtime = sys.argv[1:]
+path, iterations, mib, image_bytes, runtime, began, ended = sys.argv[1:]
 phases = collections.defaultdict(list)
 for line in open(path):
     phase, microseconds = line.split()
@@ -237,6 +242,8 @@ facts = {
     "iterations": int(iterations),
     "heldMiB": int(mib),
     "imageBytes": int(image_bytes),
+    "began": float(began),
+    "ended": float(ended),
     "unit": "ms",
 }
 lines = [f"    {json.dumps(name)}: {json.dumps(summary([round(sample, 3) for sample in phases[name]]))}" for name in order]
@@ -252,6 +259,7 @@ boot
 put_to_sleep baseline-000000 "$work/image-0"
 for ((round = 1; round <= warm_up + iterations; round++)); do
   printf -v id 'baseline-%06d' "$round" # of one length: runsc finds ids by prefix
+  [ "$round" != $((warm_up + 1)) ] || first=$EPOCHREALTIME
   wake "$id" "$work/image-$((round - 1))"
   put_to_sleep "$id" "$work/image-$round"
   rm -rf "$work/image-$((round - 1))"

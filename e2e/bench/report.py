@@ -174,7 +174,7 @@ def slept(mib, frees, ends, theirs):
 
 def looped(options, ours):
     """Rows of several loops at once, beside as many of bare runsc."""
-    theirs = sleeps.bare_rate(bare(options, actor) for actor in options.loops)
+    theirs = sleeps.bare_rate([bare(options, actor) for actor in options.loops])
     what = f"wakes and suspends, {options.mib[0]} MiB, {len(options.loops)} loops"
     yield what, ours, "1/s", None, None
     yield f"{what}, bare runsc", theirs, "1/s", None, None

@@ -42,7 +42,7 @@ done
 echo "bare runsc: ${#loops[@]} loops of a server that holds ${sizes[0]} MiB at once"
 pids=()
 for n in "${loops[@]}"; do
-  "$e2e/bench/baseline.sh" -n "$wakes" -m "${sizes[0]}" "$rootfs" /testserver >"$dir/$n.json" 9>&- &
+  "$e2e/bench/baseline.sh" -n "$wakes" -m "${sizes[0]}" -l "$rootfs" /testserver >"$dir/$n.json" 9>&- &
   pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid" || die "a loop of bare runsc failed"; done

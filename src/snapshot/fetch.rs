@@ -13,7 +13,7 @@ use super::codec::{self, ExpandError};
 use super::error::io;
 use super::manifest::{DataObject, FileEntry, MAX_MANIFEST_BYTES, Manifest, MapObject};
 use super::objects::{Body, get_small};
-use super::pages::assemble::{self, Part};
+use super::pages::assemble::{self, Part, Tally};
 use super::pages::{BASES, Base, MAX_MAP_BYTES, Map, PAGE};
 use super::{
     LocalCache, Location, MANIFEST_NAME, PARALLEL_FILES, Result, SnapshotError, Stores, blocking,
@@ -80,38 +80,42 @@ pub(super) async fn read_map(from: &Location, id: &str, file: &FileEntry) -> Res
     Ok(Some(map))
 }
 
-/// Fetches snapshot `id` into the new directory `into`, which appears complete and verified or not at all. What is equal to
+/// Fetches the snapshot of `manifest` into the new directory `into`, which appears complete and verified or not at all. What is equal to
 /// snapshots that `copies` has is taken from there.
 ///
 /// `into`'s parent must exist. The files are not flushed to disk: a node copy is verified again after a restart.
 ///
 /// # Errors
-/// `NotFound`; `Damaged`, naming the file, when any byte is not the published one; `Unsupported`; `AlreadyExists` when
-/// `into` is there; those of the store.
+/// `Damaged`, naming the file, when any byte is not the published one; `AlreadyExists` when `into` is there; those of the store.
 pub async fn fetch(
     stores: &Stores,
     copies: &LocalCache,
     from: &Location,
-    id: &str,
+    manifest: &Manifest,
     into: &Path,
-) -> Result<Manifest> {
-    let manifest = read_manifest(from, id).await?;
+) -> Result<()> {
     let fetching = |copies| Fetching {
         stores,
         copies,
         from,
-        manifest: &manifest,
+        manifest,
         copied: AtomicBool::new(false),
     };
     let first = fetching(Some(copies));
     match first.run(into).await {
         Err(error @ SnapshotError::Damaged { .. }) if first.copied.load(Ordering::Relaxed) => {
-            tracing::error!(id, %error, "fetched again, without the copies on this node");
-            fetching(None).run(into).await?;
+            tracing::error!(id = manifest.id, %error, "fetched again, without the copies on this node");
+            fetching(None).run(into).await
         }
-        done => done?,
+        done => done,
     }
-    Ok(manifest)
+}
+
+/// A file that is put together.
+#[derive(Clone)]
+struct Making {
+    file: Arc<File>,
+    tally: Arc<Tally>,
 }
 
 struct Fetching<'a> {
@@ -179,19 +183,30 @@ impl Fetching<'_> {
             sized.map_err(io("create", &path))
         });
         let made = Arc::new(made.await?);
+        let map = Arc::new(map);
+        let (tally, chunks) = Tally::new(&map);
+        let making = Making {
+            file: made.clone(),
+            tally: Arc::new(tally),
+        };
         let parts: Vec<_> = assemble::parts(&map)
             .into_iter()
-            .map(|(source, parts)| self.gather(&file, &map, source, parts, made.clone()))
+            .map(|(source, parts)| self.gather(&file, &map, source, parts, making.clone()))
             .collect();
+        drop(making);
+        let checked = map.clone();
+        let differs = tokio::spawn(blocking(move || {
+            let _hold = staging;
+            assemble::verify(&made, &checked, &chunks).map_err(io("read", &target))
+        }));
         futures::stream::iter(parts)
             .buffer_unordered(PARALLEL_OBJECTS)
             .try_collect::<()>()
             .await?;
-        let differs = blocking(move || {
-            let _hold = staging;
-            assemble::verify(&made, &map).map_err(io("read", &target))
-        });
-        match differs.await? {
+        let differs = differs.await.map_err(|e| SnapshotError::Bug {
+            what: format!("nobody verifies a file: {e}"),
+        })?;
+        match differs? {
             None => Ok(()),
             Some(at) => Err(self.damaged(&file, format!("it differs from byte {at} on"))),
         }
@@ -210,7 +225,7 @@ impl Fetching<'_> {
         map: &Map,
         source: u32,
         parts: Vec<Part>,
-        to: Arc<File>,
+        to: Making,
     ) -> Result<()> {
         let base = source.checked_sub(BASES).map(|i| &map.bases[i as usize]);
         let Some(base) = base else {
@@ -218,7 +233,7 @@ impl Fetching<'_> {
             let id = &self.manifest.id;
             return self
                 .unpack(self.from, id, file, own, move |body, object| {
-                    assemble::scatter(body, object, &parts, &to)
+                    assemble::scatter(body, object, &parts, &to.file, &to.tally)
                 })
                 .await;
         };
@@ -240,7 +255,7 @@ impl Fetching<'_> {
             stored_bytes: base.stored_bytes,
         };
         self.unpack(at, &base.id, file, object, move |body, object| {
-            assemble::scatter(body, object, &parts, &to)
+            assemble::scatter(body, object, &parts, &to.file, &to.tally)
         })
         .await
     }
@@ -252,7 +267,7 @@ impl Fetching<'_> {
         base: &Base,
         file: &FileEntry,
         parts: &[Part],
-        to: &Arc<File>,
+        to: &Making,
     ) -> bool {
         let Some(copies) = self.copies else {
             return false;
@@ -269,8 +284,8 @@ impl Fetching<'_> {
         let (parts, to, name) = (parts.to_vec(), to.clone(), file.name.clone());
         let copied = blocking(move || {
             let path = pin.path().join(name);
-            let copied =
-                File::open(&path).and_then(|copy| assemble::copy(&copy, &map, &parts, &to));
+            let copied = File::open(&path)
+                .and_then(|copy| assemble::copy(&copy, &map, &parts, &to.file, &to.tally));
             copied.map_err(io("copy", &path))
         });
         copied.await.is_ok_and(|all| all)

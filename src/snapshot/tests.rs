@@ -28,7 +28,9 @@ async fn publish_image(to: &Location, dir: &Path, id: &str) -> Published {
 async fn fetch(from: &Location, id: &str, into: &Path) -> Result<Manifest> {
     let nothing = tempfile::tempdir().unwrap();
     let copies = LocalCache::open(nothing.path(), u64::MAX).await.unwrap();
-    super::fetch(&Stores::default(), &copies, from, id, into).await
+    let manifest = read_manifest(from, id).await?;
+    let fetched = super::fetch(&Stores::default(), &copies, from, &manifest, into).await;
+    fetched.map(|()| manifest)
 }
 
 async fn delete(at: &Location, id: &str) -> Result<()> {

@@ -202,7 +202,7 @@ impl Snapshots {
         };
         self.fits(&target.id, &manifest.meta, runtime)?;
         let draft = self.drafts.join(format!("fetch-{}", uuid::Uuid::new_v4()));
-        let manifest = snapshot::fetch(&self.stores, &self.cache, &at, &target.id, &draft).await?;
+        snapshot::fetch(&self.stores, &self.cache, &at, &manifest, &draft).await?;
         let held = Held {
             bytes: manifest.total_stored_bytes,
             meta: manifest.meta.clone(),

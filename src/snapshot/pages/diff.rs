@@ -1,8 +1,9 @@
 //! What a file of pages is made of, beside an earlier snapshot's.
 //!
 //! A chunk whose hash is that of the earlier file's chunk is that chunk: nothing else is read for it. Of the others, pages are looked up by
-//! a 64-bit hash among those of the earlier file's other chunks, as its copy on this node has them, and compared byte for byte.
-//! That copy is held against the published hashes first, so that nothing is referred to that is not in the store.
+//! a hash of 128 bits among those of the earlier file's other chunks, as its copy on this node has them. That copy is held against the
+//! published hashes first, so that nothing is referred to that is not in the store. Somebody who made two pages with one hash would
+//! make a snapshot of their own unreadable, which its map's hashes show: nobody is given other pages for theirs.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{BASES, Base, MAX_BASES, Map, OWN, PAGE, Run, ZERO};
 use crate::snapshot::codec::Packer;
@@ -21,7 +22,7 @@ use crate::snapshot::{BUFFER, Location};
 /// Most runs of a map: from there on everything is stored anew, as one more run.
 pub(in crate::snapshot) const MAX_RUNS: usize = 1 << 20;
 
-/// Most pages that are looked up, which takes some 40 MiB of memory; those beyond are only found where whole chunks are equal.
+/// Most pages that are looked up, which takes some 60 MiB of memory; those beyond are only found where whole chunks are equal.
 const MAX_LOOKED_UP: usize = 1 << 20;
 
 const CHUNK_PAGES: u64 = (CHUNK / PAGE) as u64;
@@ -228,45 +229,38 @@ fn kept(lengths: &[Option<u64>], used: &[u64]) -> Vec<bool> {
     (0..lengths.len()).map(keeps).collect()
 }
 
-/// The known file's pages that are not at their place any more.
+/// The known file's pages that are not at their place any more, by their hashes.
 #[derive(Default)]
-struct Index {
-    copy: Option<File>,
-    /// Known pages by their hashes.
-    pages: HashMap<u64, u64>,
-}
+struct Index(HashMap<u128, u64>);
 
 impl Index {
     fn new(places: &Places, copy: &Path, pieces: &[Piece]) -> io::Result<Index> {
-        let mut index = Index {
-            copy: Some(File::open(copy)?),
-            pages: HashMap::new(),
-        };
+        let (copy, mut index) = (File::open(copy)?, Index::default());
         let pages = places.known.entry.bytes / PAGE as u64;
         let equal = pieces.iter().filter(|piece| piece.equal);
         let mut next = 0;
         for piece in equal {
-            index.add(places, next, piece.first.min(pages))?;
+            index.add(places, &copy, next, piece.first.min(pages))?;
             next = piece.first + piece.pages;
         }
-        index.add(places, next, pages)?;
+        index.add(places, &copy, next, pages)?;
         Ok(index)
     }
 
     /// Adds the pages from `first`, the first of a chunk, until `end`.
-    fn add(&mut self, places: &Places, first: u64, end: u64) -> io::Result<()> {
+    fn add(&mut self, places: &Places, copy: &File, first: u64, end: u64) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK];
         let mut first = first;
-        while first < end && self.pages.len() < MAX_LOOKED_UP {
+        while first < end && self.0.len() < MAX_LOOKED_UP {
             let pages = CHUNK_PAGES.min(end - first);
             let chunk = &mut buffer[..pages as usize * PAGE];
-            self.read(first, chunk)?;
+            copy.read_exact_at(chunk, first * PAGE as u64)?;
             let published = places.known.map.chunks.get((first / CHUNK_PAGES) as usize);
             if published == Some(blake3::hash(chunk).as_bytes()) {
                 for (i, page) in chunk.chunks(PAGE).enumerate() {
                     let at = first + i as u64;
                     if matches!(places.place(at), Some((source, _)) if source != ZERO) {
-                        self.pages.entry(xxh3_64(page)).or_insert(at);
+                        self.0.entry(xxh3_128(page)).or_insert(at);
                     }
                 }
             } else {
@@ -281,20 +275,12 @@ impl Index {
         Ok(())
     }
 
-    fn read(&self, page: u64, into: &mut [u8]) -> io::Result<()> {
-        let copy = self.copy.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        copy.read_exact_at(into, page * PAGE as u64)
-    }
-
     /// The known page with these bytes.
     fn find(&self, page: &[u8]) -> Option<u64> {
-        if self.pages.is_empty() {
-            return None;
+        match self.0.is_empty() {
+            true => None,
+            false => self.0.get(&xxh3_128(page)).copied(),
         }
-        let at = *self.pages.get(&xxh3_64(page))?;
-        let mut there = [0; PAGE];
-        self.read(at, &mut there).ok()?;
-        (there == page).then_some(at)
     }
 }
 

@@ -73,6 +73,7 @@ impl History {
         let Known { id, entry, map, .. } = self.known.as_ref().unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(entry.bytes).unwrap();
+        let (tally, chunks) = assemble::Tally::new(map);
         for (source, parts) in assemble::parts(map) {
             let (id, object) = match source.checked_sub(BASES) {
                 None => (id, entry.data.clone().unwrap()),
@@ -87,9 +88,10 @@ impl History {
                 }
             };
             let from = File::open(self.object(id)).unwrap();
-            assemble::scatter(from, &object, &parts, &file).unwrap();
+            assemble::scatter(from, &object, &parts, &file, &tally).unwrap();
         }
-        assert_eq!(assemble::verify(&file, map).unwrap(), None);
+        drop(tally);
+        assert_eq!(assemble::verify(&file, map, &chunks).unwrap(), None);
         let mut read = vec![0; entry.bytes as usize];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut read, 0).unwrap();
         read
@@ -227,14 +229,25 @@ fn copies_yield_what_objects_do() {
     let map = &history.known.as_ref().unwrap().map;
     let parts = assemble::parts(map);
     let file = tempfile::tempfile().unwrap();
+    let length = history.known.as_ref().unwrap().entry.bytes;
+    file.set_len(length).unwrap();
     let copy = File::open(owner.copy.as_ref().unwrap()).unwrap();
-    assert!(assemble::copy(&copy, &owner.map, &parts[&BASES], &file).unwrap());
+    let (tally, chunks) = assemble::Tally::new(map);
+    let copied = |of: &Map, tally: &assemble::Tally| {
+        assemble::copy(&copy, of, &parts[&BASES], &file, tally).unwrap()
+    };
+    assert!(copied(&owner.map, &tally));
     let there: HashMap<u64, Vec<u8>> = read_parts(&file, &parts[&BASES]);
     for (at, found) in there {
         assert!(found == page(new[at as usize]), "{at}");
     }
+    // What is not there yet differs.
+    drop(tally);
+    let own = parts[&OWN][0].to * PAGE as u64;
+    let differs = assemble::verify(&file, map, &chunks).unwrap();
+    assert_eq!(differs, Some(own / CHUNK as u64 * CHUNK as u64));
     // A map that does not have the pages.
-    assert!(!assemble::copy(&copy, map, &parts[&BASES], &file).unwrap());
+    assert!(!copied(map, &assemble::Tally::new(map).0));
 }
 
 fn read_parts(file: &File, parts: &[assemble::Part]) -> HashMap<u64, Vec<u8>> {

@@ -57,7 +57,8 @@ impl<'a> Node<'a> {
     pub async fn fetch(&self, at: &Location, id: &str) -> Result<Vec<u8>> {
         let into = self.dir.path().join("into");
         let stores = &self.under_test.stores;
-        super::super::fetch(stores, &self.copies, at, id, &into).await?;
+        let manifest = read_manifest(at, id).await?;
+        super::super::fetch(stores, &self.copies, at, &manifest, &into).await?;
         let pages = std::fs::read(into.join("pages.img")).unwrap();
         std::fs::remove_dir_all(into).unwrap();
         Ok(pages)
