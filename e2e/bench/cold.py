@@ -32,7 +32,7 @@ def forget(options):
     os.kill(agent, signal.SIGSTOP)
     for name in ("snapshots", "held"):
         for left in (options.state / "node" / name).iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     os.kill(agent, signal.SIGKILL)
     settle(options)
 
