@@ -31,8 +31,10 @@ def forget(options):
     (agent,) = (pid for pid, name in ours(options).items() if name == "ate atelet")
     os.kill(agent, signal.SIGSTOP)
     for name in ("snapshots", "held"):
-        for left in (options.state / "node" / name).iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        # What was under way still is for a moment.
+        while left := list((options.state / "node" / name).iterdir()):
+            for one in left:
+                shutil.rmtree(one, ignore_errors=True) if one.is_dir() else one.unlink(missing_ok=True)
     os.kill(agent, signal.SIGKILL)
     settle(options)
 

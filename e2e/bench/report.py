@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sleeps  # noqa: E402
 from demo_load import ZONE, Actor, Failed, Lane, World, quantile, timings  # noqa: E402
 
-WARM_UP = 3
+WARM_UP = 12  # until every slot has had the actor, and has a sandbox ahead for it
 REST = 0.25  # seconds between falling asleep and waking: as for bare runsc, what is done ahead is done by then
 TIMEOUT = 60
 TRACED = 20_000  # store commands that are kept while one wake is traced

@@ -1,7 +1,7 @@
 //! Bytes of one object: compressed, or expanded and held against what they must be, in one pass. Everything here blocks.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::BUFFER;
@@ -10,6 +10,9 @@ use super::sum::{self, Sum};
 
 /// Level of zstd: memory pages are written once and read once, so speed counts.
 const LEVEL: i32 = 1;
+
+/// Bytes that are expanded and passed on at a time: they are still in the processor's cache when they are written.
+const STEP: usize = 256 << 10;
 
 /// What compressing one file yielded.
 pub(super) struct Compressed {
@@ -86,16 +89,13 @@ struct Counted<R> {
     failed: Option<io::Error>,
 }
 
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.inner.read(buffer) {
-            Ok(n) => {
-                self.bytes += n as u64;
-                if self.bytes > self.limit {
-                    return Err(io::Error::other("longer than the manifest says"));
-                }
-                Ok(n)
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self.inner.fill_buf() {
+            Ok(bytes) if self.bytes + bytes.len() as u64 > self.limit => {
+                Err(io::Error::other("longer than the manifest says"))
             }
+            Ok(bytes) => Ok(bytes),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
             Err(e) => {
                 let told = io::Error::new(e.kind(), "the store broke off");
@@ -104,11 +104,24 @@ impl<R: Read> Read for Counted<R> {
             }
         }
     }
+
+    fn consume(&mut self, n: usize) {
+        self.inner.consume(n);
+        self.bytes += n as u64;
+    }
 }
 
-/// Expands an object, [`BUFFER`] by [`BUFFER`], and holds its length against `object`.
+impl<R: BufRead> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+/// Expands an object, [`STEP`] by [`STEP`], and holds its length against `object`.
 pub(super) fn unpack(
-    from: impl Read,
+    from: impl BufRead,
     object: &DataObject,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), ExpandError> {
@@ -118,17 +131,16 @@ pub(super) fn unpack(
         limit: object.stored_bytes,
         failed: None,
     };
-    let source = BufReader::with_capacity(BUFFER, source);
     let mut decoder = zstd::Decoder::with_buffer(source)
         .map_err(ExpandError::Target)?
         .single_frame();
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; STEP];
     let mut bytes = 0u64;
     loop {
         let n = match sum::fill(&mut decoder, &mut buffer) {
             Ok(0) => break,
             Ok(n) => n,
-            Err(e) => return Err(blame(e, decoder.finish().into_inner())),
+            Err(e) => return Err(blame(e, decoder.finish())),
         };
         bytes += n as u64;
         if bytes > object.bytes {
@@ -141,9 +153,9 @@ pub(super) fn unpack(
     match rest.read(&mut [0]) {
         Ok(0) => {}
         Ok(_) => return Err(ExpandError::Damaged("bytes after its end".to_owned())),
-        Err(e) => return Err(blame(e, rest.into_inner())),
+        Err(e) => return Err(blame(e, rest)),
     }
-    let stored = rest.into_inner().bytes;
+    let stored = rest.bytes;
     if (bytes, stored) != (object.bytes, object.stored_bytes) {
         return Err(ExpandError::Damaged(format!(
             "{bytes} bytes from {stored} stored, expected {} from {}",
@@ -157,7 +169,7 @@ pub(super) fn unpack(
 ///
 /// On an error `to` may hold anything; the caller throws its directory away.
 pub(super) fn expand(
-    from: impl Read,
+    from: impl BufRead,
     to: &Path,
     object: &DataObject,
     hash: &str,
@@ -224,7 +236,7 @@ mod tests {
     #[test]
     fn trailing_bytes_are_damage_and_a_broken_source_is_not() {
         let (dir, mut bytes, object, hash) = stored(b"content");
-        let broken = io::Read::chain(&bytes[..4], Broken);
+        let broken = io::BufReader::new(io::Read::chain(&bytes[..4], Broken));
         let refused = expand(broken, &dir.path().join("a"), &object, &hash);
         assert!(
             matches!(refused, Err(ExpandError::Source(_))),

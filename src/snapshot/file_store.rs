@@ -4,7 +4,7 @@
 //! into place, and the directory is flushed. Directories that become empty are removed.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use super::error::io as failed;
 use super::objects::{Body, ObjectStore, PAGE_KEYS, Page, check_key};
-use super::{Result, SnapshotError, blocking};
+use super::{BUFFER, Result, SnapshotError, blocking};
 
 /// Where files are made before they get their names; not a key, since listings leave it out.
 const SPOOL: &str = ".spool";
@@ -143,7 +143,9 @@ impl ObjectStore for FileStore {
     async fn get(&self, key: &str) -> Result<Body> {
         let (path, key, store) = (self.path(key)?, key.to_owned(), self.name());
         blocking(move || match File::open(&path) {
-            Ok(file) if file.metadata().is_ok_and(|m| m.is_file()) => Ok(Box::new(file) as Body),
+            Ok(file) if file.metadata().is_ok_and(|m| m.is_file()) => {
+                Ok(Box::new(BufReader::with_capacity(BUFFER, file)) as Body)
+            }
             Ok(_) => Err(SnapshotError::NoObject { key, store }),
             Err(e) if is_absent(&e) => Err(SnapshotError::NoObject { key, store }),
             Err(e) => Err(failed("open", &path)(e)),

@@ -1,7 +1,7 @@
 //! What publishing and fetching need of a place that keeps objects.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -15,7 +15,7 @@ pub const PAGE_KEYS: usize = 1000;
 pub const MAX_KEY: usize = 1024;
 
 /// The bytes of an object. Read them on a thread that may block.
-pub type Body = Box<dyn Read + Send>;
+pub type Body = Box<dyn BufRead + Send>;
 
 /// Some keys, in the order that the store keeps them in: of whole keys on most servers, of directory by directory on some.
 #[derive(Debug, Default, PartialEq, Eq)]

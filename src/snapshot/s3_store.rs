@@ -1,7 +1,7 @@
 //! Objects in a bucket of any S3 server.
 
 use crate::telemetry::chain;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,8 +45,10 @@ const PART: u64 = 16 << 20;
 const MAX_PARTS: u64 = 10_000;
 /// Parts of one file on their way at the same time.
 const PARALLEL_PARTS: usize = 3;
-/// Chunks of a download that wait for their reader.
-const CHUNKS_AHEAD: usize = 16;
+/// Bytes of a download that are handed to its reader at once: each time it is woken up for them.
+const HANDED_OVER: usize = 256 << 10;
+/// How many times so much waits for it.
+const AHEAD: usize = 16;
 /// Region that is signed for when none is configured; servers other than AWS mostly ignore it.
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -307,24 +309,36 @@ impl ObjectStore for S3Store {
         let request = self.client.get_object().bucket(&self.bucket).key(key);
         let answer = request.customize().config_override(asking()).send().await;
         let mut body = answer.map_err(|e| self.failed("reading", key, e))?.body;
-        let (send, receive) = mpsc::channel(CHUNKS_AHEAD);
+        let (send, receive) = mpsc::channel(AHEAD);
         tokio::spawn(async move {
-            loop {
-                let chunk = match body.try_next().await {
-                    Ok(Some(chunk)) => Ok(chunk),
-                    Ok(None) => break,
-                    Err(e) => Err(io::Error::other(chain(&e))),
-                };
-                let last = chunk.is_err();
-                // A reader that is gone wants no more.
-                if send.send(Some(chunk)).await.is_err() || last {
-                    return;
+            let (mut chunks, mut bytes, mut ended) = (Vec::new(), 0, false);
+            while !ended {
+                match body.try_next().await {
+                    Ok(Some(chunk)) => {
+                        bytes += chunk.len();
+                        chunks.push(chunk);
+                    }
+                    Ok(None) => ended = true,
+                    Err(e) => {
+                        let broke_off = io::Error::other(chain(&e));
+                        drop(send.send(Err(broke_off)).await);
+                        return;
+                    }
+                }
+                if bytes >= HANDED_OVER || ended {
+                    let chunks = std::mem::take(&mut chunks).into_iter();
+                    bytes = 0;
+                    // A reader that is gone wants no more.
+                    if send.send(Ok(Some(chunks))).await.is_err() {
+                        return;
+                    }
                 }
             }
-            drop(send.send(None).await);
+            drop(send.send(Ok(None)).await);
         });
         Ok(Box::new(Download {
             receive,
+            chunks: vec![].into_iter(),
             chunk: Bytes::new(),
             ended: false,
         }))
@@ -370,24 +384,43 @@ async fn part(file: &Path, offset: u64, length: Option<u64>) -> Result<ByteStrea
     built.map_err(|e| super::error::io("read", file)(io::Error::other(e)))
 }
 
+/// Some bytes of a download, or `None`: its end.
+type Handed = io::Result<Option<std::vec::IntoIter<Bytes>>>;
+
 /// A download as a blocking reader. An end that was not announced is an error: the task that fills it died.
 struct Download {
-    receive: mpsc::Receiver<Option<io::Result<Bytes>>>,
+    receive: mpsc::Receiver<Handed>,
+    chunks: std::vec::IntoIter<Bytes>,
     chunk: Bytes,
     ended: bool,
 }
 
-impl Read for Download {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Download {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.chunk.is_empty() && !self.ended {
+            if let Some(chunk) = self.chunks.next() {
+                self.chunk = chunk;
+                continue;
+            }
             match self.receive.blocking_recv() {
-                Some(Some(chunk)) => self.chunk = chunk?,
-                Some(None) => self.ended = true,
+                Some(Ok(Some(chunks))) => self.chunks = chunks,
+                Some(Ok(None)) => self.ended = true,
+                Some(Err(broke_off)) => return Err(broke_off),
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-        let n = self.chunk.len().min(buffer.len());
-        self.chunk.copy_to_slice(&mut buffer[..n]);
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.chunk.advance(n);
+    }
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
         Ok(n)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -97,7 +97,7 @@ fn by_chunk(first: u64, pages: u64) -> impl Iterator<Item = (usize, u64)> {
 
 /// Writes the `parts` of an object as it comes.
 pub(in crate::snapshot) fn scatter(
-    from: impl Read,
+    from: impl BufRead,
     object: &DataObject,
     parts: &[Part],
     file: &File,

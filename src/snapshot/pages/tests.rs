@@ -87,7 +87,7 @@ impl History {
                     (&base.id, object)
                 }
             };
-            let from = File::open(self.object(id)).unwrap();
+            let from = std::io::BufReader::new(File::open(self.object(id)).unwrap());
             assemble::scatter(from, &object, &parts, &file, &tally).unwrap();
         }
         drop(tally);
