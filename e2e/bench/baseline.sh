@@ -4,13 +4,14 @@
 # around it. Same form of sandbox as ours: one container as the sandbox's root, systrap, network of its own behind a
 # veth, rootfs overlay in a directory, created ahead; uncompressed image, warm in the page cache.
 #
-#   e2e/bench/baseline.sh [-n ITERATIONS] [-m MIB] [-p PORT] [-r ROUTE] [-t DIR:RUNS] [-l] ROOTFS COMMAND [ARGUMENT]...
+#   e2e/bench/baseline.sh [-n ITERATIONS] [-m MIB] [-p PORT] [-r ROUTE] [-t DIR:RUNS] [-l] [-i SECONDS] ROOTFS COMMAND [ARGUMENT]...
 #
 #   -n  measured iterations (30); three more come first and are not counted
 #   -m  MiB of incompressible memory that the server holds: asked of its /mem?mb=MIB (0: not asked)
 #   -p  port on which the server listens, also given to it as PORT (8080)
 #   -r  what is requested to see it answer (/)
 #   -t  each wake waits until so many runs, which share the directory, are as far
+#   -i  how long nothing happens before each wake, as between an actor's sleep and its wake (0)
 #   -l  a loop as fast as it goes: the image is not read once more before a wake so that it is warm
 #
 # Prints one JSON object, times in ms: for each phase the median, p95 and all samples.
@@ -29,8 +30,8 @@ readonly answer_timeout=10 whole_timeout=1800 # seconds
 die() { printf 'baseline: %s\n' "$*" >&2; exit 1; }
 usage() { sed -n '3,/^$/s/^# \{0,1\}//p' "$0"; }
 
-iterations=30 mib=0 port=8080 route=/ together= loop=
-while getopts n:m:p:r:t:lh option; do
+iterations=30 mib=0 port=8080 route=/ together= loop= idle=0
+while getopts n:m:p:r:t:li:h option; do
   case $option in
     n) iterations=$OPTARG ;;
     m) mib=$OPTARG ;;
@@ -38,6 +39,7 @@ while getopts n:m:p:r:t:lh option; do
     r) route=$OPTARG ;;
     t) together=$OPTARG ;;
     l) loop=-l ;;
+    i) idle=$OPTARG ;;
     h) usage; exit ;;
     *) exit 2 ;;
   esac
@@ -47,6 +49,7 @@ shift $((OPTIND - 1))
 for number in "$iterations" "$mib" "$port"; do
   [[ $number =~ ^[0-9]{1,6}$ ]] || die "not a number: $number"
 done
+[[ $idle =~ ^[0-9]{1,3}(\.[0-9]{1,3})?$ ]] || die "not a number of seconds: $idle"
 [ "$iterations" -ge 1 ] || die "at least one iteration"
 [ -d "$1" ] || die "no directory $1"
 [ "$(id -u)" = 0 ] || die "run as root: sandboxes and network namespaces need it"
@@ -61,7 +64,7 @@ if [ -z "${BASELINE_WORK:-}" ]; then
   trap 'rm -rf "$BASELINE_WORK"' EXIT
   status=0
   timeout "$whole_timeout" unshare --mount --pid --net --fork --kill-child --mount-proc --propagation private \
-    "$BASH" "$0" -n "$iterations" -m "$mib" -p "$port" -r "$route" ${together:+-t "$together"} $loop "$(realpath "$1")" "${@:2}" || status=$?
+    "$BASH" "$0" -n "$iterations" -m "$mib" -p "$port" -r "$route" ${together:+-t "$together"} $loop -i "$idle" "$(realpath "$1")" "${@:2}" || status=$?
   exit "$status"
 fi
 readonly work=$BASELINE_WORK rootfs=$1
@@ -208,6 +211,7 @@ wake() {
   must runsc create -bundle "$work/bundle" "$id"
   lap create
   [ -n "$loop" ] || cat "$image"/* >/dev/null # warm
+  [ "$idle" = 0 ] || read -r -t "$idle" <>"$work/never" || true
   meet
   began=$EPOCHREALTIME
   must runsc restore -detach -bundle "$work/bundle" -image-path "$image" "$id"

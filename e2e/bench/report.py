@@ -18,7 +18,6 @@ import sleeps  # noqa: E402
 from demo_load import ZONE, Actor, Failed, Lane, World, quantile, timings  # noqa: E402
 
 WARM_UP = 12  # until every slot has had the actor, and has a sandbox ahead for it
-REST = 0.25  # seconds between falling asleep and waking: as for bare runsc, what is done ahead is done by then
 TIMEOUT = 60
 TRACED = 20_000  # store commands that are kept while one wake is traced
 OVER_BARE = 20  # ms that a wake may cost beside bare runsc's restore, median
@@ -54,7 +53,7 @@ def measure(options, actor, mib):
     for n in range(WARM_UP + options.wakes):
         free, asleep = sleeps.observe(lane, actor)
         steps = dict(lane.steps(Actor(actor)))
-        time.sleep(REST)
+        time.sleep(options.idle)
         took, timing, _ = request(options, actor, "/")
         if n >= WARM_UP:
             suspends.append((free, asleep, {**steps, "unattributed": max(0.0, asleep - sum(steps.values()))}))
@@ -85,7 +84,7 @@ def asleep(options, actor):
 
     def once():
         sleeps.suspend(lane, actor)
-        time.sleep(REST)
+        time.sleep(options.idle)
 
     return once
 
@@ -100,7 +99,7 @@ def mixed(options):
             wakes.append(took)
             missed.append("create" in attribute(took, timing, lane.steps(Actor(actor))))
             sleeps.suspend(lane, actor)
-            time.sleep(REST)
+            time.sleep(options.idle)
     return wakes, missed
 
 
@@ -222,6 +221,7 @@ def mean(phases):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--idle", type=float, required=True)
     for name in ("state", "run", "baselines", "store", "demo", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("router", "api"):

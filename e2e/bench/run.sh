@@ -16,6 +16,7 @@ set -euo pipefail
 
 readonly sizes=(64 256) actors=(alice bob) loops=(loop-0 loop-1 loop-2 loop-3) slots=4
 readonly wakes=${BENCH_WAKES:-100} templates=20 idle_slots=50 cold_wakes=9 golden_timeout=120s
+readonly idle=0.25 # seconds between a sleep and a wake that is measured, with and without us
 
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
@@ -36,7 +37,7 @@ dev_testserver
 
 for mib in "${sizes[@]}"; do
   echo "bare runsc: $wakes wakes of a server that holds $mib MiB"
-  "$e2e/bench/baseline.sh" -n "$wakes" -m "$mib" "$rootfs" /testserver >"$dir/baseline-$mib.json"
+  "$e2e/bench/baseline.sh" -n "$wakes" -m "$mib" -i "$idle" "$rootfs" /testserver >"$dir/baseline-$mib.json"
 done
 
 echo "bare runsc: ${#loops[@]} loops of a server that holds ${sizes[0]} MiB at once"
@@ -52,7 +53,7 @@ mkdir -p "$dir/together"
 rm -f "$dir/together"/*
 pids=()
 for n in "${loops[@]}"; do
-  "$e2e/bench/baseline.sh" -n "$wakes" -m "${sizes[0]}" -t "$dir/together:${#loops[@]}" "$rootfs" /testserver >"$dir/together-$n.json" 9>&- &
+  "$e2e/bench/baseline.sh" -n "$wakes" -m "${sizes[0]}" -i "$idle" -t "$dir/together:${#loops[@]}" "$rootfs" /testserver >"$dir/together-$n.json" 9>&- &
   pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid" || die "a wake of bare runsc failed"; done
@@ -114,7 +115,7 @@ image=$("$bin/ate" image pack "$rootfs" "$dir/image" -- /testserver)
 objects | kubectl apply -f - >"$dir/apply.log"
 kubectl wait --for=condition=Ready actortemplates --all --timeout="$golden_timeout" >>"$dir/apply.log"
 /usr/bin/python3 "$e2e/bench/report.py" --state "$state" --run "$run" --router "$router" --api "$api" \
-  --actors "${actors[@]}" --pair pair --mib "${sizes[@]}" --mixed "${mixed[@]}" --loops "${loops[@]}" --slots "$slots" --wakes "$wakes" \
+  --actors "${actors[@]}" --pair pair --mib "${sizes[@]}" --mixed "${mixed[@]}" --loops "${loops[@]}" --slots "$slots" --wakes "$wakes" --idle "$idle" \
   --baselines "$dir" --store "$dir/store.txt" --demo "$bin/../demo/result.json" \
   --out "$bin/../bench.json" 9>&-
 

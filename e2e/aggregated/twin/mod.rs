@@ -175,18 +175,20 @@ async fn replay(client: &Client, group: &Group, namespace: &str, everywhere: &Kn
     for (n, step) in group.steps.iter().enumerate() {
         let what = format!("{} step {}: {}", group.name, n + 1, step.action);
         out.requests += 1;
-        let both = futures::future::join(client.ask(&ours, step), client.ask(&twin, step));
         let bound = if step.wait { OTHERS } else { ANSWER };
-        let answers = match tokio::time::timeout(bound, both).await {
-            Ok((Ok(ours), Ok(twin))) => (ours, twin),
-            Ok((a, b)) => {
-                let errors = [a.err(), b.err()];
-                out.failures.push(format!("{what}\n   {errors:?}"));
-                continue;
-            }
-            Err(_) => {
+        let ask = async |of| match tokio::time::timeout(bound, client.ask(of, step)).await {
+            Ok(answer) => answer.map_err(|e| format!("{e:?}")),
+            Err(_) => Err(format!("no end within {bound:?}")),
+        };
+        let answers = match futures::future::join(ask(&ours), ask(&twin)).await {
+            (Ok(ours), Ok(twin)) => (ours, twin),
+            (a, b) => {
+                let said =
+                    |side, answer: Result<_, String>| Some(format!("{side}: {}", answer.err()?));
+                let errors = [said("ours", a.map(drop)), said("custom", b.map(drop))];
+                let errors: Vec<String> = errors.into_iter().flatten().collect();
                 out.failures
-                    .push(format!("{what}\n   no end within {bound:?}"));
+                    .push(format!("{what}\n   {}", errors.join("\n   ")));
                 continue;
             }
         };
