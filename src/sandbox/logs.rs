@@ -27,9 +27,12 @@ pub fn path(log_dir: &Path, container: &str) -> PathBuf {
     log_dir.join(format!("{container}.log"))
 }
 
+/// What the name of a log's older part ends with.
+const OLDER: &str = "1";
+
 /// The older part of a container's log.
 fn rotated_path(log_dir: &Path, container: &str) -> PathBuf {
-    log_dir.join(format!("{container}.log.1"))
+    path(log_dir, container).with_added_extension(OLDER)
 }
 
 /// Opens a container's log for appending, and for reading what the runtime itself said there.
@@ -176,6 +179,18 @@ pub fn rotate(log_dir: &Path, container: &str, max: u64) -> io::Result<bool> {
     cut.set(cut.bytes()? + len)?;
     OpenOptions::new().write(true).open(&current)?.set_len(0)?;
     Ok(true)
+}
+
+/// Lets the file `next`, in the same file system, be the log `current` from now on. What was written before, by one who has ended, is the
+/// older part.
+///
+/// # Errors
+/// When a file cannot be moved.
+pub fn replace(current: &Path, next: &Path) -> io::Result<()> {
+    if length(current)? > 0 {
+        std::fs::rename(current, current.with_added_extension(OLDER))?;
+    }
+    std::fs::rename(next, current)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //!                          still to be published, or was fetched or published before
 //! workers/POD/             in a cluster, what a worker pod has of all this
 //! runtimes/SHA256          fetched runtimes
+//! spare.log                of the executor that is no slot's yet
 //! incarnation              the highest store incarnation that was witnessed
 //! ```
 
@@ -50,6 +51,10 @@ impl Layout {
 
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub fn spare_log(&self) -> PathBuf {
+        self.root.join("spare.log")
     }
 
     pub fn slots(&self) -> PathBuf {

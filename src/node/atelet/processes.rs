@@ -1,4 +1,7 @@
 //! Slots on a machine without Kubernetes: an executor is a child process in namespaces of its own, connected by a veth.
+//!
+//! One more than there are slots runs, a spare that is connected to nothing: it becomes that of a slot whose executor ended or could not be
+//! proved clean, so that a wake does not wait for a process, its namespaces and its rules.
 
 use super::error::{Error, io};
 use super::files;
@@ -6,16 +9,18 @@ use super::provider::{Access, Executor, ExecutorRecord, Home, Place, SlotProvide
 use crate::network::Cidr;
 use crate::network::host::HostNetwork;
 use crate::node::ateom::{Process, connect, socket_path};
-use crate::sandbox::cgroup;
+use crate::sandbox::{cgroup, logs};
 use async_trait::async_trait;
+use futures::FutureExt;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// How long an executor may take until it listens.
@@ -30,43 +35,87 @@ const SUBCOMMAND: &str = "ateom";
 
 /// Executors as child processes.
 pub(super) struct ProcessSlots {
-    executable: PathBuf,
+    starter: Arc<Starter>,
     run_dir: PathBuf,
     network: HostNetwork,
+    spares: Mutex<Spares>,
+}
+
+/// Starts processes of executors.
+struct Starter {
+    executable: PathBuf,
+    run_dir: PathBuf,
+    /// Of the spare.
+    spare_log: PathBuf,
     refused: Vec<Cidr>,
 }
 
+/// An executor that runs and is no slot's yet.
+struct Spare {
+    uid: String,
+    process: Process,
+    log: PathBuf,
+}
+
+#[derive(Default)]
+struct Spares {
+    /// Made, or on its way.
+    next: Option<JoinHandle<Result<Spare, Error>>>,
+    /// Their uids are slots' already, which will start them.
+    promised: Vec<Spare>,
+    /// Ended before a slot needed them; what they had on the node is still there.
+    ended: Vec<String>,
+}
+
 impl ProcessSlots {
-    /// Prepares the machine's side of the network.
+    /// Prepares the machine's side of the network. A spare writes to `log`, which is in the file system of the slots' logs.
     pub async fn open(
         executable: PathBuf,
         run_dir: PathBuf,
+        log: PathBuf,
         network: HostNetwork,
         refused: Vec<Cidr>,
     ) -> Result<ProcessSlots, Error> {
         std::fs::create_dir_all(&run_dir).map_err(io("create", &run_dir))?;
         network.setup().await?;
-        Ok(ProcessSlots {
+        let starter = Starter {
             executable,
+            run_dir: run_dir.clone(),
+            spare_log: log,
+            refused,
+        };
+        Ok(ProcessSlots {
+            starter: Arc::new(starter),
             run_dir,
             network,
-            refused,
+            spares: Mutex::default(),
         })
     }
 
-    fn command(&self, uid: &str) -> Command {
-        let mut command = Command::new(&self.executable);
-        command.args([SUBCOMMAND, "--uid", uid, "--dir"]);
-        command.arg(&self.run_dir);
-        for cidr in &self.refused {
-            command.args(["--refuse", &cidr.to_string()]);
-        }
-        command.env_clear();
-        let kept = ENVIRONMENT
-            .iter()
-            .filter_map(|name| Some((name, std::env::var_os(name)?)));
-        command.envs(kept);
-        command
+    /// The spare that was promised as `uid`; its log goes on as `log`.
+    fn take_spare(&self, uid: &str, log: &Path) -> Result<Option<Process>, Error> {
+        let spare = {
+            let promised = &mut self.spares().promised;
+            let at = promised.iter().position(|spare| spare.uid == uid);
+            at.map(|at| promised.swap_remove(at))
+        };
+        let Some(spare) = spare else {
+            return Ok(None);
+        };
+        logs::replace(log, &spare.log).map_err(io("replace", log))?;
+        Ok(Some(spare.process))
+    }
+
+    /// Has another one made, unless there is one.
+    fn make_spare(&self) {
+        let starter = self.starter.clone();
+        self.spares()
+            .next
+            .get_or_insert_with(|| tokio::task::spawn_blocking(move || starter.spare()));
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Spares> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn own_dir(&self, uid: &str) -> PathBuf {
@@ -138,6 +187,35 @@ impl ProcessSlots {
     }
 }
 
+impl Starter {
+    fn start(&self, uid: &str, log: &Path) -> Result<Process, Error> {
+        let mut command = Command::new(&self.executable);
+        command.args([SUBCOMMAND, "--uid", uid, "--dir"]);
+        command.arg(&self.run_dir);
+        for cidr in &self.refused {
+            command.args(["--refuse", &cidr.to_string()]);
+        }
+        command.env_clear();
+        let kept = ENVIRONMENT
+            .iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?)));
+        command.envs(kept);
+        Ok(Process::spawn(command, log)?)
+    }
+
+    fn spare(&self) -> Result<Spare, Error> {
+        let uid = new_uid();
+        let log = self.spare_log.clone();
+        files::remove_file(&log)?;
+        let process = self.start(&uid, &log)?;
+        Ok(Spare { uid, process, log })
+    }
+}
+
+fn new_uid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
 /// Field 22 of proc_pid_stat(5); the second may hold anything but ends with the last parenthesis.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -155,12 +233,27 @@ async fn remove_groups(uid: &str) {
 #[async_trait]
 impl SlotProvider for ProcessSlots {
     fn uid(&self, _: &Place, _: u64) -> String {
-        uuid::Uuid::new_v4().to_string()
+        let mut spares = self.spares();
+        let made = spares.next.take_if(|made| made.is_finished());
+        match made.and_then(FutureExt::now_or_never) {
+            Some(Ok(Ok(spare))) if spare.process.is_alive() => {
+                let uid = spare.uid.clone();
+                spares.promised.push(spare);
+                return uid;
+            }
+            Some(Ok(Ok(spare))) => spares.ended.push(spare.uid),
+            Some(Ok(Err(error))) => tracing::warn!(%error, "no spare executor could be started"),
+            Some(Err(_)) | None => {}
+        }
+        new_uid()
     }
 
     async fn start(&self, place: &Place, uid: &str, log: &Path) -> Result<Executor, Error> {
         let index = Self::index(place)?;
-        let process = Process::spawn(self.command(uid), log)?;
+        let process = match self.take_spare(uid, log)? {
+            Some(spare) => spare,
+            None => self.starter.start(uid, log)?,
+        };
         self.network.attach(index, process.pid()).await?;
         let record = ExecutorRecord {
             uid: uid.to_owned(),
@@ -191,6 +284,11 @@ impl SlotProvider for ProcessSlots {
             }
             sleep(POLL).await;
         }
+        let ended = std::mem::take(&mut self.spares().ended);
+        for uid in ended {
+            self.kill(&uid, None).await?;
+        }
+        self.make_spare();
         self.handle(place, record, process).await
     }
 
@@ -257,6 +355,12 @@ impl SlotProvider for ProcessSlots {
     }
 
     async fn close(&self) -> Result<(), Error> {
+        let made = self.spares().next.take();
+        if let Some(made) = made
+            && let Ok(Ok(spare)) = made.await
+        {
+            self.kill(&spare.uid, Some(spare.process)).await?;
+        }
         files::remove_dir(&self.run_dir.join("ateoms"))?;
         Ok(self.network.remove().await?)
     }

@@ -145,7 +145,8 @@ async fn provider(options: &Options, layout: &Layout) -> Result<Arc<dyn SlotProv
     let network = HostNetwork::new(&form.network_name, form.network)?;
     let mut refused = form.refused.clone();
     refused.push(form.network);
-    let provider = ProcessSlots::open(form.executable.clone(), run_dir, network, refused);
+    let (executable, log) = (form.executable.clone(), layout.spare_log());
+    let provider = ProcessSlots::open(executable, run_dir, log, network, refused);
     Ok(Arc::new(provider.await?))
 }
 

@@ -1,6 +1,6 @@
 //! For tests: a node agent with real executors and sandboxes, on a machine whose network is the test's own.
 
-use super::files::{self, DesiredFile, SlotFile};
+use super::files::{self, DesiredFile};
 use super::{Form, Options, PoolSlots, Processes, run};
 use crate::image::{ImageConfig, layout};
 use crate::network::testing::apart;
@@ -20,7 +20,7 @@ use crate::snapshot::S3Config;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -122,19 +122,18 @@ impl Drop for World {
                 let log = std::fs::read_to_string(dir.join("ateom.log"));
                 eprintln!("{}: {}", dir.display(), log.unwrap_or_default());
             }
-            let file = files::read::<SlotFile>(&dir.join("slot.json"));
-            let Some(record) = file.ok().flatten().and_then(|f| f.executor) else {
-                continue;
-            };
-            if let Ok(Some(process)) = Process::adopt(record.pid, record.start_time) {
+        }
+        for pid in self.executors() {
+            if let Ok(Some(process)) = Process::open(pid) {
                 let _ = process.signal(Signal::SIGKILL);
                 while process.is_alive() {
                     std::thread::yield_now();
                 }
             }
-            // Not in the test's namespaces.
-            cgroup::remove_all(&record.uid);
         }
+        // Not in the test's namespaces.
+        let uids = files::names(&self.run_dir().join("ateoms")).unwrap_or_default();
+        uids.iter().for_each(|uid| cgroup::remove_all(uid));
     }
 }
 
@@ -191,6 +190,19 @@ impl World {
     /// Of this test only: agents end the executors in their directory that they do not know.
     pub fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
+    }
+
+    /// Pids of its executors, that of the spare included.
+    pub fn executors(&self) -> Vec<u32> {
+        let dir = self.run_dir().display().to_string();
+        let ours = |pid: &u32| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&str> = line.split('\0').collect();
+            words.get(1) == Some(&"ateom") && words.contains(&&*dir)
+        };
+        let names = files::names(Path::new("/proc")).unwrap_or_default();
+        let pids = names.iter().filter_map(|name| name.parse().ok());
+        pids.filter(ours).collect()
     }
 
     pub fn node_dir(&self) -> PathBuf {

@@ -13,6 +13,7 @@ use crate::proto::atenode::{
     SnapshotRef,
 };
 use crate::rpc::nodes::{NodeClient, NodeError};
+use crate::sandbox::testing::eventually;
 use std::time::Instant;
 
 fn refused<T: std::fmt::Debug>(result: Result<T, NodeError>) -> String {
@@ -368,13 +369,19 @@ fn a_slot_whose_executor_dies_is_another_slot() {
         let a = actor("a");
         let address = world.run(&old.uid, &a, 1).await.unwrap();
         count(&address).await;
-        let kill = |world: &World| {
-            let file = world.node_dir().join("slots/team:p-0/slot.json");
-            let file: files::SlotFile = files::read(&file).unwrap().unwrap();
-            let pid = file.executor.unwrap().pid as i32;
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)
+        let slot = |world: &World| world.node_dir().join("slots/team:p-0");
+        let pid = |world: &World| {
+            let file: files::SlotFile = files::read(&slot(world).join("slot.json"))
+                .unwrap()
                 .unwrap();
+            file.executor.unwrap().pid
         };
+        let kill = |world: &World| {
+            let pid = nix::unistd::Pid::from_raw(pid(world) as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+        };
+        eventually("a spare runs", || world.executors().len() == 2).await;
+        let ran = world.executors();
         kill(&world);
         let other = |s: &[crate::proto::atenode::Slot]| {
             s.len() == 1 && s[0].uid != old.uid && s[0].phase() == Phase::Free
@@ -382,6 +389,10 @@ fn a_slot_whose_executor_dies_is_another_slot() {
         let new = world.until("rebuilt", other).await.remove(0);
         assert_eq!(new.name, old.name);
         assert!(new.actor.is_none());
+        assert!(ran.contains(&pid(&world)), "it is the one that was spare");
+        let log = |name: &str| std::fs::read_to_string(slot(&world).join(name)).unwrap();
+        assert!(log("ateom.log").contains(&new.uid) && log("ateom.log.1").contains(&old.uid));
+        eventually("another spare runs", || world.executors().len() == 2).await;
         assert_eq!(sandboxes(&world), [""; 0]);
         assert!(!world.run_dir().join("ateoms").join(&old.uid).exists());
         let gone = world.run(&old.uid, &a, 2).await;

@@ -8,10 +8,7 @@ use crate::proto::atenode::{
     ActorIdentity, DeleteSnapshotsRequest, DescribeSnapshotRequest, PublishRequest, SnapshotRef,
 };
 use crate::rpc::nodes::{NodeClient, NodeError};
-use std::time::{Duration, Instant};
-
-/// Bound of every wait.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::sandbox::testing::eventually;
 
 async fn exists(world: &World, snapshot: &SnapshotRef, local: bool) -> bool {
     let snapshot = SnapshotRef {
@@ -55,14 +52,6 @@ async fn restart(world: &mut World) -> String {
     world.stop().await;
     world.start().await;
     world.settled(1).await[0].uid.clone()
-}
-
-async fn eventually(what: &str, mut fine: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !fine() {
-        assert!(Instant::now() < deadline, "never {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// The ids that the agent reported last as being on this node only.
