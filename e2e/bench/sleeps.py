@@ -37,11 +37,11 @@ def observe(lane, actor):
     changes = watch.getresponse()
     began = time.monotonic()
     call(lane, "POST", f"{ACTORS}/{actor}/suspend")
-    while line := changes.readline():
-        change = json.loads(line)
-        if change["type"] == "MODIFIED" and change["object"]["status"]["phase"] == "Free":
-            break
-    else:
+    try:
+        freed = any(change["object"]["status"].get("phase") == "Free" for change in map(json.loads, changes) if change["type"] == "MODIFIED")
+    except TimeoutError:
+        freed = False
+    if not freed:
         raise Failed(f"worker {name} does not become free")
     free = time.monotonic() - began
     watch.close()

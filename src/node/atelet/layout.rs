@@ -10,7 +10,7 @@
 //!                          still to be published, or was fetched or published before
 //! workers/POD/             in a cluster, what a worker pod has of all this
 //! runtimes/SHA256          fetched runtimes
-//! spare.log                of the executor that is no slot's yet
+//! spares/UID.log           of executors that are no slot's yet
 //! incarnation              the highest store incarnation that was witnessed
 //! ```
 
@@ -53,8 +53,8 @@ impl Layout {
         self.root.join("lock")
     }
 
-    pub fn spare_log(&self) -> PathBuf {
-        self.root.join("spare.log")
+    pub fn spare_logs(&self) -> PathBuf {
+        self.root.join("spares")
     }
 
     pub fn slots(&self) -> PathBuf {

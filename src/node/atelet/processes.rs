@@ -36,7 +36,6 @@ const SUBCOMMAND: &str = "ateom";
 /// Executors as child processes.
 pub(super) struct ProcessSlots {
     starter: Arc<Starter>,
-    run_dir: PathBuf,
     network: HostNetwork,
     spares: Mutex<Spares>,
 }
@@ -45,8 +44,8 @@ pub(super) struct ProcessSlots {
 struct Starter {
     executable: PathBuf,
     run_dir: PathBuf,
-    /// Of the spare.
-    spare_log: PathBuf,
+    /// Of the logs of spares, each by its uid: the next may be made before the one before has come to its slot.
+    spare_logs: PathBuf,
     refused: Vec<Cidr>,
 }
 
@@ -54,7 +53,6 @@ struct Starter {
 struct Spare {
     uid: String,
     process: Process,
-    log: PathBuf,
 }
 
 #[derive(Default)]
@@ -68,25 +66,28 @@ struct Spares {
 }
 
 impl ProcessSlots {
-    /// Prepares the machine's side of the network. A spare writes to `log`, which is in the file system of the slots' logs.
+    /// Prepares the machine's side of the network. Spares write into the directory `spare_logs`, which is emptied and is in
+    /// the file system of the slots' logs.
     pub async fn open(
         executable: PathBuf,
         run_dir: PathBuf,
-        log: PathBuf,
+        spare_logs: PathBuf,
         network: HostNetwork,
         refused: Vec<Cidr>,
     ) -> Result<ProcessSlots, Error> {
-        std::fs::create_dir_all(&run_dir).map_err(io("create", &run_dir))?;
+        files::remove_dir(&spare_logs)?;
+        for dir in [&run_dir, &spare_logs] {
+            std::fs::create_dir_all(dir).map_err(io("create", dir))?;
+        }
         network.setup().await?;
         let starter = Starter {
             executable,
-            run_dir: run_dir.clone(),
-            spare_log: log,
+            run_dir,
+            spare_logs,
             refused,
         };
         Ok(ProcessSlots {
             starter: Arc::new(starter),
-            run_dir,
             network,
             spares: Mutex::default(),
         })
@@ -102,7 +103,7 @@ impl ProcessSlots {
         let Some(spare) = spare else {
             return Ok(None);
         };
-        logs::replace(log, &spare.log).map_err(io("replace", log))?;
+        logs::replace(log, &self.starter.spare_log(uid)).map_err(io("replace", log))?;
         Ok(Some(spare.process))
     }
 
@@ -119,7 +120,7 @@ impl ProcessSlots {
     }
 
     fn own_dir(&self, uid: &str) -> PathBuf {
-        self.run_dir.join("ateoms").join(uid)
+        self.starter.run_dir.join("ateoms").join(uid)
     }
 
     /// Of a slot of ours.
@@ -154,36 +155,36 @@ impl ProcessSlots {
         let process = Process::adopt(pid, start_time)?;
         // Now the pid cannot become another process's any more without us seeing it.
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        Ok(process.filter(|_| self.uid_in(&line).as_deref() == Some(uid)))
+        Ok(process.filter(|_| uid_in(&self.starter.run_dir, &line).as_deref() == Some(uid)))
     }
+}
 
-    /// The uids and pids of all processes that are executors of ours.
-    fn running(&self) -> Result<Vec<(String, u32)>, Error> {
-        let pids = files::names(Path::new("/proc"))?;
-        let pids = pids.iter().filter_map(|name| name.parse::<u32>().ok());
-        Ok(pids
-            .filter_map(|pid| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-                Some((self.uid_in(&line)?, pid))
-            })
-            .collect())
-    }
+/// The uids and pids of all processes that are executors in that directory.
+pub(super) fn executors(run_dir: &Path) -> Result<Vec<(String, u32)>, Error> {
+    let pids = files::names(Path::new("/proc"))?;
+    let pids = pids.iter().filter_map(|name| name.parse::<u32>().ok());
+    Ok(pids
+        .filter_map(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((uid_in(run_dir, &line)?, pid))
+        })
+        .collect())
+}
 
-    /// The uid in the command line of an executor of ours.
-    fn uid_in(&self, line: &[u8]) -> Option<String> {
-        use std::os::unix::ffi::OsStrExt;
-        let args: Vec<&OsStr> = line.split(|b| *b == 0).map(OsStr::from_bytes).collect();
-        match &args[..] {
-            [_, subcommand, uid_flag, uid, dir_flag, dir, ..]
-                if *subcommand == SUBCOMMAND
-                    && *uid_flag == "--uid"
-                    && *dir_flag == "--dir"
-                    && *dir == self.run_dir.as_os_str() =>
-            {
-                uid.to_str().map(str::to_owned)
-            }
-            _ => None,
+/// The uid in the command line of an executor in that directory.
+fn uid_in(run_dir: &Path, line: &[u8]) -> Option<String> {
+    use std::os::unix::ffi::OsStrExt;
+    let args: Vec<&OsStr> = line.split(|b| *b == 0).map(OsStr::from_bytes).collect();
+    match &args[..] {
+        [_, subcommand, uid_flag, uid, dir_flag, dir, ..]
+            if *subcommand == SUBCOMMAND
+                && *uid_flag == "--uid"
+                && *dir_flag == "--dir"
+                && *dir == run_dir.as_os_str() =>
+        {
+            uid.to_str().map(str::to_owned)
         }
+        _ => None,
     }
 }
 
@@ -205,10 +206,12 @@ impl Starter {
 
     fn spare(&self) -> Result<Spare, Error> {
         let uid = new_uid();
-        let log = self.spare_log.clone();
-        files::remove_file(&log)?;
-        let process = self.start(&uid, &log)?;
-        Ok(Spare { uid, process, log })
+        let process = self.start(&uid, &self.spare_log(&uid))?;
+        Ok(Spare { uid, process })
+    }
+
+    fn spare_log(&self, uid: &str) -> PathBuf {
+        self.spare_logs.join(format!("{uid}.log"))
     }
 }
 
@@ -260,7 +263,7 @@ impl SlotProvider for ProcessSlots {
             pid: process.pid(),
             start_time: process.start_time(),
         };
-        let socket = socket_path(&self.run_dir, uid);
+        let socket = socket_path(&self.starter.run_dir, uid);
         let slow = |what: &str| Error::Slow {
             slot: place.name(),
             what: format!("{what}; see {}", log.display()),
@@ -287,6 +290,7 @@ impl SlotProvider for ProcessSlots {
         let ended = std::mem::take(&mut self.spares().ended);
         for uid in ended {
             self.kill(&uid, None).await?;
+            files::remove_file(&self.starter.spare_log(&uid))?;
         }
         self.make_spare();
         self.handle(place, record, process).await
@@ -298,7 +302,7 @@ impl SlotProvider for ProcessSlots {
         record: ExecutorRecord,
         process: Process,
     ) -> Result<Executor, Error> {
-        let socket = socket_path(&self.run_dir, &record.uid);
+        let socket = socket_path(&self.starter.run_dir, &record.uid);
         let client = connect(&socket).await?;
         Ok(Executor {
             record,
@@ -314,8 +318,7 @@ impl SlotProvider for ProcessSlots {
         self.kill(&record.uid, process).await?;
         if record.pid == 0 {
             // We may have ended between its start and our note of it.
-            for (_, pid) in self
-                .running()?
+            for (_, pid) in executors(&self.starter.run_dir)?
                 .into_iter()
                 .filter(|(u, _)| *u == record.uid)
             {
@@ -339,13 +342,13 @@ impl SlotProvider for ProcessSlots {
     }
 
     async fn sweep(&self, wanted: &HashSet<String>) -> Result<(), Error> {
-        for (uid, pid) in self.running()? {
+        for (uid, pid) in executors(&self.starter.run_dir)? {
             if !wanted.contains(&uid) {
                 tracing::info!(uid, pid, "ending an executor that nobody wants");
                 self.kill(&uid, self.find(&uid, pid)?).await?;
             }
         }
-        for uid in files::names(&self.run_dir.join("ateoms"))? {
+        for uid in files::names(&self.starter.run_dir.join("ateoms"))? {
             if !wanted.contains(&uid) {
                 remove_groups(&uid).await;
                 files::remove_dir(&self.own_dir(&uid))?;
@@ -361,7 +364,7 @@ impl SlotProvider for ProcessSlots {
         {
             self.kill(&spare.uid, Some(spare.process)).await?;
         }
-        files::remove_dir(&self.run_dir.join("ateoms"))?;
+        files::remove_dir(&self.starter.run_dir.join("ateoms"))?;
         Ok(self.network.remove().await?)
     }
 }

@@ -145,8 +145,8 @@ async fn provider(options: &Options, layout: &Layout) -> Result<Arc<dyn SlotProv
     let network = HostNetwork::new(&form.network_name, form.network)?;
     let mut refused = form.refused.clone();
     refused.push(form.network);
-    let (executable, log) = (form.executable.clone(), layout.spare_log());
-    let provider = ProcessSlots::open(executable, run_dir, log, network, refused);
+    let (executable, logs) = (form.executable.clone(), layout.spare_logs());
+    let provider = ProcessSlots::open(executable, run_dir, logs, network, refused);
     Ok(Arc::new(provider.await?))
 }
 

@@ -1,6 +1,7 @@
 //! For tests: a node agent with real executors and sandboxes, on a machine whose network is the test's own.
 
 use super::files::{self, DesiredFile};
+use super::processes::executors;
 use super::{Form, Options, PoolSlots, Processes, run};
 use crate::image::{ImageConfig, layout};
 use crate::network::testing::apart;
@@ -20,7 +21,7 @@ use crate::snapshot::S3Config;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -194,15 +195,8 @@ impl World {
 
     /// Pids of its executors, that of the spare included.
     pub fn executors(&self) -> Vec<u32> {
-        let dir = self.run_dir().display().to_string();
-        let ours = |pid: &u32| {
-            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<&str> = line.split('\0').collect();
-            words.get(1) == Some(&"ateom") && words.contains(&&*dir)
-        };
-        let names = files::names(Path::new("/proc")).unwrap_or_default();
-        let pids = names.iter().filter_map(|name| name.parse().ok());
-        pids.filter(ours).collect()
+        let all = executors(&self.run_dir()).unwrap_or_default();
+        all.into_iter().map(|(_, pid)| pid).collect()
     }
 
     pub fn node_dir(&self) -> PathBuf {

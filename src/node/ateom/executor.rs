@@ -254,7 +254,7 @@ impl Executor {
         let saved = self.sandbox.checkpoint(image).await;
         failpoint::crash("executor.save.after");
         if let Ok(Err(error)) = cut.await {
-            tracing::warn!(epoch, %error, "cannot cut the connections of a sandbox that is saved");
+            tracing::warn!(epoch, %error, "cannot close the gate of a sandbox that is saved, or cut its connections");
         }
         match saved.map_err(Error::from) {
             Ok(more) => steps.extend(more),

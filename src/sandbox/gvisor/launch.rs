@@ -4,7 +4,6 @@ use super::super::{Error, Sandbox, Spec, Steps, etc, logs, pause};
 use super::bundle::{self, Role};
 use super::runsc::{self, Runsc};
 use super::{Current, Gvisor};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -99,23 +98,28 @@ impl Gvisor {
         spec: &Spec,
         steps: &mut Steps,
     ) -> Result<(), Error> {
-        let [only] = &spec.containers[..] else {
-            let holder = pause::container(&self.dir.join("pause"))?;
-            let root = current.root();
-            let log = logs::open(&spec.log_dir, PAUSE_LOG)?;
-            bundle::write(&self.bundle(root), spec, &holder, &Role::PauseRoot)?;
-            steps
-                .time("create pause", self.create_root(current, log))
-                .await?;
-            return self.create_members(current, spec, steps).await;
-        };
-        let log = logs::open(&spec.log_dir, &only.name)?;
-        bundle::write(&self.bundle(current.root()), spec, only, &Role::Alone)?;
-        steps.time("create", self.create_root(current, log)).await
+        self.create_root(current, spec, steps).await?;
+        self.create_members(current, spec, steps).await
     }
 
-    async fn create_root(&self, current: &Current, log: File) -> Result<(), Error> {
+    async fn create_root(
+        &self,
+        current: &Current,
+        spec: &Spec,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
         let bundle = self.bundle(current.root());
+        let (step, log) = match &spec.containers[..] {
+            [only] => {
+                bundle::write(&bundle, spec, only, &Role::Alone)?;
+                ("create", logs::open(&spec.log_dir, &only.name)?)
+            }
+            _ => {
+                let holder = pause::container(&self.dir.join("pause"))?;
+                bundle::write(&bundle, spec, &holder, &Role::PauseRoot)?;
+                ("create pause", logs::open(&spec.log_dir, PAUSE_LOG)?)
+            }
+        };
         let pid_file = bundle.join("pid");
         let args = [
             "-bundle".as_ref(),
@@ -125,7 +129,7 @@ impl Gvisor {
             current.root().as_ref(),
         ];
         let create = current.runsc.call_with_output(&runsc::CREATE, args, log);
-        create.await?;
+        steps.time(step, create).await?;
         let strange = |why: String| Error::Runtime {
             call: runsc::CREATE.name,
             message: format!("it left no process id: {why}"),
